@@ -283,20 +283,33 @@ class TrainingFailed(Unmet):
 
 
 class RolledBack(ColablockError):
-    """The change failed and was undone."""
+    """The change failed and was undone.
+
+    If it was the undo of several changes, *undone* are those that are undone nevertheless.
+    """
 
     exit_code = ExitCode.ROLLED_BACK
     reference = "rolled-back"
 
+    def __init__(self, message: str, *, undone: Sequence[object] = (), hint: str | None = None) -> None:
+        self.undone = tuple(undone)
+        super().__init__(message, hint=hint)
+
 
 class NotRestored(ColablockError):
-    """The change failed, and so did its undo.  *stash* holds the files that were moved away."""
+    """The change failed, and so did its undo.  *stash* holds the files that were moved away.
+
+    *undone* is that of `RolledBack`.
+    """
 
     exit_code = ExitCode.NOT_RESTORED
     reference = "not-restored"
 
-    def __init__(self, message: str, *, stash: str, hint: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, stash: str, undone: Sequence[object] = (), hint: str | None = None
+    ) -> None:
         self.stash = stash
+        self.undone = tuple(undone)
         super().__init__(message, hint=hint)
 
 

@@ -8,20 +8,21 @@ from typing import TYPE_CHECKING
 from colablock._common.scratch import scratch_folder
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.site import check_state
-from colablock.errors import NotFound, interrupted_as
+from colablock.errors import NotFound
 from colablock.operations.session import Session
 from colablock.planning.options import UndoOptions
 from colablock.transaction import apply_record as applied
 from colablock.transaction.history import Change, DamagedChange, damaged_changes, drop, read_history
 from colablock.transaction.isolated_envs import sweep_home
 from colablock.transaction.recovery import RecoveryOutcome, recover
-from colablock.transaction.rollback import UndoneChange, changes_to_undo, roll_back, state_after
+from colablock.transaction.rollback import UndoneChange, changes_to_undo, roll_back
 from colablock.transaction.site_lock import locked
 from colablock.transaction.undo.preview import UndoPreview, preview_undo
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from colablock.environment.site import Site
     from colablock.transaction.undo.companions import Companions
 
 __all__ = [
@@ -50,7 +51,7 @@ def undo_changes(
         return ()
     site = session.site(python)
     with scratch_folder() as folder:
-        undone = roll_back(
+        return roll_back(
             site,
             look=lambda: session.snapshot(python, accelerator=Accelerator()),
             environ=session.environ,
@@ -58,15 +59,17 @@ def undo_changes(
             companions=_companions(session, python, options, folder) if options.companions else None,
             leave_broken=options.leave_broken,
             aside=session.home / applied.SET_ASIDE,
+            when_undone=partial(_put_back, session, site),
             reporter=session.reporter,
         )
+
+
+def _put_back(session: Session, site: Site, change: Change) -> None:
+    """Restore the record of the apply before *change*, which is undone."""
     try:
-        with interrupted_as(state_after(undone)):
-            for change in (one.change for one in undone):
-                applied.put_back(change.matrix, session.home, change.applied_before, prefix=site.prefix)
+        applied.put_back(change.matrix, session.home, change.applied_before, prefix=site.prefix)
     except OSError as error:
         session.reporter.note(f"undone, but not recorded in {session.home}: {error.strerror}")
-    return undone
 
 
 def preview_changes(session: Session, python: str | None = None, *, to_first: bool = False) -> UndoPreview:

@@ -57,6 +57,7 @@ class Journal:
     the record.  Without *undo*, a folder that cannot be renamed is deleted
     instead of copied.  From then on *is_forward* is true, and leaving the block
     finishes the change instead of undoing it.  *is_committed* tells whether it was final.
+    With *keep_stage* the files in the stage are left for a change that follows.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Journal:
         becomes: Path,
         facts: Mapping[str, object] | None = None,
         undo: bool = True,
+        keep_stage: bool = False,
         disk: Operations | None = None,
         progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> None:
@@ -75,6 +77,7 @@ class Journal:
         self._becomes = becomes
         self._facts = dict(facts or {})
         self._has_undo = undo
+        self._keep_stage = keep_stage
         self.is_forward = False
         self._disk = disk or Operations()
         self._progress = progress
@@ -100,7 +103,7 @@ class Journal:
             finish(self._state, self.operations, self._disk, self._becomes, error)
         elif not self.is_committed:
             restore(self._state, self.operations, self._disk, error)
-        clean_up(self._state)
+        clean_up(self._state, keep_stage=self._keep_stage)
 
     def run(self) -> None:
         """Write the journal, then run all operations in order."""

@@ -266,20 +266,22 @@ def _set_aside(path: str, aside: Path, disk: Operations) -> None:
     disk.rename(path, str(aside / str(len(list(aside.iterdir())))))
 
 
-def clean_up(state: Path) -> None:
+def clean_up(state: Path, *, keep_stage: bool = False) -> None:
     """Remove the leftovers of finished changes.  If that fails, the next call tries again.
+
+    With *keep_stage* a change that follows needs what is staged.
 
     Deleting gigabytes takes seconds.  After a fraction of a second, another
     process does the rest, so that the caller need not wait.
     """
     with suppress(OSError):  # the change itself has succeeded, or was undone
-        _remove_finished(state)
+        _remove_finished(state, keep_stage=keep_stage)
 
 
-def _remove_finished(state: Path) -> None:
+def _remove_finished(state: Path, *, keep_stage: bool) -> None:
     if (state / JOURNAL).exists():
         return
-    leftovers = [state / STAGE, state / "aside"]
+    leftovers = [state / "aside", *([] if keep_stage else [state / STAGE])]
     changes = list(state.glob(f"{CHANGES}/*"))
     for change in changes:
         if change.is_symlink():  # not ours, and nothing is written through it

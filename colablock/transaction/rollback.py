@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
+from colablock._common.fs import make_private
 from colablock._common.reporter import Reporter
 from colablock._common.text import count
 from colablock._vendor.packaging.utils import NormalizedName
@@ -39,6 +41,7 @@ from colablock.transaction.history import (
 from colablock.transaction.journal import Journal, preparing
 from colablock.transaction.recovery import recover_locked
 from colablock.transaction.site_lock import locked
+from colablock.transaction.staging import Staged
 from colablock.transaction.undo.companions import Companions, current_of, stage_companions
 from colablock.transaction.undo.leftovers import Leftovers, find_leftovers, setting_aside
 from colablock.transaction.undo.moves import files_to_remove, undo_operations
@@ -53,7 +56,8 @@ class UndoneChange:
 
     *restart* are the modules that the kernel still holds in the old version.  *set_aside* are the
     paths of files that appeared since in folders that the change created, and that are now in the
-    folder *aside*.  *left* are such files in folders that existed before the change: they stay.
+    folder *aside*.  *left* are such files that stay: in folders that existed before the change, or
+    without a folder for them.
     *companions* are the distributions that were put back as well, and *broken* says which
     requirements the undo left unmet that were met before it.
     """
@@ -77,6 +81,7 @@ def roll_back(
     companions: Companions | None = None,
     leave_broken: bool = False,
     aside: Path | None = None,
+    when_undone: Callable[[Change], None] = lambda _: None,
     reporter: Reporter | None = None,
     disk: Operations | None = None,
     wait: float = 10.0,
@@ -86,7 +91,8 @@ def roll_back(
     *look* returns a snapshot of the environment.  Distributions that others have
     installed since stay, unless the change concerned the same name.  Each change
     is undone atomically.  Files of no distribution, in folders that the change
-    created, are moved to a new folder in *aside*; without it, they stay.
+    created, are moved to a new folder in *aside*; without it, or if it cannot be
+    written, they stay.  *when_undone* is called after each undo, also if a later one fails.
 
     Where others have moved distributions since, the undo may leave requirements
     unmet that are met now.  Those of *companions* that repair this are put back
@@ -94,8 +100,8 @@ def roll_back(
 
     Raises NotFound if there is nothing to undo, Refused if the stash was dropped,
     a rule forbids the change or, without *leave_broken*, if requirements would be
-    left unmet, RolledBack if the undo failed and the environment is unchanged,
-    and NotRestored if that failed, too.
+    left unmet, RolledBack if the undo of a change failed and that change is in
+    place as before, and NotRestored if that failed, too.
     """
     rollback = _Rollback(
         site=site,
@@ -104,6 +110,7 @@ def roll_back(
         companions=companions or Companions(),
         leave_broken=leave_broken,
         aside=aside,
+        when_undone=when_undone,
         reporter=reporter or Reporter(),
         disk=disk or Operations(),
     )
@@ -145,6 +152,18 @@ def _nothing(site: Site) -> NotFound:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Undo:
+    """The undo of one change: *staged* are the files of *companions*, *check* runs before the commit."""
+
+    change: Change
+    snapshot: Snapshot
+    companions: frozenset[NormalizedName] = frozenset()
+    staged: Staged | None = None
+    check: Callable[[], tuple[str, ...]] = tuple
+    is_last: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Rollback:
     site: Site
     look: Callable[[], Snapshot]
@@ -152,6 +171,7 @@ class _Rollback:
     companions: Companions
     leave_broken: bool
     aside: Path | None
+    when_undone: Callable[[Change], None]
     reporter: Reporter
     disk: Operations
 
@@ -170,17 +190,41 @@ class _Rollback:
         left = preview.beyond if chosen else preview.broken
         if left and not self.leave_broken:
             raise _would_break(self.site, preview, left, is_rest=bool(chosen))
-        first = snapshot
+        state = self.site.state
+        with preparing(state):  # before anything is undone
+            staged = stage_companions(
+                self.companions,
+                chosen,
+                site=self.site,
+                state=state,
+                environ=self.environ,
+                reporter=self.reporter,
+            )
+        last = _Undo(
+            change=changes[-1],
+            snapshot=snapshot,
+            companions=frozenset(chosen),
+            staged=staged,
+            check=partial(self._check, preview, snapshot, chosen, left),
+        )
         undone: list[UndoneChange] = []
-        for change in changes:
-            is_last = change is changes[-1]
-            check = (lambda: self._check(preview, first, chosen, left)) if is_last else tuple
-            into = _new_folder(self.aside, change) if self.aside is not None else None
-            with interrupted_as(partial(_state, change, into, undone)):
-                undone.append(self._undo(change, snapshot, chosen if is_last else frozenset(), check, into))
-            with interrupted_as(state_after(undone)):
-                snapshot = snapshot if is_last else self.look()
+        with _telling(undone):
+            for change in changes[:-1]:
+                self._undo_next(_Undo(change=change, snapshot=last.snapshot, is_last=False), undone)
+                with interrupted_as(state_after(undone)), preparing(state):
+                    last = replace(last, snapshot=self.look())
+            self._undo_next(last, undone)
         return tuple(undone)
+
+    def _undo_next(self, one: _Undo, undone: list[UndoneChange]) -> None:
+        """Undo *one* after *undone*, and add it to them."""
+        into = _new_folder(self.aside, one.change) if self.aside is not None else None
+        with interrupted_as(partial(_state, one.change, into, undone)):
+            try:
+                undone.append(self._undo(one, into))
+            finally:
+                if _is_undone(one.change):
+                    self.when_undone(one.change)
 
     def _check(
         self,
@@ -198,100 +242,98 @@ class _Rollback:
         texts = tuple(sorted({unmet_text(one, after) for one in found}))
         if not (self.leave_broken or set(texts) <= set(expected)):
             lines = "\n  ".join(texts)
-            raise RolledBack(f"the undo would leave requirements unmet, and nothing was changed:\n  {lines}")
+            raise RolledBack(
+                f"the undo would leave requirements unmet, so the change is still in place:\n  {lines}"
+            )
         return texts
 
-    def _undo(
-        self,
-        change: Change,
-        snapshot: Snapshot,
-        companions: Collection[NormalizedName],
-        check: Callable[[], tuple[str, ...]],
-        aside: Path | None,
-    ) -> UndoneChange:
-        """Undo one change atomically, put *companions* back, and move the user's files to *aside*."""
+    def _undo(self, one: _Undo, aside: Path | None) -> UndoneChange:
+        """Undo one change atomically, put companions back, and move the user's files to *aside*."""
+        change, state = one.change, self.site.state
         distributions = count(len(change.steps), "distribution")
         self.reporter.stage(f"Undoing change {change.number} of {distributions} in {self.site.prefix}")
-        state = self.site.state
         with preparing(state):
-            current = current_of(companions, self.site, snapshot)
-            removal = files_to_remove(change, self.site, snapshot, current)
+            current = current_of(one.companions, self.site, one.snapshot)
+            removal = files_to_remove(change, self.site, one.snapshot, current)
             leftovers = find_leftovers(change, self.site, removal.all, removal.since)
-            moved = leftovers.unknown if aside is not None else frozenset()
-            into = aside or Path()
-            staged = stage_companions(
-                self.companions,
-                companions,
-                site=self.site,
-                state=state,
-                environ=self.environ,
-                reporter=self.reporter,
-            )
-            with setting_aside(moved, self.site, into, is_done=partial(_is_undone, change)):
+            into = self._made(aside, leftovers)
+            moved = leftovers.unknown if into is not None else frozenset()
+            with setting_aside(moved, self.site, into or Path(), is_done=partial(_is_undone, change)):
                 operations = undo_operations(
                     change,
                     self.site,
                     replace(removal, left=leftovers.caches | moved),
                     next_folder(state) / STASH,
-                    beside=staged.tree if staged is not None else None,
+                    beside=one.staged.tree if one.staged is not None else None,
                 )
                 wrong = misplaced(SiteBounds(self.site), operations)
                 if wrong is not None:
                     raise Refused(f"`{wrong}` is outside of the environment `{self.site.prefix}`")
-                broken = self._run(change, operations, check)
-        return self._undone(change, snapshot, companions, leftovers, aside=into, broken=broken)
+                broken = self._run(one, operations)
+        return self._undone(one, leftovers, aside=into, broken=broken)
+
+    def _made(self, aside: Path | None, leftovers: Leftovers) -> Path | None:
+        """Create the folder *aside* if files go there; None if they stay where they are."""
+        if aside is None or not leftovers.unknown:
+            return None
+        try:
+            return make_private(aside)
+        except OSError as error:
+            files = count(len(leftovers.unknown), "file")
+            why = f"`{aside.parent}` cannot be written: {error.strerror}"
+            self.reporter.note(f"left {files} of no distribution in folders of the change: {why}")
+            return None
 
     def _undone(
-        self,
-        change: Change,
-        snapshot: Snapshot,
-        companions: Collection[NormalizedName],
-        leftovers: Leftovers,
-        *,
-        aside: Path,
-        broken: tuple[str, ...],
+        self, one: _Undo, leftovers: Leftovers, *, aside: Path | None, broken: tuple[str, ...]
     ) -> UndoneChange:
         """Return the result of an undo that is done, with what differs from the state before the change."""
-        moved = leftovers.unknown if self.aside is not None else frozenset()
+        change = one.change
+        moved = leftovers.unknown if aside is not None else frozenset()
         self.reporter.step(f"Undid change {change.number}", 1, 1)
         importlib.invalidate_caches()  # the change may concern this interpreter
-        names = {done.name for done in change.steps} | set(companions)
-        loaded = [modules for name, modules in sorted(snapshot.loaded.items()) if name in names]
+        names = {done.name for done in change.steps} | one.companions
+        loaded = [modules for name, modules in sorted(one.snapshot.loaded.items()) if name in names]
         now = installed_versions((self.site.purelib, self.site.platlib))
         return UndoneChange(
             change=change,
             differences=tuple(differences(change.before, now)),
             restart=tuple(module for modules in loaded for module in modules),
             set_aside=tuple(sorted(moved)),
-            aside=str(aside) if moved else "",
+            aside=str(aside or ""),
             left=tuple(sorted(leftovers.beside | (leftovers.unknown - moved))),
-            companions={name: self.companions.artifacts[name].version for name in sorted(companions)},
+            companions={name: self.companions.artifacts[name].version for name in sorted(one.companions)},
             broken=broken,
         )
 
-    def _run(
-        self, change: Change, operations: Sequence[Operation], check: Callable[[], tuple[str, ...]]
-    ) -> tuple[str, ...]:
+    def _run(self, one: _Undo, operations: Sequence[Operation]) -> tuple[str, ...]:
+        change = one.change
         broken: tuple[str, ...] = ()
         try:
-            journal = Journal(self.site.state, operations, becomes=change.folder / UNDONE, disk=self.disk)
+            journal = Journal(
+                self.site.state,
+                operations,
+                becomes=change.folder / UNDONE,
+                keep_stage=not one.is_last,
+                disk=self.disk,
+            )
             with journal:
                 journal.run()
-                broken = check()
+                broken = one.check()
                 journal.commit()
         except (RolledBack, NotRestored):
             raise
         except (OSError, ColablockError) as error:
             if _is_undone(change):  # the next call removes the rest
                 return broken
-            message = f"change {change.number} could not be undone, and the environment is unchanged: {error}"
+            message = f"change {change.number} could not be undone, and is in place as before: {error}"
             raise RolledBack(message) from error
         return broken
 
 
 def state_after(undone: Sequence[UndoneChange]) -> str:
     """Return the state of the environment once the changes *undone* are undone, for `Interrupted`."""
-    return _before(undone[-1].change) if undone else UNCHANGED
+    return _before(undone[-1].change, *(one.aside for one in undone)) if undone else UNCHANGED
 
 
 def _is_undone(change: Change) -> bool:
@@ -303,12 +345,32 @@ def _state(change: Change, aside: Path | None, undone: Sequence[UndoneChange]) -
     """Return the state after an interrupt of the undo of *change*, after that of the changes *undone*."""
     if not _is_undone(change):
         return state_after(undone)
-    is_moved = aside is not None and aside.is_dir()
-    return _before(change) + (f" Files of no distribution were moved to `{aside}`." if is_moved else "")
+    asides = {one.aside: None for one in undone}
+    if aside is not None and aside.is_dir():
+        asides[str(aside)] = None
+    return _before(change, *asides)
 
 
-def _before(change: Change) -> str:
-    return f"The environment is as it was before change {change.number}."
+def _before(change: Change, *asides: str) -> str:
+    folders = ", ".join(f"`{folder}`" for folder in asides if folder)
+    moved = f" Files of no distribution were moved to {folders}." if folders else ""
+    return f"The environment is as it was before change {change.number}.{moved}"
+
+
+@contextmanager
+def _telling(undone: Sequence[UndoneChange]) -> Iterator[None]:
+    """Say in the error of an undo which changes are *undone* nevertheless."""
+    try:
+        yield
+    except ColablockError as error:
+        if not undone:
+            raise
+        numbers = ", ".join(str(one.change.number) for one in undone)
+        what = f"change {numbers} was" if len(undone) == 1 else f"changes {numbers} were"
+        message = f"{error}\n  {what} undone before that. {state_after(undone)}"
+        if isinstance(error, NotRestored):
+            raise NotRestored(message, stash=error.stash, undone=undone, hint=error.hint) from error
+        raise RolledBack(message, undone=undone, hint=error.hint) from error
 
 
 def _would_break(site: Site, preview: UndoPreview, left: Sequence[str], *, is_rest: bool) -> Refused:

@@ -16,6 +16,7 @@ from colablock.errors import Interrupted, RolledBack, Unmet
 from colablock.transaction.recovery import clean_up, recover
 from colablock.transaction.rollback import UndoneChange, roll_back
 from tests.support.faults import FaultyAndStuck, Moment, die, full, in_a_child
+from tests.support.reporters import Notes
 from tests.support.runtime import Stub, build_site
 from tests.support.small_ground import SmallGround
 from tests.support.trees import listing
@@ -154,6 +155,21 @@ def test_without_room_for_the_files_nothing_is_undone(
     assert copies(place) == {}
 
 
+def test_files_stay_if_the_folder_for_them_cannot_be_written(place: SmallGround) -> None:
+    place.apply(*place.steps())
+    write(place.site / "new" / "mine.txt", "mine")
+    (place.folder / "aside").write_text("in the way")
+    notes = Notes()
+    (undone,) = roll_back(
+        read_site(place.python, os.environ), look=place.snapshot, aside=place.folder / "aside", reporter=notes
+    )
+    assert undone.left == (str(place.site / "new" / "mine.txt"),)
+    assert (undone.set_aside, undone.aside) == ((), "")
+    assert listing(place.site / "new").keys() == {"mine.txt"}
+    why = f"`{place.folder / 'aside'}` cannot be written: Not a directory"
+    assert notes.notes == [f"left 1 file of no distribution in folders of the change: {why}"]
+
+
 def appeared(place: SmallGround) -> None:
     place.apply(*place.steps())
     for name in ("new/seen.json", "new/sub/more.bin", "moved/mine.txt", "new/__pycache__/x.cpython-312.pyc"):
@@ -232,7 +248,7 @@ def test_an_end_after_the_commit_loses_no_file(
     place.apply(*place.steps())
     write(place.site / "new" / "mine.txt", "mine")
 
-    def cleans_up(state: Path) -> None:
+    def cleans_up(state: Path, **_: object) -> None:
         if is_done:
             clean_up(state)
         error()
@@ -255,7 +271,7 @@ def test_a_cleanup_that_the_disk_refuses_is_left_to_the_next_call(
 ) -> None:
     first = listing(place.venv)
 
-    def refused(_: Path) -> None:
+    def refused(_: Path, **__: object) -> None:
         raise full()
 
     monkeypatch.setattr("colablock.transaction.recovery._remove_finished", refused)

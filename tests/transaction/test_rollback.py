@@ -9,11 +9,16 @@ import pytest
 
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.environment.site import Site, read_site
-from colablock.errors import NotFound, Refused, RolledBack
+from colablock.errors import Interrupted, NotFound, Refused, RolledBack
+from colablock.operations.rollback import undo_changes
+from colablock.operations.session import Session
+from colablock.planning.options import UndoOptions
 from colablock.transaction.apply import apply_plan
-from colablock.transaction.history import drop, read_history
+from colablock.transaction.apply_record import ApplyRecord, load, save
+from colablock.transaction.history import Change, drop, read_history
 from colablock.transaction.recovery import recover
 from colablock.transaction.rollback import UndoneChange, roll_back
+from colablock.transaction.undo.moves import files_to_remove
 from tests.support.faults import FaultyAndStuck, Moment, die, full, in_a_child
 from tests.support.runtime import Stub, build_site
 from tests.support.small_ground import SmallGround, remove
@@ -85,6 +90,65 @@ def test_to_first_undoes_all_changes(place: SmallGround) -> None:
     states = two_changes(place)
     assert [undone.change.number for undone in undo(place, to_first=True)] == [2, 1]
     assert listing(place.venv) == states[0]
+
+
+def test_to_first_says_what_is_undone_if_a_later_undo_fails(place: SmallGround) -> None:
+    states = two_changes(place)
+    put_back: list[int] = []
+    for at in range(500):
+        with pytest.raises(RolledBack) as failed:
+            undo(
+                place,
+                to_first=True,
+                when_undone=lambda change: put_back.append(change.number),
+                disk=FaultyAndStuck("nothing", at, full),
+            )
+        if failed.value.undone:
+            break
+        assert str(failed.value).startswith("change 2 could not be undone, and is in place as before: ")
+        assert (put_back, installed_listing(place.venv)) == ([], states[2]), at
+    assert at >= 5
+    assert str(failed.value).startswith("change 1 could not be undone, and is in place as before: ")
+    assert str(failed.value).endswith(
+        "\n  change 2 was undone before that. The environment is as it was before change 2."
+    )
+    assert [one.change.number for one in failed.value.undone if isinstance(one, UndoneChange)] == [2]
+    assert (put_back, installed_listing(place.venv)) == ([2], states[1])
+    assert [one.change.number for one in undo(place)] == [1]
+    assert installed_listing(place.venv) == states[0]
+
+
+@pytest.mark.parametrize("error", [full(), KeyboardInterrupt(), Refused("no")])
+def test_a_record_is_put_back_for_each_change_that_is_undone(
+    place: SmallGround, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    two_changes(place)
+    session = Session(environ={**os.environ, "COLABLOCK_HOME": str(place.folder / "home")})
+    site = site_of_ground(place)
+    applied = ApplyRecord(
+        name="tiny",
+        key="k",
+        target="kernel",
+        python=place.python,
+        prefix=site.prefix,
+        sites=(site.purelib,),
+        state="s",
+        matrix_digest="d",
+        variant=None,
+    )
+    save(applied, session.home)
+
+    def fails(change: Change, *more: object) -> object:
+        if change.number == 1:
+            raise error
+        return files_to_remove(change, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("colablock.transaction.rollback.files_to_remove", fails)
+    expected = Interrupted if isinstance(error, KeyboardInterrupt) else RolledBack
+    with pytest.raises(expected, match="The environment is as it was before change 2"):
+        undo_changes(session, place.python, UndoOptions(to_first=True))
+    assert [change.number for change in read_history(site)] == [1]
+    assert load("tiny", session.home) is None
 
 
 def test_later_installations_are_kept_and_listed(place: SmallGround) -> None:

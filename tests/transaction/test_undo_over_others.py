@@ -14,7 +14,7 @@ import pytest
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.environment.site import Site, read_site
 from colablock.environment.snapshot import Installed, Snapshot
-from colablock.errors import Refused, RolledBack
+from colablock.errors import Refused, RolledBack, Unmet
 from colablock.transaction.recovery import recover
 from colablock.transaction.rollback import UndoneChange, changes_to_undo, roll_back
 from colablock.transaction.undo.companions import Companions
@@ -297,7 +297,7 @@ def test_what_is_left_broken_is_told(tmp_path: Path) -> None:
     assert undone.differences == ("`dantic-core` is 2.50, and was 2.33",)
 
 
-def test_all_changes_are_judged_together(tmp_path: Path) -> None:
+def test_all_changes_are_judged_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     others = Others(tmp_path, replace(CASES["what the old version needs moved"], since=()))
     others_install(others.place, NEW_CORE)
     newest = replace(DANTIC, version="2.13", requires=("dantic-core>=2.50",))
@@ -305,6 +305,16 @@ def test_all_changes_are_judged_together(tmp_path: Path) -> None:
     assert others.look().installed[canonicalize_name("dantic")].version == "2.13"
     with pytest.raises(Refused, match="undoing all changes would leave 1 requirement unmet"):
         others.undo(to_first=True)
+    before = listing(others.place.venv)
+
+    def no_room(*_: object, **__: object) -> None:
+        raise Unmet("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("colablock.transaction.undo.companions.check_room", no_room)
+        with pytest.raises(Unmet, match=r"^no room$"):
+            others.undo(to_first=True, companions=others.companions())
+    assert listing(others.place.venv) == before
     undone = roll_back(
         others.site,
         look=others.look,
