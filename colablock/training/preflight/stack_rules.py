@@ -74,6 +74,8 @@ _PLUGIN_NEEDS = {
 }
 _USUAL = {"optimizer": "adamw_torch", "lr_scheduler": "cosine"}
 _OTHER_LAYERS = ("lm_head", "embed_tokens", "embed_out", "embed_in")
+_HEADS = ("lm_head", "embed_out")  # output layers
+_FIRST_WITHOUT_HEAD = "1.16"  # of trl
 _TOKENS = "https://huggingface.co/settings/tokens"
 
 
@@ -215,6 +217,25 @@ def _target_findings(config: TrainConfig, shape: ModelShape) -> Iterator[Finding
         )
 
 
+def _head_findings(config: TrainConfig, stack: Stack, runner: str) -> Iterator[Finding]:
+    """Yield a refusal for an adapter on the output layer, which trl 1.16 refuses once weights are loaded."""
+    if runner != "trl" or stack.trl is None or is_older(stack.trl, _FIRST_WITHOUT_HEAD):
+        return
+    pattern = config.target_pattern
+    try:
+        heads = [name for name in _HEADS if pattern and re.fullmatch(pattern, name)]
+    except re.error:
+        heads = []
+    heads += [name for name in config.lora_target_modules if name.rpartition(".")[2] in _HEADS]
+    if heads:
+        yield Finding(
+            level=Level.REFUSE,
+            what=f"trl {stack.trl} trains no adapter on `{heads[0]}`",
+            why="it computes the loss from the weights of the layer directly",
+            fix=f"remove `{heads[0]}` from `lora_target_modules`, or use `--runner axolotl`",
+        )
+
+
 def _name_findings(config: TrainConfig, stack: Stack, runner: str) -> Iterator[Finding]:
     """Yield a refusal for a name of an optimizer or a schedule that the runner does not know."""
     is_axolotl = runner == "axolotl"
@@ -275,6 +296,7 @@ def runner_findings(
     if config.adapter is Adapter.QLORA or is_prequantized:
         users.append("`adapter: qlora`" if config.adapter is Adapter.QLORA else "a 4-bit model")
     yield from _name_findings(config, stack, runner)
+    yield from _head_findings(config, stack, runner)
     if runner == "axolotl" and stack.axolotl is not None:
         yield from _plugin_findings(config, stack)
     is_torchao = config.optimizer in ("adamw_torch_8bit", "adamw_torch_4bit")

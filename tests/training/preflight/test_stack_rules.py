@@ -238,7 +238,7 @@ def test_reporters_have_to_be_installed(
     ("shape", "modules", "missing"),
     [
         ("1B", ["q_proj", "v_proj"], None),
-        ("1B", ["model.layers.0.self_attn.q_proj", "lm_head"], None),
+        ("1B", ["model.layers.0.self_attn.q_proj", "embed_tokens"], None),
         ("1B", [], None),
         ("1B", [r".*\\.mlp\\..*"], None),  # a pattern, which peft applies
         ("1B", ["query_key_value"], "the model has no layer `query_key_value`"),
@@ -254,6 +254,31 @@ def test_layers_that_the_model_does_not_have_are_refused(
     assert [one.what for one in of_level(found, Level.REFUSE)] == ([missing] if missing else [])
     if missing:
         assert "q_proj, k_proj, v_proj, o_proj, gate_proj" in refusal(found).why
+
+
+@pytest.mark.parametrize(
+    ("modules", "trl", "runner", "head"),
+    [
+        (["q_proj", "lm_head"], "1.16.0", "trl", "lm_head"),
+        (["model.lm_head"], "1.17.2", "trl", "model.lm_head"),
+        (["embed_out"], "1.16.0", "trl", "embed_out"),
+        ([".*"], "1.16.0", "trl", "lm_head"),  # patterns match whole names
+        ([r"(.*\.)?lm_head|q_proj"], "1.16.0", "trl", "lm_head"),
+        ([r".*\.mlp\..*"], "1.16.0", "trl", None),
+        (["(lm_head"], "1.16.0", "trl", None),  # no pattern, which peft says
+        (["q_proj"], "1.16.0", "trl", None),
+        (["lm_head"], "0.29.1", "trl", None),
+        (["lm_head"], "1.16.0", "axolotl", None),
+    ],
+)
+def test_an_adapter_on_the_head_is_refused_where_trl_refuses_it(
+    modules: list[str], trl: str, runner: str, head: str | None
+) -> None:
+    config = a_config(lora_target_modules=tuple(modules))
+    stack = replace(TODAY, trl=trl, axolotl="0.18.0")
+    found = check_run(config, SHAPES["1B"], a_machine(H100), stack, OPEN, runner)
+    refused = [one.what for one in of_level(found, Level.REFUSE) if "trains no adapter" in one.what]
+    assert refused == ([f"trl {trl} trains no adapter on `{head}`"] if head else [])
 
 
 def test_layers_of_an_unknown_model_are_not_judged() -> None:
