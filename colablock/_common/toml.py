@@ -7,6 +7,7 @@ import os
 import re
 import stat
 import sys
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["NotToml", "load_toml", "read_text_file"]
+__all__ = ["NotToml", "in_utc", "load_toml", "read_text_file"]
 
 
 # A string that does not end takes the rest of the line: with every `"` tried again, time is quadratic.
 _STRING = re.compile(rb""""(?:[^"\\]|\\.)*(?:"|\\?$)|'[^']*(?:'|$)""")
 _OWN_PIPE = re.compile(r"/dev/(stdin|fd/[0-9]+)|/proc/self/fd/[0-9]+")
+_FIRST = datetime.min.replace(tzinfo=timezone.utc)
+_LAST = datetime.max.replace(tzinfo=timezone.utc)
 _BETWEEN_KEYS = re.compile(rb"[=,{}\[\]#]")
 
 
@@ -65,3 +68,16 @@ def read_text_file(path: Path, limit: int = TEXT_FILE) -> bytes:
         size = f"{limit >> 20} MiB" if limit >> 20 else f"{limit >> 10} KiB"
         raise OSError(errno.EFBIG, f"it is larger than {size}", str(path))
     return data
+
+
+def in_utc(moment: datetime) -> datetime:
+    """Return *moment* in UTC; one without an offset is in UTC already.
+
+    Before the year 1 and after 9999 it is the first or the last moment in UTC.
+    """
+    if moment.tzinfo is None:
+        return moment.replace(tzinfo=timezone.utc)
+    try:
+        return moment.astimezone(timezone.utc)
+    except OverflowError:
+        return _FIRST if moment.year == 1 else _LAST

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from urllib.parse import urlsplit
 
+from colablock._common.limits import SHOWN
 from colablock._common.urls import redacted
 from colablock.authoring.requirement_file import RequirementFile
 from colablock.errors import Fault, FetchFailed
@@ -53,8 +55,13 @@ class DeclaredIndexes:
         """Return *url* without user and password, with a note if it has them."""
         try:
             plain = redacted(url)
+            urlsplit(plain)
         except FetchFailed as error:
             self.faults.append(Fault(path=self.where, message=error.message))
+            return url
+        except ValueError as error:
+            message = f"`{plain[:SHOWN]}` is not a valid URL: {error}"
+            self.faults.append(Fault(path=self.where, message=message))
             return url
         if plain != url:
             self.drop_password(plain)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from colablock._common.toml import in_utc
 from colablock._vendor.packaging.markers import InvalidMarker, Marker
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
@@ -228,7 +229,7 @@ class _UvReader:
         except (TypeError, ValueError):  # a duration, such as `1 week`
             self.notes.append(f"omitted `tool.uv.exclude-newer`: `{value}` is no date")
             return None
-        return moment.astimezone(timezone.utc) if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+        return in_utc(moment)
 
     def _no_binary(self) -> tuple[str, ...]:
         if self.table.get("no-binary") is True:

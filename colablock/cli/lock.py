@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,6 +165,7 @@ def _facts(made: Sequence[LockResult], *, whole: bool) -> list[dict[str, object]
 
 def _moment(text: str | None) -> datetime | None:
     """Return a date (as midnight, UTC) or an RFC 3339 time as a datetime.  Raises InvalidInput."""
+    from colablock._common.toml import in_utc
     from colablock.errors import InvalidInput
 
     if text is None:
@@ -174,4 +175,4 @@ def _moment(text: str | None) -> datetime | None:
     except ValueError as error:
         hint = "Write it as 2026-09-01 or 2026-09-01T12:00:00Z"
         raise InvalidInput(f"`{text}` is not a date", hint=hint) from error
-    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+    return in_utc(moment)

@@ -15,13 +15,14 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
+from colablock._common.toml import in_utc
 from colablock._common.urls import redacted
 from colablock._vendor.packaging.pylock import Package, PackageArchive, PackageSdist, PackageWheel, Pylock
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._version import __version__
 from colablock.environment.requirements import parse_requirement
 from colablock.lockfile.pins import applicable_packages
-from colablock.lockfile.tool_table import CREATED_BY, in_utc, table_of
+from colablock.lockfile.tool_table import CREATED_BY, table_of
 from colablock.network.settings import DEFAULT_INDEX
 
 __all__ = ["cyclonedx_text"]

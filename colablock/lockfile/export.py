@@ -9,13 +9,14 @@ import re
 import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime, timezone
+from datetime import datetime
 from enum import Enum
 from itertools import chain
 from typing import Any
 
 from colablock._common.limits import SHOWN
 from colablock._common.text import printable
+from colablock._common.toml import in_utc
 from colablock._common.urls import local_path, redacted
 from colablock._vendor import tomli_w
 from colablock._vendor.packaging.pylock import Package, PackageArchive, PackageSdist, PackageWheel, Pylock
@@ -311,4 +312,4 @@ def _slug(url: str) -> str:
 
 
 def _rfc3339(moment: datetime) -> str:
-    return moment.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
+    return in_utc(moment).isoformat().replace("+00:00", "Z")

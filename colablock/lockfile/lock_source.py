@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
+from colablock._common.toml import in_utc
 from colablock._common.urls import basename
 from colablock._vendor.packaging.pylock import Package, PackageArchive, PackageSdist, PackageWheel, Pylock
 from colablock._vendor.packaging.specifiers import SpecifierSet
@@ -25,7 +26,7 @@ from colablock.index.candidates import (
     Rejection,
 )
 from colablock.index.evaluator import Policy, judge_files, parse_sdist_stem
-from colablock.lockfile.tool_table import CREATED_BY, in_utc, lists_target_files, table_of
+from colablock.lockfile.tool_table import CREATED_BY, lists_target_files, table_of
 from colablock.matrix.model import PackageEntry
 from colablock.resolver.model import LOCK
 

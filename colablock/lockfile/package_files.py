@@ -12,13 +12,14 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from colablock._common.toml import in_utc
 from colablock._vendor.packaging.pylock import Package, PackageArchive, PackageSdist, PackageWheel, Pylock
 from colablock._vendor.packaging.utils import NormalizedName, parse_sdist_filename, parse_wheel_filename
 from colablock.environment.markers_and_tags import environment_for
 from colablock.errors import BadDistribution
 from colablock.index.candidates import STRONG_HASHES, Candidate, CandidateOrigin
 from colablock.index.evaluator import Policy, judge_files, parse_wheel_name
-from colablock.lockfile.tool_table import in_utc, table_of
+from colablock.lockfile.tool_table import table_of
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.version import Version

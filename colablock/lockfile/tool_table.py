@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
+
+from colablock._common.toml import in_utc
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.pylock import Package, Pylock
@@ -18,7 +19,6 @@ __all__ = [
     "CREATED_BY",
     "DELTA",
     "LockOrigin",
-    "in_utc",
     "lists_target_files",
     "lock_table",
     "table_of",
@@ -101,11 +101,6 @@ def lists_target_files(lock: Pylock) -> bool:
     """Whether colablock wrote *lock* with no files but those that its target can install."""
     table = table_of(lock)
     return lock.created_by == CREATED_BY and bool(table) and table.get("files") != ALL_FILES
-
-
-def in_utc(moment: datetime) -> datetime:
-    """Return *moment* in UTC; one without a time zone is in UTC already."""
-    return moment.astimezone(timezone.utc) if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
 def _requirements(resolution: Resolution) -> list[str]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import date, datetime, timezone
+from datetime import date, datetime
 from pathlib import PurePosixPath
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 from colablock._common.limits import SHOWN
 from colablock._common.text import near, printable
+from colablock._common.toml import in_utc
 from colablock._common.urls import Url, is_unclear
 from colablock._vendor.packaging.markers import InvalidMarker, Marker
 from colablock._vendor.packaging.requirements import InvalidRequirement, Requirement
@@ -349,7 +350,7 @@ def _date_time(raw: object, _key: Key) -> datetime:
                 f"`{raw}` is no date-time (RFC 3339)", "write it like `2024-09-01T00:00:00Z`"
             ) from None
     if isinstance(moment, datetime) and moment.tzinfo is not None:
-        return moment.astimezone(timezone.utc)
+        return in_utc(moment)
     if isinstance(moment, datetime):
         raise _Wrong("lacks its offset from UTC", f"write `{moment.isoformat()}Z` for UTC")
     if isinstance(moment, date):

@@ -317,6 +317,11 @@ def test_dependencies_and_groups_of_pyproject_are_read() -> None:
         (f'[dependency-groups]\na = ["a==1{"0" * 5_000}"]\n', "a", [""]),
         (f'[dependency-groups]\na = ["a; {"(" * 5_000}"]\n', "a", [""]),
         ("dependency-groups = 1\n", "a", ["must be a table of arrays (PEP 735)"]),
+        (
+            "[project]\ndependencies = []\n[tool.uv]\nindex-url = 'https://['\n",
+            "",
+            ["tool.uv.index: `https://[` is not a valid URL: Invalid IPv6 URL"],
+        ),
         ("[tool.poetry.group]\ndev = 3\n", "dev", ["pyproject.toml:tool.poetry.group.dev: must be a table"]),
         ("[tool.poetry.group.dev]\ndependencies = 3\n", "dev", ["group.dev.dependencies: must be a table"]),
         ("[tool.poetry]\ngroup = 3\n", "dev", ["tool.poetry.group: must be a table"]),

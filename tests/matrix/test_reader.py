@@ -114,6 +114,14 @@ def test_any_value_of_a_key_is_read_or_is_a_fault(key: Any, value: Any) -> None:
     assert all(fault.path.startswith(key.path) for fault in faults)
 
 
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00"])
+def test_a_moment_beyond_the_years_of_utc_is_read(moment: str) -> None:
+    for written in (moment, f'"{moment}"'):
+        found = parse_matrix(f'schema = 1\nname = "m"\nexclude-newer = {written}\n').exclude_newer
+        assert found is not None
+        assert found.isoformat()[:10] == moment[:10]
+
+
 def test_a_missing_file_suggests_a_near_name(tmp_path: Path) -> None:
     (tmp_path / "qlora.toml").write_text(HEAD)
     with pytest.raises(NotFound) as caught:
