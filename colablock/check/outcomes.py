@@ -25,7 +25,7 @@ from colablock.lockfile.store import PLATFORM, LockHead, LockStore, environment_
 from colablock.matrix.catalog import lock_files, lock_folder
 from colablock.matrix.model import select_variant
 from colablock.network.settings import DEFAULT_INDEX, Settings
-from colablock.planning.plan import Action, Remedy
+from colablock.planning.plan import Action, Plan, Remedy
 from colablock.planning.planned import PlannedChange
 from colablock.planning.solver import Solver
 from colablock.planning.target import why_not_kernel
@@ -353,13 +353,22 @@ def _planned_outcome(base: Outcome, verdict: Verdict, found: _LockedPlan, reason
         reason=reason,
         lock=found.head.path.name if found.head else None,
         python=found.python,
-        fetch_bytes=plan.fetch_size,
+        fetch_bytes=_fetched_bytes(plan),
         installs=count[Action.INSTALL],
         replaces=count[Action.REPLACE],
         removes=tuple(f"{step.name} {step.previous}" for step in removed),
         breaks=tuple(f"{item.name}: {item.requirement}" for item in left),
         restart=in_kernel and count[Action.REPLACE] > 0,
     )
+
+
+def _fetched_bytes(plan: Plan) -> int:
+    """Return the bytes to fetch, without local files.
+
+    A wheel beside a lock may be there or not: git ignores it, and a fresh clone has to get the same result.
+    """
+    artifacts = (step.artifact for step in plan.steps if step.artifact is not None)
+    return sum(one.size or 0 for one in artifacts if not one.url.startswith("file:"))
 
 
 def _summary(planned: PlannedChange) -> str:

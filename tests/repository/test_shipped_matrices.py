@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 from colablock._vendor.packaging.pylock import Pylock
 from colablock._vendor.packaging.version import Version
+from colablock.check.outcomes import MatrixChecker
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.markers_and_tags import environment_for
 from colablock.errors import ExitCode, Refused
@@ -343,3 +346,24 @@ def test_every_shipped_matrix_has_locks_and_results() -> None:
     for name in names:
         found = json.loads((ROOT / "matrices" / f"{name}.checks.json").read_text(encoding="utf-8"))
         assert found["matrix-digest"] == find_matrix(str(ROOT / "matrices" / f"{name}.toml")).digest
+
+
+def test_a_wheel_beside_a_lock_changes_no_result_of_a_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Git ignores the rebuilt wheels, so a fresh clone has none; the folder is no matter."""
+    for source in (ROOT / "matrices").glob("*qlora-2024*"):
+        if source.is_file():
+            shutil.copy(source, tmp_path)
+    matrix = find_matrix(str(tmp_path / "qlora-2024.toml"), environ={})
+    results = ROOT / "matrices" / "qlora-2024.checks.json"
+    committed = json.loads(results.read_text(encoding="utf-8"))["results"]
+    for folder in (ROOT, tmp_path):
+        monkeypatch.chdir(folder)
+        found = next(iter(MatrixChecker(matrix=matrix, environ={}).outcomes()))
+        assert found.to_json() == committed[0]
+        for lock in tmp_path.glob("pylock.*.toml"):
+            wheel = next(re.finditer(r'path = "([^"]+[.]whl)"', lock.read_text(encoding="utf-8")), None)
+            if wheel is not None:
+                (tmp_path / wheel[1]).parent.mkdir(exist_ok=True)
+                (tmp_path / wheel[1]).write_bytes(b"")
