@@ -129,9 +129,7 @@ def _user_site() -> str | None:
     is_off = not sys.flags.no_user_site or bool(os.environ.get("PYTHONNOUSERSITE"))
     if sys.prefix != sys.base_prefix:
         config = _text(sys.prefix, "pyvenv.cfg").lower()
-        is_off = is_off or not re.search(
-            r"^include-system-site-packages\s*=\s*true\s*$", config, re.MULTILINE
-        )
+        is_off = is_off or not _SYSTEM_SITE.search(config)
     folder = site.getusersitepackages()
     return folder if not is_off and os.path.isdir(folder) else None
 

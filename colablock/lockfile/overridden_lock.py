@@ -49,11 +49,6 @@ class OverriddenLock(LockSource):
         """The locked version of each package that find-links do not replace."""
         return {name: version for name, version in super().versions.items() if not self.links(name)}
 
-    @property
-    def locked_versions(self) -> dict[NormalizedName, Version]:
-        """The locked version of each package."""
-        return super().versions
-
     def links(self, name: NormalizedName) -> tuple[Candidate, ...]:
         """Return the candidates of *name* in find-links."""
         if name not in self._linked:

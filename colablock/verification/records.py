@@ -19,14 +19,12 @@ from colablock.environment.record import Row, read_record, recorded_paths, row_d
 from colablock.environment.requirements import same_version
 from colablock.planning.plan import Plan, Remedy
 from colablock.planning.shared_files import families, modules_of
-from colablock.verification.verify import Check
+from colablock.verification.verify import Check, first_lines
 
 if TYPE_CHECKING:
     from colablock.planning.shared_files import Claim
 
 __all__ = ["record_checks"]
-
-_FILES = 5  # listed in a failed check
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +86,7 @@ def record_checks(sites: Iterable[str], touched: Iterable[str], plan: Plan) -> t
             f"{os.path.basename(path)} of {one.name} is that of {its.name}" for path, its in foreign.items()
         ]
         if lines and one.name not in left:
-            failed.append(Check(kind="files", subject=one.name, passed=False, detail=_first(lines)))
+            failed.append(Check(kind="files", subject=one.name, passed=False, detail=first_lines(lines)))
     if failed:
         return tuple(failed)
     subject = count(len(found), "distribution")
@@ -133,11 +131,6 @@ def _mixed(one: _Recorded, foreign: Mapping[str, _Recorded]) -> list[str]:
         for path, owner in foreign.items()
         if owner.name in others and owner.name in builds.get(one.name, ())
     ]
-
-
-def _first(lines: Sequence[str]) -> str:
-    more = [f"and {len(lines) - _FILES} more"] if len(lines) > _FILES else []
-    return "\n".join([*lines[:_FILES], *more])
 
 
 def _listing(site: str, touched: _Touched) -> Iterator[_Recorded]:

@@ -33,7 +33,7 @@ from colablock.verification.worker import Child, JobResult, is_python, run_jobs
 if TYPE_CHECKING:
     from colablock.environment.snapshot import Snapshot
 
-__all__ = ["Check", "Report", "files_checks", "prove", "run_in"]
+__all__ = ["Check", "Report", "files_checks", "first_lines", "prove", "run_in"]
 
 _FILES = 5  # listed in a failed check
 
@@ -165,7 +165,7 @@ def files_checks(sites: Iterable[str], pins: Mapping[NormalizedName, str]) -> tu
             kind="files",
             subject=canonicalize_name(info.partition("-")[0]),
             passed=False,
-            detail=_first_lines(lines),
+            detail=first_lines(lines),
         )
         for info, lines in sorted(lost.items())
     )
@@ -181,7 +181,8 @@ def _ours(site: Path, pins: Mapping[NormalizedName, str]) -> Iterator[Path]:
                 yield info
 
 
-def _first_lines(lines: Sequence[str]) -> str:
+def first_lines(lines: Sequence[str]) -> str:
+    """Return the first of *lines*, and the number of the others, as the detail of a failed check."""
     more = [f"and {len(lines) - _FILES} more"] if len(lines) > _FILES else []
     return "\n".join([*lines[:_FILES], *more])
 
