@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain as joined
 from pathlib import Path
 
+from colablock._common.limits import CRASH_TEXT
 from colablock.errors import ColablockError
 from colablock.matrix.model import Matrix
 from colablock.training.runs.crash import (
@@ -41,6 +43,8 @@ __all__ = ["explain_error", "explain_text", "text_of"]
 
 _FEW_LINES = 8  # of a text that is taken for a message, not for a log
 _LAST_LINES = 80  # of a log without a traceback
+_TRACE_LINES = 200  # of an exception without a plain traceback
+_MOST_RAISED = 200  # such exceptions, the last ones: real logs have a few
 _MAX_MESSAGE = 20  # lines of an exception's message
 # An exception as Python, IPython and rich end a traceback; a warning is none.
 _EXCEPTION = re.compile(
@@ -77,8 +81,9 @@ def explain_text(
     *versions* are those of the environment in which it ran, *matrices* those that could mend it,
     *applied* is the name of the one that was applied there.  *system* is the folder with ``proc``
     and ``sys``.  Nothing is asked of a network.
+    Of a long text, the last ``CRASH_TEXT`` characters count.
     """
-    plain = plain_text(text).strip("\n")
+    plain = plain_text(text[-CRASH_TEXT:]).strip("\n")
     failure, cause = _recognised(plain)
     likely = likely_matrix(matrices, versions)
     facts = {
@@ -104,35 +109,42 @@ def explain_text(
 
 def _recognised(text: str) -> tuple[Traceback, Cause]:
     """Return the failure in *text*, and its cause: that of its exceptions, else that of its last lines."""
-    found = [first_failure(tracebacks(text), 1), *_raised(text)]
-    failures = [one for one in found if one is not None and one.line]
-    for one in failures:
+    lines = text.splitlines()
+    chain = first_failure(tracebacks(text), 1)
+    chains = [chain] if chain is not None and chain.line else []
+    for one in joined(chains, _raised(lines)):
         cause = cause_in(one.messages)
         if cause is not None:
             return one, cause
-    for one in failures:
+    for one in joined(chains, _raised(lines)):
         cause = general_cause_in(one.messages, one.text)
         if cause is not None:
             return one, cause
-    lines = text.splitlines()
     tail = "\n".join(lines[-_LAST_LINES:])
     whole = Traceback(text=tail, line="", messages=tail)
     cause = _cause_of_lines(lines, tail)
     if cause is not None:
         return Traceback(text=tail, line=matching_line(cause, tail), messages=tail), cause
-    return (failures[0] if failures else whole), named_cause("unknown")
+    return next(joined(chains, _raised(lines)), whole), named_cause("unknown")
 
 
-def _raised(text: str) -> Iterator[Traceback]:
-    """Yield the exceptions of *text* that no plain traceback leads to, the last one first."""
-    lines = text.splitlines()
+def _raised(lines: Sequence[str]) -> Iterator[Traceback]:
+    """Yield the exceptions in *lines* that no plain traceback leads to, the last one first.
+
+    Each has only the last lines before it as its text, so that thousands of them stay cheap.
+    """
     starts = [at for at, line in enumerate(lines) if _EXCEPTION.match(line.strip())]
-    for at in reversed(starts):
+    for at in reversed(starts[-_MOST_RAISED:]):
         end = at + 1
         while end < min(len(lines), at + _MAX_MESSAGE) and lines[end].strip():
             end += 1
         message = "\n".join(lines[at:end])
-        yield Traceback(text="\n".join(lines[:end]), line=lines[at].strip(), messages=message, at=at)
+        yield Traceback(
+            text="\n".join(lines[max(0, end - _TRACE_LINES) : end]),
+            line=lines[at].strip(),
+            messages=message,
+            at=at,
+        )
 
 
 def _cause_of_lines(lines: Sequence[str], tail: str) -> Cause | None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,6 +48,23 @@ def cases() -> Iterator[tuple[str, str]]:
     for cause, lines in LINES.items():
         for line in lines:
             yield cause, line
+
+
+def test_thousands_of_exceptions_take_little_memory() -> None:
+    text = "\n".join(f"some.pkg.OddError: part {number} went wrong" for number in range(3000))
+    explain_text("warm", versions={})
+    tracemalloc.start()
+    found = explain_text(text, versions={})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (found.cause, found.line) == ("unknown", "some.pkg.OddError: part 2999 went wrong")
+    assert peak < 10e6  # 220 MB, if each kept the text before it
+
+
+def test_the_end_of_a_long_text_counts() -> None:
+    line = "torch.OutOfMemoryError: CUDA out of memory"
+    assert explain_text("x\n" * (1 << 19) + line, versions={}).line == line
+    assert explain_text(line + "\nx" * (1 << 19), versions={}).cause == "unknown"
 
 
 def test_the_lines_are_many() -> None:
