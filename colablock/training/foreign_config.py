@@ -14,7 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from colablock.errors import Fault
+from colablock._common.fs import expanded
+from colablock.errors import Fault, InvalidInput
 from colablock.training.runs.config import OWN_DATA, DataFormat, TrainConfig
 
 if sys.version_info >= (3, 11):
@@ -166,9 +167,9 @@ def _only_file(path: object, files: object) -> str | None:
         return None
     try:
         folder = Path() if path in _READERS else Path(path)
-        if (folder.expanduser() / str(listed[0])).is_file():
+        if (expanded(str(folder), "a dataset") / str(listed[0])).is_file():
             return str(folder / str(listed[0]))
-    except (OSError, ValueError, RuntimeError):  # a name that no file can have, an unknown user
+    except (OSError, ValueError, InvalidInput):  # a name that no file can have, an unknown user
         pass
     return None
 
