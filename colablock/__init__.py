@@ -90,8 +90,9 @@ def _magic(line: str, cell: str | None = None) -> None:
 def _register_magics() -> None:
     """Register `%colablock` if this is a notebook, or IPython in a terminal; load nothing for it."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    if shell is not None:
-        shell.register_magic_function(_magic, "line_cell", "colablock")
+    register = getattr(shell, "register_magic_function", None)
+    if register is not None:
+        register(_magic, "line_cell", "colablock")
 
 
 _register_magics()

@@ -240,16 +240,16 @@ def there_and_back(python: Path, matrix: str, into: Sequence[str], seen: Before)
     undo: tuple[str | Path, ...] = ("rollback", *of_image, "--yes") if kernel else ("env", "remove", matrix)
     if colablock(*undo)[0]:
         faults.append(f"{undo[0]} failed")
-    _await_deletion(python.parent.parent / ".colablock" / "trash")
+    _await_deletion(python.parent.parent / ".colablock")
     left = differences(seen.tree, tree(python.parent.parent))
     print(f"  {len(left)} differences in {len(seen.tree)} paths", *left[:20], sep="\n    ", flush=True)
     return faults + left[:20]
 
 
-def _await_deletion(trash: Path) -> None:
-    """Wait for the process that deletes the old files after a command has ended."""
+def _await_deletion(folder: Path) -> None:
+    """Wait for the process that deletes what a command has left there."""
     latest = time.monotonic() + _SECONDS
-    while trash.exists() and time.monotonic() < latest:
+    while folder.exists() and time.monotonic() < latest:
         time.sleep(0.2)
 
 

@@ -321,7 +321,7 @@ def test_a_killed_rank_is_seen_at_once(bench: Bench) -> None:
     assert folder.lost_ranks() == []
     process = int((folder.path / "ranks" / "1").read_text().split()[0])
     os.kill(process, signal.SIGKILL)
-    until(lambda: folder.lost_ranks() == [1])
+    until(lambda: 1 in folder.lost_ranks())  # the launcher may have ended the other one, too
     end_of(folder)
     assert folder.state() in (State.KILLED, State.FAILED)
 
