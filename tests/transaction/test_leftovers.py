@@ -134,7 +134,8 @@ def test_another_file_system_gets_copies(place: SmallGround, monkeypatch: pytest
     monkeypatch.setattr(os, "link", no_link)
     undo(place)
     assert copies(place) == {"mine.txt": "mine"}
-    assert any(path.is_symlink() for path in (place.folder / "aside").rglob("link"))
+    # Before Python 3.12, a glob for an exact name leaves out links that lead nowhere.
+    assert any(path.is_symlink() for path in (place.folder / "aside").rglob("*") if path.name == "link")
 
 
 def test_without_room_for_the_files_nothing_is_undone(
