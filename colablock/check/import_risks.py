@@ -179,7 +179,9 @@ class _Search:
 
     def reason(self, one: Installed) -> str | None:
         """Return what *one* imports of what goes, when it is imported itself."""
-        walk = _Walk(folder=os.path.dirname(one.path or ""), tops=frozenset(one.import_names), search=self)
+        walk = _ModuleWalk(
+            folder=os.path.dirname(one.path or ""), tops=frozenset(one.import_names), search=self
+        )
         for name in one.import_names:
             found = walk.enter(name)
             if found is not None:
@@ -250,7 +252,7 @@ def _is_small(one: Installed) -> bool:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Walk:
+class _ModuleWalk:
     """Follows the imports of a distribution through its own modules, in the order in which they run."""
 
     folder: str

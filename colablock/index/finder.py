@@ -206,16 +206,22 @@ class IndexSource:
             return self._direct(entry)
         if entry is None and (other := self._elsewhere.get(name)) is not None and other.url is not None:
             return ProjectCandidates(rejections=(_not_here(other),))
-        policy = self._policy_for(name, entry)
+        policy = _policy_for(self._policy, name, entry)
         linked = self._linked(name, policy)
-        return self._chosen(entry, linked, self._listed_or_offline(name, entry, policy, linked))
+        try:
+            listed = self._listed(name, entry, policy)
+        except FetchFailed:
+            if not (self._fetcher.offline and linked.candidates):
+                raise
+            listed = ProjectCandidates(found=False)
+        return self._chosen(entry, linked, listed)
 
     def linked(self, name: NormalizedName) -> ProjectCandidates:
         """Return the candidates of *name* in find-links alone; none if the matrix takes it from a URL."""
         entry = self._entries.get(name)
         if (entry or self._elsewhere.get(name) or PackageEntry(name=name, path="")).url is not None:
             return ProjectCandidates(found=False)
-        linked = self._linked(name, self._policy_for(name, entry))
+        linked = self._linked(name, _policy_for(self._policy, name, entry))
         return self._chosen(entry, linked, ProjectCandidates(found=False))
 
     def _chosen(
@@ -246,31 +252,13 @@ class IndexSource:
         versions = {candidate.version for candidate in first}
         return [*first, *(c for c in second if c.version not in versions)]
 
-    def _listed_or_offline(
-        self, name: NormalizedName, entry: PackageEntry | None, policy: Policy, linked: ProjectCandidates
-    ) -> ProjectCandidates:
-        """Return the candidates of the index; none if it is offline and find-links have some."""
-        try:
-            return self._listed(name, entry, policy)
-        except FetchFailed:
-            if not (self._fetcher.offline and linked.candidates):
-                raise
-            return ProjectCandidates(found=False)
-
-    def _policy_for(self, name: NormalizedName, entry: PackageEntry | None) -> Policy:
-        """Return the policy for *name*: an entry with a source root takes its modules from the sdist."""
-        if entry is None or entry.source_root is None:
-            return self._policy
-        policy = self._policy
-        return replace(policy, allow_build=policy.allow_build | {name}, no_binary=policy.no_binary | {name})
-
     def _listed(self, name: NormalizedName, entry: PackageEntry | None, policy: Policy) -> ProjectCandidates:
         """Return the candidates in the entry's own index, else in the first default index that has *name*."""
         indexes = self._default
         bound = self._bound.get(name)
         entry = entry or self._elsewhere.get(name)
         if entry is not None and entry.index is not None:
-            indexes = [self._index(entry, entry.index)]
+            indexes = [_index_of(entry, entry.index, self._named)]
         elif entry is None and bound is not None:
             indexes = [self._named[bound]]
         where = []
@@ -284,27 +272,17 @@ class IndexSource:
             if found is None:
                 continue
             files, status = found
-            files = self._acceptable(files)
+            files = _without_hash_too(files) if self._takes_unhashed else files
             judged = judge_files(name, files, replace(policy, exclude_newer=_cutoff(index, policy)))
             return _with_status(name, status, replace(judged, where=tuple(where)), url)
         return ProjectCandidates(found=False, where=tuple(where))
-
-    def _acceptable(self, files: list[File]) -> list[File]:
-        if not self._takes_unhashed:
-            return files
-        return [replace(one, untrusted=None) if one.untrusted == UNHASHED else one for one in files]
-
-    def _index(self, entry: PackageEntry, name: str) -> Index:
-        try:
-            return self._named[name]
-        except KeyError:
-            raise FetchFailed(f"{entry.path} names the index `{name}`, and there is none", url=name) from None
 
     # -- find-links and direct references
 
     def _linked(self, name: NormalizedName, policy: Policy) -> ProjectCandidates:
         """Return the candidates in find-links, to which `exclude-newer` does not apply."""
-        files = self._acceptable(self._find_links.files(name))
+        files = self._find_links.files(name)
+        files = _without_hash_too(files) if self._takes_unhashed else files
         origin = CandidateOrigin.FIND_LINKS
         judged = judge_files(name, files, replace(policy, exclude_newer=None), origin=origin)
         return replace(judged, found=bool(files), where=self._find_links.places)
@@ -336,20 +314,12 @@ class IndexSource:
             raise BadDistribution(f"{candidate} has no file that could be read")
         entry = self._entries.get(candidate.name)
         try:
-            return self._read_file(candidate, file, entry)
+            return _metadata_of(self._reader, candidate, file, entry)
         except FetchFailed as error:
             known = self._recall(entry, error) if entry is not None else None
             if known is not None and known.candidate.version == candidate.version:
                 return known.metadata
             raise _unread(error, candidate, file) from error
-
-    def _read_file(self, candidate: Candidate, file: File, entry: PackageEntry | None) -> Metadata:
-        if entry is None or not entry.is_rebuilt:
-            return self._reader.read(candidate.name, candidate.version, file).parsed(file.filename)
-        if entry.requires_dist is not None:
-            return replaced_metadata(entry, Metadata(requires_python=file.requires_python))
-        # Only the modules are replaced: the archive has to state its requirements statically.
-        return replaced_metadata(entry, self._reader.read(candidate.name, None, file).parsed(file.filename))
 
     # -- prefetching
 
@@ -385,6 +355,36 @@ class IndexSource:
                 self._prefetch(
                     further, requirement.specifier & own.specifier if own else requirement.specifier
                 )
+
+
+def _policy_for(policy: Policy, name: NormalizedName, entry: PackageEntry | None) -> Policy:
+    """Return the policy for *name*: an entry with a source root takes its modules from the sdist."""
+    if entry is None or entry.source_root is None:
+        return policy
+    return replace(policy, allow_build=policy.allow_build | {name}, no_binary=policy.no_binary | {name})
+
+
+def _index_of(entry: PackageEntry, name: str, named: Mapping[str, Index]) -> Index:
+    try:
+        return named[name]
+    except KeyError:
+        raise FetchFailed(f"{entry.path} names the index `{name}`, and there is none", url=name) from None
+
+
+def _without_hash_too(files: Sequence[File]) -> list[File]:
+    """Return *files*, those without a hash as acceptable as the others: a lock hashes what it fetches."""
+    return [replace(one, untrusted=None) if one.untrusted == UNHASHED else one for one in files]
+
+
+def _metadata_of(
+    reader: MetadataSource, candidate: Candidate, file: File, entry: PackageEntry | None
+) -> Metadata:
+    if entry is None or not entry.is_rebuilt:
+        return reader.read(candidate.name, candidate.version, file).parsed(file.filename)
+    if entry.requires_dist is not None:
+        return replaced_metadata(entry, Metadata(requires_python=file.requires_python))
+    # Only the modules are replaced: the archive has to state its requirements statically.
+    return replaced_metadata(entry, reader.read(candidate.name, None, file).parsed(file.filename))
 
 
 def _page_of_links(fetcher: Fetcher, link: str) -> Sequence[File] | None:

@@ -21,12 +21,21 @@ from colablock.errors import BadDistribution, FetchFailed
 if TYPE_CHECKING:
     from colablock.network.http import HttpResponse
 
-__all__ = ["IDENTITY", "Download", "Fetchable", "HashChecker", "missing_file", "open_partial", "try_lock"]
+__all__ = [
+    "IDENTITY",
+    "TRIES",
+    "Download",
+    "Fetchable",
+    "HashChecker",
+    "missing_file",
+    "open_partial",
+    "try_lock",
+]
 
 _STRONG = ("sha512", "sha384", "sha256")
 # The strongest first.  They find a damaged file, and none of them is enough to install one.
 _OTHERS = ("sha3_512", "sha3_384", "sha3_256", "blake2b", "blake2s", "sha224", "sha1", "md5")
-_TRIES = 8  # pruning may remove a new file before it is locked, but hardly this often
+TRIES = 8  # pruning may remove a new file before it is locked or linked, but hardly this often
 IDENTITY = {"Accept-Encoding": "identity"}
 
 
@@ -155,7 +164,7 @@ def open_partial(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
     """Open the partial file *path*, or another one beside it if a process or thread is using that."""
     stream = open(path, "a+b", opener=open_private)  # noqa: SIM115 - closed below
     named = path
-    for _ in range(_TRIES):
+    for _ in range(TRIES):
         if try_lock(stream, path):
             break
         stream.close()

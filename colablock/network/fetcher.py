@@ -21,7 +21,15 @@ from colablock._common.urls import Mirrors, basename, local_path, redacted
 from colablock.errors import BadDistribution, FetchFailed
 from colablock.network.auth import Credentials
 from colablock.network.cache import Cache, cache_folder, link_or_copy
-from colablock.network.download import IDENTITY, Download, Fetchable, HashChecker, missing_file, open_partial
+from colablock.network.download import (
+    IDENTITY,
+    TRIES,
+    Download,
+    Fetchable,
+    HashChecker,
+    missing_file,
+    open_partial,
+)
 from colablock.network.page_cache import Page, PageCache
 
 if TYPE_CHECKING:
@@ -240,9 +248,8 @@ class Fetcher:
         mtime of the copy are the same.  That is for listing only: other users may write there.
         """
         sha256 = file.hashes.get("sha256", "").lower()
-        return (
-            (self.cache.file(sha256) or self._copy(file, sha256, hash_again=hash_again)) if sha256 else None
-        )
+        digest = file_digest if hash_again else self.cache.local_digest
+        return (self.cache.file(sha256) or _copy_in(self._folders, file, sha256, digest)) if sha256 else None
 
     def fetch_named(self, file: Fetchable) -> Path:
         """Return a path as ``fetch`` does, with the file's own name: builds need its extension."""
@@ -260,28 +267,16 @@ class Fetcher:
 
     # -- whole files
 
-    def _copy(self, file: Fetchable, sha256: str, *, hash_again: bool) -> Path | None:
-        _check_name(file.filename)
-        digest = file_digest if hash_again else self.cache.local_digest
-        for folder in self._folders:
-            path = folder / file.filename
-            try:
-                if path.is_file() and digest(path) == sha256:
-                    return path
-            except (OSError, ValueError):  # unreadable, or no valid path
-                continue
-        return None
-
     def _obtain(self, file: Fetchable, into: Path, reporter: Reporter, stop: threading.Event) -> Path:
         _check_name(file.filename)
         target = into / file.filename
-        for last in (False, True):
+        for tries in range(TRIES):
             source = self.fetch(file, reporter, stop)
             try:
                 if not (target.exists() and target.samefile(source)):
                     link_or_copy(source, target)
             except OSError as error:
-                if last or source.exists():
+                if tries == TRIES - 1 or source.exists():
                     raise _disk(target, error) from error
             else:
                 return target
@@ -339,6 +334,21 @@ class Fetcher:
             message = f"`{redacted(url)}` is not in the cache, and colablock is offline"
             raise FetchFailed(message, url=redacted(url), hint=_GO_ONLINE)
         return self._http.exchange(url, headers, consume, raw=raw)
+
+
+def _copy_in(
+    folders: Iterable[Path], file: Fetchable, sha256: str, digest: Callable[[Path], str]
+) -> Path | None:
+    """Return the file of that name and hash in the first of *folders* that has it."""
+    _check_name(file.filename)
+    for folder in folders:
+        path = folder / file.filename
+        try:
+            if path.is_file() and digest(path) == sha256:
+                return path
+        except (OSError, ValueError):  # unreadable, or no valid path
+            continue
+    return None
 
 
 def _check_name(filename: str) -> None:

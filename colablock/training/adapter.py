@@ -86,8 +86,7 @@ def generate(
     after Alpaca's rows an instruction in their prompt, after other rows it is used as it is.  With
     *chat* it is always a message, with ``chat=False`` always used as it is.  *python* replaces the
     interpreter of the run: a path, or the name of an applied matrix.  *on_line* gets each line
-    that the process prints.  Raises Refused if the run names an interpreter that is not ours,
-    or its adapter is a pickle.
+    that the process prints.  Raises Refused if the interpreter is not ours or the adapter a pickle.
     """
     if isinstance(prompts, str):
         raise InvalidInput("`prompts` must be a list of strings, not a string")

@@ -100,9 +100,8 @@ def prove(
     without the network.  *expected_unmet* are requirements of the stack that were unmet before:
     the owner and the line of each.  With *plan*, which has changed the state *before*, the
     change must not break any distribution outside *pins*, unless the plan lists it as left.
-    With *bytecode* the imports may write bytecode into the environment, which makes the next
-    start faster; otherwise nothing there changes.  *timeout* is in seconds, for one import, one
-    capability or one command.
+    With *bytecode* the imports may write bytecode into the environment, for a faster next start;
+    otherwise nothing there changes.  *timeout* is in seconds, for one import or other job.
 
     Raises Unmet if the interpreter does not run.
     """

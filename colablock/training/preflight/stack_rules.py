@@ -292,22 +292,39 @@ def runner_findings(
             what=f"the runner `{runner}` is not installed in the target",
             fix=f"{fix}, or use `--runner {others[0]}`" if others else fix,
         )
-    users = []  # of bitsandbytes
-    if config.adapter is Adapter.QLORA or is_prequantized:
-        users.append("`adapter: qlora`" if config.adapter is Adapter.QLORA else "a 4-bit model")
     yield from _name_findings(config, stack, runner)
     yield from _head_findings(config, stack, runner)
     if runner == "axolotl" and stack.axolotl is not None:
         yield from _plugin_findings(config, stack)
-    is_torchao = config.optimizer in ("adamw_torch_8bit", "adamw_torch_4bit")
+    yield from _library_findings(config, stack, has_card=has_card, is_prequantized=is_prequantized)
+    missing = [one.value for one in config.report_to if one.value not in stack.reporters]
+    if missing:
+        names = " and ".join(missing)
+        yield Finding(
+            level=Level.REFUSE,
+            what=f"{names} {'is' if len(missing) == 1 else 'are'} not installed in the target",
+            why=f"`report_to` names {'it' if len(missing) == 1 else 'them'}",
+            fix=f"run `colablock apply` with `{' '.join(f'--with {name}' for name in missing)}`, or remove "
+            "`report_to`: the run folder has metrics and a loss curve in any case",
+        )
+
+
+def _library_findings(
+    config: TrainConfig, stack: Stack, *, has_card: bool, is_prequantized: bool
+) -> Iterator[Finding]:
+    """Yield what the optimizer and 4-bit weights need of torchao and bitsandbytes."""
+    name = config.optimizer
+    is_torchao = name in ("adamw_torch_8bit", "adamw_torch_4bit")
     if is_torchao and stack.torchao is None:
         yield Finding(
             level=Level.REFUSE,
             what="torchao is not installed in the target",
-            why=f"`optimizer: {config.optimizer}` needs it",
+            why=f"`optimizer: {name}` needs it",
             fix="set `optimizer: adamw_8bit`, which bitsandbytes has",
         )
-    name = config.optimizer
+    users = []  # of bitsandbytes
+    if config.adapter is Adapter.QLORA or is_prequantized:
+        users.append("`adapter: qlora`" if config.adapter is Adapter.QLORA else "a 4-bit model")
     is_paged = ("8bit" in name or "bnb" in name or name.startswith("paged_")) and not is_torchao
     is_paged = is_paged and name not in _AXOLOTL_OPTIMIZERS
     if is_paged:
@@ -333,16 +350,6 @@ def runner_findings(
             what=f"bitsandbytes {stack.bitsandbytes} has no 4-bit layers for CPUs",
             why=f"they are new in {first}",
             fix=f"use a matrix with bitsandbytes {first} or later, `adapter: lora`, or a card",
-        )
-    missing = [one.value for one in config.report_to if one.value not in stack.reporters]
-    if missing:
-        names = " and ".join(missing)
-        yield Finding(
-            level=Level.REFUSE,
-            what=f"{names} {'is' if len(missing) == 1 else 'are'} not installed in the target",
-            why=f"`report_to` names {'it' if len(missing) == 1 else 'them'}",
-            fix=f"run `colablock apply` with `{' '.join(f'--with {name}' for name in missing)}`, or remove "
-            "`report_to`: the run folder has metrics and a loss curve in any case",
         )
     if is_paged and not has_card:
         yield Finding(

@@ -126,7 +126,7 @@ def format_of(path: Path) -> str | None:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _SplitPart:
     """A split, or a slice of it in the notation of `datasets`: ``train[10:-5]``, ``train[:10%]``."""
 
     name: str
@@ -156,7 +156,7 @@ class _Part:
         return islice(read(), self.start or 0, self.end)
 
 
-def _parts(split: str) -> list[_Part] | None:
+def _parts(split: str) -> list[_SplitPart] | None:
     """Return the parts of a split, which ``+`` joins; None if it is in another notation."""
     found = []
     for text in split.split("+"):
@@ -167,11 +167,11 @@ def _parts(split: str) -> list[_Part] | None:
         units = {match[f"of_{one}"] for one in ("start", "end") if match[one] is not None}
         if len(units) > 1 or (units == {"%"} and any(abs(edge or 0) > _ALL for edge in edges)):
             return None
-        found.append(_Part(match["name"], edges[0], edges[1], units == {"%"}))
+        found.append(_SplitPart(match["name"], edges[0], edges[1], units == {"%"}))
     return found
 
 
-def _known_parts(source: Mapping[str, Any], names: Sequence[str], why: str = "") -> list[_Part]:
+def _known_parts(source: Mapping[str, Any], names: Sequence[str], why: str = "") -> list[_SplitPart]:
     """Return the parts of the split of *source*, which has *names*.  Raises UnusableData."""
     path, split = source["path"], source["split"]
     parts = _parts(split)
