@@ -429,8 +429,8 @@ def test_the_pins_of_a_project_that_follows_its_image_are_those_of_the_image(
 
 CONDA = """\
 # le modèle
-anyio @ file:///work/ci_py311/anyio_1676823771847/work/dist
-numpy @ file:///croot/numpy_1668593735768/work/dist/numpy-1.23.5-cp311-cp311-linux_x86_64.whl
+anyio @ file:///croot/ci_py311/anyio_1676823771847/dist
+numpy @ file:///croot/numpy_1668593735768/dist/numpy-1.23.5-cp311-cp311-linux_x86_64.whl
 brotlipy==0.7.0
 """
 
@@ -447,7 +447,7 @@ def test_a_freeze_of_conda_is_read_in_any_encoding(
     }
     assert found == {"brotlipy": "0.7.0", "numpy": "1.23.5"}
     assert answer["left_out"] == [
-        "the URL of anyio does not tell its version: file:///work/ci_py311/anyio_1676823771847/work/dist"
+        "the URL of anyio does not tell its version: file:///croot/ci_py311/anyio_1676823771847/dist"
     ]
 
 
