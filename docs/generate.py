@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import layers
+import make_notebooks
 import yaml
 
 from colablock import errors
@@ -626,6 +627,7 @@ MADE: Mapping[str, Callable[[], str]] = {
     "docs/reference/matrix.md": matrix_page,
     "docs/reference/training-config.md": config_page,
     f"matrices/{SCHEMA_FILE}": schema_text,
+    **make_notebooks.notebooks(),
 }
 
 

@@ -7,19 +7,11 @@ from typing import Any
 
 import pytest
 
-from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
-from colablock.environment.requirements import parse_requirement
-from colablock.runtimes.catalog import load_runtime
 from tests.support.fixtures import world_fixture
 from tests.support.recorded_index import RecordedIndex
-from tests.support.world import World, notebook_venv, run_cells, shown
+from tests.support.world import World, notebook_venv, run_cells, shown, stack_of
 
 RUNTIME = "colab-2026.08-gpu"
-# What the stack stands on there; datasets asks for the http extra of fsspec, which is aiohttp.
-ROOTS = (
-    *("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "huggingface-hub"),
-    *("torchao", "aiohttp", "pyarrow"),
-)
 
 pytestmark = pytest.mark.slow  # whole commands, in stand-ins of whole runtimes
 # aiohttp of the image needs async-timeout below Python 3.11, where that image has never been.
@@ -55,33 +47,13 @@ trl = ">=99"
 """
 
 
-def standing() -> set[NormalizedName]:
-    """Return what the runtime's distributions of the stack need, all of it installed there."""
-    runtime = load_runtime(RUNTIME)
-    variables = {**runtime.environment.markers, "extra": ""}
-    found: set[NormalizedName] = set()
-    waiting = [canonicalize_name(name) for name in ROOTS]
-    while waiting:
-        name = waiting.pop()
-        if name in found or name not in runtime.installed:
-            continue
-        found.add(name)
-        requirements = filter(None, map(parse_requirement, runtime.installed[name].requires))
-        waiting += [
-            canonicalize_name(one.name)
-            for one in requirements
-            if one.marker is None or one.marker.evaluate(variables)
-        ]
-    return found
-
-
 world = world_fixture(source=lambda: RecordedIndex("qlora-2026"), scope="module")
 
 
 @pytest.fixture(scope="module")
 def cells(world: World) -> dict[str, list[dict[str, Any]]]:
     """The outputs of each cell of one notebook."""
-    venv = notebook_venv(world.folder / "venv", RUNTIME, standing())
+    venv = notebook_venv(world.folder / "venv", RUNTIME, stack_of(RUNTIME))
     (world.folder / "nothing-fits.toml").write_text(REFUSED)
     outputs = run_cells(world, venv, world.folder, *CELLS.values())
     return dict(zip(CELLS, outputs, strict=True))

@@ -12,7 +12,7 @@ __all__ = ["CONTENTS"]
 
 _TENSOR = '''
 
-class Tensor:
+class Zeros:
     """As many zeros as asked for."""
 
     def __init__(self, count):
@@ -46,7 +46,7 @@ def randn(*shape, generator=None):
     count = 1
     for side in shape:
         count *= side
-    return Tensor(count)
+    return Zeros(count)
 '''
 
 _CUDA = """
@@ -60,15 +60,15 @@ def device_count():
 """
 
 _QUANTISED = """
-from torch import Tensor
+from torch import Zeros
 
 
 def quantize_4bit(tensor, quant_type, compress_statistics):
-    return Tensor(tensor.numel() // 2), tensor.numel()
+    return Zeros(tensor.numel() // 2), tensor.numel()
 
 
 def dequantize_4bit(packed, state):
-    return Tensor(state)
+    return Zeros(state)
 """
 
 _TRANSFORMERS = """

@@ -32,6 +32,7 @@ from colablock.transaction.serialise import report_to_json
 from colablock.verification.verify import Report
 from tests.support.paths import DATA
 from tests.support.runtime import Stub, Venv, build_site, make_venv
+from tests.support.stubs import CONTENTS
 
 __all__ = [
     "Bench",
@@ -42,8 +43,10 @@ __all__ = [
     "kill",
     "losses_of",
     "read_record",
+    "stand_in_contents",
     "steps_of",
     "until",
+    "write_model",
 ]
 
 FOLDER = DATA / "training_stack"
@@ -128,16 +131,40 @@ def build_training_stack(folder: Path, *, without: Iterable[str] = ()) -> Traini
         for name, version in VERSIONS.items()
         if name not in without
     ]
-    # The configs of accelerate and axolotl are YAML; pure Python is enough of it.
-    parts = {f"yaml/{path.name}": path.read_text() for path in Path(yaml.__file__).parent.glob("*.py")}
-    build_site(stack.site, [*stubs, Stub(name="PyYAML", version="6.0", import_names=(), files=parts)])
-    stack.model.mkdir()
-    (stack.model / "config.json").write_text(json.dumps(_SHAPE))
-    scores = [(at * 37 % 101) / 50 - 1 for at in range(_VOCABULARY)]
-    (stack.model / "model.safetensors").write_text(json.dumps(scores))
-    tokens = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "chat_template": "ChatML"}
-    (stack.model / "tokenizer_config.json").write_text(json.dumps(tokens))
+    # The configs of accelerate and axolotl are YAML.
+    build_site(stack.site, [*stubs, Stub(name="PyYAML", version="6.0", import_names=(), files=_yaml_files())])
+    write_model(stack.model)
     return stack
+
+
+def write_model(folder: Path) -> None:
+    """Write the tiny model of the stand-ins into *folder*."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(_SHAPE))
+    scores = [(at * 37 % 101) / 50 - 1 for at in range(_VOCABULARY)]
+    (folder / "model.safetensors").write_text(json.dumps(scores))
+    tokens = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "chat_template": "ChatML"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokens))
+
+
+def stand_in_contents() -> Mapping[str, Mapping[str, str]]:
+    """Return the files that make a recorded index or runtime train, as `stubs.CONTENTS` has those for proofs.
+
+    They say no version: it is that of the distribution which has them.
+    """
+    contents = {name: dict(files) for name, files in CONTENTS.items()}
+    for name in VERSIONS:
+        for path, source in _files_of(name):
+            where = f"{name}/__init__.py" if path == f"{name}.py" else path
+            lines = [line for line in source.splitlines() if not line.startswith("__version__")]
+            files = contents.setdefault(name, {})
+            files[where] = files.get(where, "") + "\n".join(["", *lines, ""])
+    return {**contents, "pyyaml": _yaml_files()}
+
+
+def _yaml_files() -> dict[str, str]:
+    """Return the pure Python of PyYAML, which is enough of it."""
+    return {f"yaml/{path.name}": path.read_text() for path in Path(yaml.__file__).parent.glob("*.py")}
 
 
 def _files_of(name: str) -> Iterable[tuple[str, str]]:

@@ -26,7 +26,8 @@ import pytest
 import uv
 
 from colablock._vendor.packaging.requirements import Requirement
-from colablock._vendor.packaging.utils import canonicalize_name
+from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
+from colablock.environment.requirements import parse_requirement
 from colablock.runtimes.catalog import load_runtime, recorded_distributions
 from tests.support.paths import ROOT
 from tests.support.recorded_index import axolotl_archive
@@ -43,8 +44,14 @@ __all__ = [
     "open_world",
     "run_cells",
     "shown",
+    "stack_of",
 ]
 
+# What the stack stands on in an image; datasets asks for the http extra of fsspec, which is aiohttp.
+ROOTS = (
+    *("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "huggingface-hub"),
+    *("torchao", "aiohttp", "pyarrow"),
+)
 ARCHIVES = "https://github.com/axolotl-ai-cloud/axolotl/archive/refs/tags/"
 COMMAND = "#!{python}\nimport sys\nprint('accelerate', *sys.argv[1:])\n"
 
@@ -152,7 +159,13 @@ def open_world(folder: Path, source: Path | Source, **extra: str) -> Iterator[Wo
         yield World(folder=folder, server=server, extra=extra)
 
 
-def _living(site: Path, runtime: str, venv: Path, only: Collection[str] | None = None) -> None:
+def _living(
+    site: Path,
+    runtime: str,
+    venv: Path,
+    only: Collection[str] | None = None,
+    contents: Mapping[str, Mapping[str, str]] = CONTENTS,
+) -> None:
     """Write stubs with all that the proofs import into *site*, and the command ``accelerate``.
 
     With *only*, write these distributions of the runtime instead of those of the stack.
@@ -160,12 +173,12 @@ def _living(site: Path, runtime: str, venv: Path, only: Collection[str] | None =
     stubs = []
     for item in recorded_distributions(runtime):
         known = item.installed
-        if (known.name not in CONTENTS) if only is None else (known.name not in only):
+        if (known.name not in contents) if only is None else (known.name not in only):
             continue
         stub = f'__version__ = "{known.version}"\n'
         names = known.import_names or (known.name.replace("-", "_"),)
         files = {f"{name}/__init__.py": stub for name in names}
-        for path, source in CONTENTS.get(known.name, {}).items():
+        for path, source in contents.get(known.name, {}).items():
             files[path] = files.get(path, "") + source
         if known.name == "accelerate":
             files["../../../bin/accelerate"] = COMMAND.format(python=venv / "bin" / "python")
@@ -193,8 +206,15 @@ def _complaints(done: Done) -> set[str]:
     return set(re.findall(r"^The package `([^`]+)` requires", done.out + done.err, re.MULTILINE))
 
 
-def notebook_venv(folder: Path, runtime: str, names: Collection[str]) -> Venv:
+def notebook_venv(
+    folder: Path,
+    runtime: str | None,
+    names: Collection[str] = (),
+    contents: Mapping[str, Mapping[str, str]] = CONTENTS,
+) -> Venv:
     """Return an environment with the distributions *names* of *runtime*, in which a real kernel starts.
+
+    With None for a runtime it is empty.  *contents* are files of its distributions.
 
     The kernel and colablock with all that they need are those of the environment that runs the tests.
     Skips the test where there is none.
@@ -202,10 +222,32 @@ def notebook_venv(folder: Path, runtime: str, names: Collection[str]) -> Venv:
     pytest.importorskip("ipykernel")
     venv = Venv.make(folder)
     ours = _needed_by("ipykernel", "colablock")
-    _living(venv.site, runtime, folder, only=[name for name in names if name not in ours])
+    if runtime is not None:
+        named = [name for name in names if name not in ours]
+        _living(venv.site, runtime, folder, only=named, contents=contents)
     paths = dict.fromkeys([str(ROOT), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
     (venv.site / "tests.pth").write_text("".join(f"{path}\n" for path in paths))
     return venv
+
+
+def stack_of(runtime: str) -> set[NormalizedName]:
+    """Return the distributions of a training stack in *runtime*, and all that they need there."""
+    image = load_runtime(runtime)
+    variables = {**image.environment.markers, "extra": ""}
+    found: set[NormalizedName] = set()
+    waiting = [canonicalize_name(name) for name in ROOTS]
+    while waiting:
+        name = waiting.pop()
+        if name in found or name not in image.installed:
+            continue
+        found.add(name)
+        requirements = filter(None, map(parse_requirement, image.installed[name].requires))
+        waiting += [
+            canonicalize_name(one.name)
+            for one in requirements
+            if one.marker is None or one.marker.evaluate(variables)
+        ]
+    return found
 
 
 def _needed_by(*names: str) -> set[str]:

@@ -1,4 +1,6 @@
+import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 
@@ -20,3 +22,12 @@ def get_peft_model(model, config):
     model.adapter = torch.nn.Parameter(torch.tensor([0.0] * len(model.scores.data.values), dtype=dtype))
     model.peft_config = asdict(config)
     return model
+
+
+class PeftModel:
+    @staticmethod
+    def from_pretrained(model, folder):
+        """Return *model* with the adapter in *folder*."""
+        weights = json.loads((Path(folder) / "adapter_model.safetensors").read_text())
+        model.adapter = torch.nn.Parameter(torch.tensor(weights))
+        return model

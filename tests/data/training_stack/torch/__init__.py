@@ -12,7 +12,14 @@ class Tensor:
     def __init__(self, values, dtype=float32):
         self.values, self.dtype, self.device = values, dtype, "cpu"
 
+    @property
+    def shape(self):
+        """Of a list of lists, which is all that anybody asks for."""
+        return len(self.values), len(self.values[0])
+
     def __getitem__(self, at):
+        if isinstance(at, slice):
+            return Tensor(self.values[at], self.dtype)
         first, rest = at if isinstance(at, tuple) else (at, slice(None))
         return Tensor(self.values[first][rest], self.dtype)
 

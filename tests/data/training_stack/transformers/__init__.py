@@ -3,6 +3,7 @@ from transformers.modeling_utils import (
     BitsAndBytesConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    set_seed,
 )
 from transformers.tokenization import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.trainer import Trainer, TrainerCallback, TrainerState, TrainingArguments
@@ -18,5 +19,6 @@ __all__ = [
     "TrainerCallback",
     "TrainerState",
     "TrainingArguments",
+    "set_seed",
 ]
 __version__ = "5.17.0"

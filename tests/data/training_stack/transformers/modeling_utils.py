@@ -19,6 +19,9 @@ class LlamaConfig:
 
 
 class PreTrainedModel:
+    device = "cpu"
+    generation_config = SimpleNamespace(eos_token_id=None)
+
     def __init__(self, config):
         self.config = config
         scores = [random.gauss(0, 1) for _ in range(config.settings["vocab_size"])]
@@ -58,6 +61,15 @@ class PreTrainedModel:
 
     def eval(self):
         self.train(False)
+        return self
+
+    def generate(self, input_ids, *, max_new_tokens, eos_token_id=(), **options):
+        """Add the tokens of the highest scores, the highest first, up to one that ends the text."""
+        del options
+        scores = self.total()
+        best = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)[:max_new_tokens]
+        ends = [at for at, token in enumerate(best) if token in eos_token_id]
+        return torch.tensor([[*input_ids.values[0], *best[: ends[0] if ends else None]]])
 
     def total(self):
         """Return the scores with what was learnt."""
@@ -76,3 +88,7 @@ class AutoModelForCausalLM:
     @staticmethod
     def from_pretrained(name, *args, **kwargs):
         return LlamaForCausalLM.from_pretrained(name, *args, **kwargs)
+
+
+def set_seed(seed):
+    random.seed(seed)

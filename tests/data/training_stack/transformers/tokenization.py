@@ -5,7 +5,15 @@ import os
 import re
 from pathlib import Path
 
+import torch
+
 _SPECIAL = ("<s>", "</s>", "<pad>")
+
+
+class BatchEncoding(dict):
+    def to(self, device):
+        del device
+        return self
 
 
 class PreTrainedTokenizerFast:
@@ -14,6 +22,7 @@ class PreTrainedTokenizerFast:
         self.settings = settings
         self.chat_template = settings.get("chat_template")
         self.pad_token, self.eos_token = settings.get("pad_token"), settings.get("eos_token")
+        self.bos_token = settings.get("bos_token")
 
     @property
     def eos_token_id(self):
@@ -26,13 +35,18 @@ class PreTrainedTokenizerFast:
     def __len__(self):
         return 256 + len(_SPECIAL)
 
-    def __call__(self, text, *, add_special_tokens=True):
+    def __call__(self, text, *, add_special_tokens=True, return_tensors=None):
         ids = [byte + len(_SPECIAL) for byte in text.encode()]
-        return {"input_ids": [0, *ids] if add_special_tokens else ids}
+        if add_special_tokens:
+            ids = [0, *ids]
+        return BatchEncoding(input_ids=ids if return_tensors is None else torch.tensor([ids]))
 
-    def decode(self, ids):
+    def decode(self, ids, *, skip_special_tokens=False):
+        ids = ids.values if isinstance(ids, torch.Tensor) else ids
         shown = [
-            _SPECIAL[one].encode() if one < len(_SPECIAL) else bytes([one - len(_SPECIAL)]) for one in ids
+            _SPECIAL[one].encode() if one < len(_SPECIAL) else bytes([one - len(_SPECIAL)])
+            for one in ids
+            if not (skip_special_tokens and one < len(_SPECIAL))
         ]
         return b"".join(shown).decode(errors="replace")
 

@@ -1,0 +1,83 @@
+"""The notebooks of docs/notebooks, run from top to bottom in real kernels, with stand-ins of the stack."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.fixtures import world_fixture
+from tests.support.paths import ROOT
+from tests.support.recorded_index import RecordedIndex
+from tests.support.training_stack import stand_in_contents, write_model
+from tests.support.world import World, notebook_venv, run_cells, shown, stack_of
+
+pytestmark = pytest.mark.slow  # whole notebooks, in stand-ins of whole runtimes
+
+FOLDER = ROOT / "docs" / "notebooks"
+HOSTS = {"colab": "colab-2026.08-gpu", "kaggle": "colab-2025.09-gpu", "jupyter": None}  # the runtime of each
+OFFLINE = {"PIP_NO_INDEX": "1", "HF_HUB_OFFLINE": "1"}
+CONTENTS = stand_in_contents()
+
+
+world = world_fixture(source=lambda: RecordedIndex("qlora-2026", contents=CONTENTS), scope="module")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a wheel of colablock."""
+    out = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    (found,) = out.glob("*.whl")
+    return found
+
+
+def cells_of(host: str) -> dict[str, str]:
+    """Return the source of each code cell by its id."""
+    cells = json.loads((FOLDER / f"{host}.ipynb").read_text(encoding="utf-8"))["cells"]
+    return {cell["id"]: "".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"}
+
+
+def run_notebook(world: World, host: str, wheel: Path) -> dict[str, list[dict[str, Any]]]:
+    """Run a notebook beside a wheel of colablock and its model, and return the outputs of each cell."""
+    runtime = HOSTS[host]
+    names = () if runtime is None else stack_of(runtime)
+    venv = notebook_venv(world.folder / host, runtime, names, CONTENTS)
+    folder = world.folder / f"{host}-files"
+    write_model(folder / "Qwen" / "Qwen2.5-0.5B")  # a folder of the model's name is that model
+    shutil.copy(wheel, folder)
+    there = World(folder=world.folder, server=world.server, extra=OFFLINE)
+    cells = cells_of(host)
+    return dict(zip(cells, run_cells(there, venv, folder, *cells.values()), strict=True))
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_notebook_runs_from_top_to_bottom(world: World, wheel: Path, host: str) -> None:
+    outputs = run_notebook(world, host, wheel)
+    said = {name: shown(output) for name, output in outputs.items()}
+    assert not [
+        name for name, output in outputs.items() if output and output[-1]["output_type"] == "error"
+    ], said
+    assert "into the kernel" in shown(outputs["plan"], "text/html")
+    assert "in the kernel is proven" in shown(outputs["apply"], "text/html")
+    assert "10 rows (completion)" in said["train"]
+    assert "done, 10 steps" in said["train"]
+    adapter = world.folder / f"{host}-files" / "outputs" / "Qwen2.5-0.5B-data" / "adapter"
+    assert (adapter / "adapter_config.json").is_file()
+    assert len(said["use"].strip()) > 0
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_notebook_has_no_outputs_and_is_valid(host: str) -> None:
+    nbformat = pytest.importorskip("nbformat")
+    notebook = nbformat.read(FOLDER / f"{host}.ipynb", 4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.outputs for cell in code] == [[]] * len(code)
+    assert [name for name, text in cells_of(host).items() if "colablock-*.whl" in text] == ["install"]
