@@ -26,6 +26,7 @@ import yaml
 from colablock import errors
 from colablock.authoring.new import schema_text
 from colablock.cli.main import build_parser
+from colablock.cli.usage.parser import examples_of
 from colablock.errors import ColablockError, ExitCode
 from colablock.matrix.json_schema import SCHEMA_FILE
 from colablock.matrix.schema import SCHEMA, Key
@@ -308,6 +309,8 @@ def cli_page() -> str:
         parts += [f"```text\n{usage(name, command)}\n```\n"]
         parts += [text for title, text in groups[name] if title not in shared]
         parts += [f"{command.epilog}\n"] if command.epilog else []
+        examples = "\n".join(examples_of(f"colablock {name}"))
+        parts += [f"```sh\n{examples}\n```\n"] if examples else []
     return "\n".join(parts)
 
 

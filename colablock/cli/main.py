@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from colablock._common.text import printable
 from colablock._masking import masked
@@ -29,16 +29,19 @@ from colablock.cli import (
 )
 from colablock.cli import list as list_command
 from colablock.cli.common import Call, print_json
-from colablock.errors import UNCHANGED, ColablockError, ExitCode, Interrupted, interrupted_as
+from colablock.cli.usage import completion
+from colablock.cli.usage.parser import Parser
+from colablock.errors import UNCHANGED, ColablockError, ExitCode, Interrupted, InvalidInput, interrupted_as
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = ["build_parser", "main"]
 
-EPILOG = """exit codes: 0 done; 1 the request cannot be met and nothing changed; 2 usage or invalid matrix;
-3 failed and rolled back; 4 failed and not restored; 5 applied but not proven (--keep);
-70 a bug in colablock; 130 interrupted"""
+EPILOG = """Exit codes:
+  0 done; 1 the request cannot be met and nothing changed; 2 usage or invalid
+  matrix; 3 failed and rolled back; 4 failed and not restored; 5 applied but not
+  proven (--keep); 70 a bug in colablock; 130 interrupted"""
 
 
 #: The state after an interrupt of a command, unless the place of the interrupt knows it better.
@@ -53,23 +56,16 @@ _STATES = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose messages quote the command line without passwords."""
-
-    def error(self, message: str) -> NoReturn:
-        super().error(masked(message))
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser.  `docs/generate.py` writes the reference page of the command line from it."""
-    parser = _Parser(
+    parser = Parser(
         prog="colablock",
         description="Resolve, install and prove a QLoRA training stack on a hosted notebook.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"colablock {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    parser.set_defaults(shown=parser, json=False, verbose=False)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     groups = (
         apply,
         train,
@@ -83,6 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
         new,
         storage,
         list_command,
+        completion,
     )
     for group in groups:
         group.add(commands)
@@ -93,7 +90,20 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
     """Run one command and return its exit code."""
     environ = os.environ if environ is None else environ
     _open_missing_streams()
-    args = _parsed(list(sys.argv[1:] if argv is None else argv))
+    words = list(sys.argv[1:] if argv is None else argv)
+    if tuple(words[:3]) == completion.WORDS:
+        found = completion.candidates(build_parser(), words[3:], environ)
+        sys.stdout.write("".join(f"{one}\n" for one in found))
+        return ExitCode.DONE
+    try:
+        args = _parsed(words)
+    except InvalidInput as error:
+        options = words[: words.index("--")] if "--" in words else words
+        given = argparse.Namespace(json="--json" in options, verbose=False)
+        return _print_error(error, given, *_consoles(environ))
+    if not hasattr(args, "handler"):
+        args.shown.print_help()
+        return ExitCode.DONE
     out, err = _consoles(environ)
     try:
         with interrupted_as(_STATES.get(args.command, "Nothing was changed.")):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colablock.cli.common import Call, add_command, print_json
+from colablock.cli.usage.parser import add_group
 from colablock.errors import ExitCode, InvalidInput
 
 if TYPE_CHECKING:
@@ -17,10 +18,7 @@ __all__ = ["add", "follow_run"]
 
 def add(commands: Any) -> None:
     """Add these commands to the parser."""
-    parser = commands.add_parser(
-        "runs", help="training runs", description="List, show, follow, stop and plot training runs."
-    )
-    below = parser.add_subparsers(dest="action", metavar="COMMAND", required=True)
+    below = add_group(commands, "runs", "training runs", "List, show, follow, stop and plot training runs.")
     parser = add_command(below, "list", "list the training runs that were started here, newest first")
     parser.set_defaults(handler=_list)
     parser = add_command(below, "show", "show one run: its configuration, its progress, and why it ended")

@@ -12,6 +12,7 @@ from colablock._common.text import decoded
 from colablock._common.toml import read_text_file
 from colablock._common.urls import checked_index, redacted
 from colablock.cli.common import Call, add_command, print_json
+from colablock.cli.usage.parser import add_group
 from colablock.errors import ExitCode, InvalidInput
 
 if TYPE_CHECKING:
@@ -24,12 +25,12 @@ _RUNTIME = "a recorded runtime by name, or the path of its file"
 
 def add(commands: Any) -> None:
     """Add these commands to the parser."""
-    parser = commands.add_parser(
+    below = add_group(
+        commands,
         "runtime",
-        help="recorded runtimes: the distributions that hosted notebooks have installed",
-        description="List, show, compare, import and record runtimes of hosted notebooks.",
+        "recorded runtimes: the distributions that hosted notebooks have installed",
+        "List, show, compare, import and record runtimes of hosted notebooks.",
     )
-    below = parser.add_subparsers(dest="action", metavar="COMMAND", required=True)
     parser = add_command(below, "list", "list the recorded runtimes, oldest first")
     parser.set_defaults(handler=_list)
     parser = add_command(below, "show", "show one recorded runtime, and its distributions that matrices name")

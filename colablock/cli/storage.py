@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colablock.cli.common import Call, add_command, print_json
+from colablock.cli.usage.parser import add_group
 from colablock.errors import ExitCode, InvalidInput
 
 if TYPE_CHECKING:
@@ -19,10 +20,7 @@ __all__ = ["add"]
 def add(commands: Any) -> None:
     """Add these commands to the parser."""
     _add_env(commands)
-    parser = commands.add_parser(
-        "cache", help="show and prune the cache", description="Show and prune the cache of downloads."
-    )
-    below = parser.add_subparsers(dest="action", metavar="COMMAND", required=True)
+    below = add_group(commands, "cache", "show and prune the cache", "Show and prune the cache of downloads.")
     parser = add_command(below, "dir", "print the folder of the cache")
     parser.set_defaults(handler=_dir)
     parser = add_command(below, "info", "list the contents of the cache, and their size on disk")
@@ -45,10 +43,7 @@ def add(commands: Any) -> None:
 
 
 def _add_env(commands: Any) -> None:
-    parser = commands.add_parser(
-        "env", help="isolated environments", description="List and remove isolated environments."
-    )
-    below = parser.add_subparsers(dest="action", metavar="COMMAND", required=True)
+    below = add_group(commands, "env", "isolated environments", "List and remove isolated environments.")
     parser = add_command(below, "list", "list the isolated environments, and show which are current")
     parser.set_defaults(handler=_list_envs)
     parser = add_command(below, "remove", "remove an isolated environment")

@@ -1,0 +1,168 @@
+"""The argument parser: its errors name the nearest word, its help has groups, examples and a link."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from colablock._common.text import near
+from colablock.cli.usage.examples import EXAMPLES, GROUPS, REFERENCE
+from colablock.errors import InvalidInput
+
+__all__ = ["Parser", "add_group", "examples_of"]
+
+_WIDTH = 80
+_LIKENESS = 0.55  # of a misspelt command or option
+# argparse's own messages, which say "argument -P/--upgrade-package: ...".
+_ARGUMENT = re.compile(r"argument (\S+): (.*)", re.DOTALL)
+_CONVERSION = re.compile(r"invalid (\w+) value: (.*)", re.DOTALL)
+_KINDS = {"int": "a whole number", "float": "a number"}
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises InvalidInput (exit 2), with the nearest word as its hint."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise InvalidInput for a message of argparse."""
+        raise InvalidInput(_worded(message, self.prog), hint=self._advice(message))
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse *args*; an option that does not exist is found before a missing argument is."""
+        if args is not None:
+            self._check_options(args)
+        found, rest = super().parse_known_args(args, namespace)
+        if rest:
+            is_option = rest[0].startswith("-")
+            message = (
+                f"`{self.prog}` has no option `{rest[0]}`"
+                if is_option
+                else f"unexpected argument `{rest[0]}`"
+            )
+            raise InvalidInput(message, hint=f"`{self.prog} --help` lists the arguments")
+        return found, rest
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        known = list(map(str, action.choices))
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - argparse has no public name for it
+            hint = near(str(value), known, likeness=_LIKENESS) or f"`{self.prog} --help` lists the commands"
+            raise InvalidInput(f"`{self.prog}` has no command `{value}`", hint=hint)
+        name = _name_of(action)
+        listed = ", ".join(f"`{one}`" for one in known)
+        raise InvalidInput(
+            f"`{name}` is `{value}`, but must be one of {listed}", hint=near(str(value), known)
+        )
+
+    def _check_options(self, args: Sequence[str]) -> None:
+        """Raise InvalidInput for a long option that this command does not have."""
+        if any(one.nargs in (argparse.REMAINDER, argparse.PARSER) for one in self._actions):
+            words: Sequence[str] = _until(args, lambda word: not word.startswith("-"))
+        else:
+            words = args
+        known = [text for text in self._option_string_actions if text.startswith("--")]
+        for word in _until(words, lambda one: one == "--"):
+            option = word.partition("=")[0]
+            if option.startswith("--") and not any(one.startswith(option) for one in known):
+                hint = near(option, known) or f"`{self.prog} --help` lists its options"
+                raise InvalidInput(f"`{self.prog}` has no option `{option}`", hint=hint)
+
+    def _advice(self, message: str) -> str:
+        if "are required" in message:
+            words = [str(one.metavar or one.dest.upper()) for one in self._actions if not one.option_strings]
+            shape = " ".join([self.prog, *words])
+            return f"Write `{shape}`; `{self.prog} --help` has examples"
+        return f"`{self.prog} --help` lists the arguments"
+
+    def format_help(self) -> str:
+        """Return the help: groups of commands at the top, examples and a link for each command."""
+        if self.prog == "colablock":
+            return _overview(self)
+        shown = examples_of(self.prog)
+        lines = [f"  {line}" for line in shown]
+        if shown:
+            anchor = self.prog.replace(" ", "-")
+            lines = ["", "examples:", *lines, "", f"more: {REFERENCE}#{anchor}"]
+        text = super().format_help().rstrip("\n")
+        return "\n".join([text, *lines, ""])
+
+
+def add_group(commands: Any, name: str, help_text: str, description: str) -> Any:
+    """Add the command *name*, which has commands below it, and return where they are added."""
+    parser: Parser = commands.add_parser(name, help=help_text, description=description)
+    parser.set_defaults(shown=parser, json=False, verbose=False)
+    return parser.add_subparsers(dest="action", metavar="COMMAND")
+
+
+def examples_of(prog: str) -> tuple[str, ...]:
+    """Return the example lines of the command *prog*, such as ``colablock runs list``."""
+    return tuple(f"colablock {line}" for line in EXAMPLES.get(prog.partition(" ")[2], ()))
+
+
+def _overview(parser: Parser) -> str:
+    """Return the top-level help: a line for each command, below plain headings."""
+    commands = next(one for one in parser._actions if isinstance(one, argparse._SubParsersAction))  # noqa: SLF001
+    helps = {one.dest: one.help or "" for one in commands._choices_actions}  # noqa: SLF001
+    column = max(map(len, helps)) + 4
+    lines = ["usage: colablock COMMAND ...", "", parser.description or ""]
+    for title, names in GROUPS.items():
+        lines += ["", f"{title}:"]
+        for name in names:
+            text = f"  {name}".ljust(column) + helps[name]
+            lines += textwrap.wrap(text, _WIDTH, subsequent_indent=" " * column)
+    lines += [
+        "",
+        "Options:",
+        "  -h, --help".ljust(column) + "show this help, or that of a command",
+        "  --version".ljust(column) + "show the version",
+        "",
+        "Start with:",
+        *(f"  {line}" for line in examples_of("colablock plan")),
+        "",
+        *(parser.epilog or "").splitlines(),
+        "",
+        f"more: {REFERENCE}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _until(words: Sequence[str], is_end: Callable[[str], bool]) -> list[str]:
+    """Return the words before the first that *is_end* accepts."""
+    found: list[str] = []
+    for word in words:
+        if is_end(word):
+            break
+        found.append(word)
+    return found
+
+
+def _name_of(action: argparse.Action) -> str:
+    return (
+        max(action.option_strings, key=len) if action.option_strings else str(action.metavar or action.dest)
+    )
+
+
+def _worded(message: str, prog: str) -> str:
+    """Return a message of argparse in our words."""
+    required = message.partition("are required: ")[2]
+    if required:
+        names = required.split(", ")
+        return f"`{prog}` needs " + " and ".join(f"`{name}`" for name in names)
+    found = _ARGUMENT.fullmatch(message)
+    if found is None:
+        return message
+    name, text = found[1].split("/")[-1], found[2]
+    conversion = _CONVERSION.fullmatch(text)
+    if conversion:
+        kind = _KINDS.get(conversion[1], f"a {conversion[1]}")
+        value = conversion[2].strip("'\"")
+        return f"`{name}` is `{value}`, but must be {kind}"
+    if text.startswith("expected"):
+        return f"`{name}` needs a value"
+    if text.startswith("ignored explicit"):
+        return f"`{name}` takes no value"
+    return f"`{name}`: {text}"

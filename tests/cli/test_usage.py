@@ -1,0 +1,176 @@
+"""Usage errors, help with examples, and completion in a shell."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from colablock.cli.main import build_parser, main
+from colablock.cli.usage.completion import candidates
+from colablock.cli.usage.examples import EXAMPLES, GROUPS
+from colablock.errors import ExitCode
+from tests.support.paths import ROOT
+
+# Each line, what is wrong with it, and the hint.
+WRONG = [
+    ("plna", "`colablock` has no command `plna`", "did you mean `plan`?"),
+    ("xyzzy", "`colablock` has no command `xyzzy`", "`colablock --help` lists the commands"),
+    ("runs showx", "`colablock runs` has no command `showx`", "did you mean `show`?"),
+    ("cache prnue", "`colablock cache` has no command `prnue`", "did you mean `prune`?"),
+    ("--vrsion", "`colablock` has no option `--vrsion`", "did you mean `--version`?"),
+    ("plan demo --brokn repair", "`colablock plan` has no option `--brokn`", "did you mean `--broken`?"),
+    ("plan --brokn", "`colablock plan` has no option `--brokn`", "did you mean `--broken`?"),
+    ("plan demo --protct=torch", "`colablock plan` has no option `--protct`", "did you mean `--protect`?"),
+    ("apply demo --xyzzy", "`colablock apply` has no option `--xyzzy`", "`colablock apply --help` lists"),
+    ("run demo --xyzzy -- ls", "`colablock run` has no option `--xyzzy`", "`colablock run --help` lists"),
+    ("plan demo -x", "`colablock plan` has no option `-x`", "`colablock plan --help` lists"),
+    ("plan demo other", "unexpected argument `other`", "`colablock plan --help` lists"),
+    (
+        "plan demo --into kernell",
+        "`--into` is `kernell`, but must be one of `kernel`",
+        "did you mean `kernel`?",
+    ),
+    ("plan demo --broken fix", "`--broken` is `fix`, but must be one of `repair`", None),
+    ("completion bsh", "`SHELL` is `bsh`, but must be one of `bash`", "did you mean `bash`?"),
+    ("plan", "`colablock plan` needs `NAME`", "Write `colablock plan NAME`"),
+    ("why demo", "`colablock why` needs `PKG`", "Write `colablock why NAME PKG`"),
+    ("runtime diff", "`colablock runtime diff` needs `NAME|FILE` and `NAME|FILE`", "Write"),
+    ("plan demo --with", "`--with` needs a value", None),
+    ("plan demo --json=1", "`--json` takes no value", None),
+    ("cache prune --older-than soon", "`--older-than` is `soon`, but must be a number", None),
+]
+
+
+@pytest.mark.parametrize(("line", "message", "hint"), WRONG, ids=[line for line, _, _ in WRONG])
+def test_usage_errors_name_the_nearest_word(
+    line: str, message: str, hint: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = shlex.split(line)
+    assert main(words, {"COLUMNS": "200"}) == ExitCode.USAGE
+    out, err = capsys.readouterr()
+    assert (out, message in err, (hint or "") in err) == ("", True, True), err
+    assert "usage:" not in err
+
+    at = words.index("--") if "--" in words else len(words)
+    assert main([*words[:at], "--json", *words[at:]], {}) == ExitCode.USAGE
+    out, err = capsys.readouterr()
+    if line not in {"plna", "xyzzy"}:
+        error = json.loads(out)["error"]
+        assert (error["reference"], err) == ("invalid-input", "")
+        assert error["message"].startswith(message)
+
+
+@pytest.mark.parametrize("line", ["", "runs", "runtime", "cache", "env"])
+def test_a_command_without_its_subcommand_prints_help(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(shlex.split(line), {}) == ExitCode.DONE
+    out, err = capsys.readouterr()
+    assert out.startswith(f"usage: colablock {line}".strip())
+    assert err == ""
+
+
+def leaves(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Return each command without commands below it, by its words."""
+    found: dict[str, argparse.ArgumentParser] = {}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                found |= leaves(command)
+    return found or {parser.prog.removeprefix("colablock "): parser}
+
+
+def test_every_command_has_a_group_and_two_examples_that_parse(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    parser = build_parser()
+    commands = leaves(parser)
+    grouped = [name for names in GROUPS.values() for name in names]
+    assert sorted(grouped) == sorted({name.split()[0] for name in commands}), (
+        "colablock/cli/usage/examples.py"
+    )
+    assert EXAMPLES.keys() == commands.keys(), "colablock/cli/usage/examples.py"
+    reference = (ROOT / "docs/reference/cli.md").read_text(encoding="utf-8")
+    for name, command in commands.items():
+        text = command.format_help()
+        assert max(map(len, text.splitlines())) <= 80, text
+        assert f"\nmore: docs/reference/cli.md#colablock-{name.replace(' ', '-')}\n" in text
+        assert f"\n## `colablock {name}`\n" in reference
+        for example in EXAMPLES[name]:
+            assert f"  colablock {example}\n" in text
+            words = shlex.split(example)
+            words = words[: words.index("--")] if "--" in words else words
+            assert parser.parse_args(words).handler is not None
+    assert max(map(len, parser.format_help().splitlines())) <= 80
+
+
+@pytest.fixture
+def named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Return the environment of a folder with a matrix `mine`, and of a home with the run `first`."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "matrices").mkdir()
+    (tmp_path / "matrices/mine.toml").write_text(
+        'schema = 1\nname = "mine"\nsummary = "Mine"\n[packages.demo]\nversion = ""\nwhy = "a demo"\n'
+    )
+    (tmp_path / "home/runs").mkdir(parents=True)
+    (tmp_path / "home/runs/first.json").write_text(json.dumps({"folder": str(tmp_path / "first")}))
+    return {"COLABLOCK_HOME": str(tmp_path / "home")}
+
+
+COMPLETIONS = [
+    (["pl"], ["plan"]),
+    (["runs", ""], ["follow", "list", "plot", "show", "stop"]),
+    (["plan", "m"], ["mine"]),
+    (["check", "mine", "m"], ["mine"]),
+    (["env", "remove", "m"], ["mine"]),
+    (["plan", "--into", ""], ["env", "kernel"]),
+    (["plan", "--json", "m"], ["mine"]),
+    (["plan", "mine", "--runtime", "colab-2026.08-"], ["colab-2026.08-cpu", "colab-2026.08-gpu"]),
+    (["runtime", "diff", "colab-2026.08-cpu", "colab-2026.08-g"], ["colab-2026.08-gpu"]),
+    (["runs", "show", ""], ["first"]),
+    (["plan", "mine", "--prot"], ["--protect"]),
+    (["lock", "--output", ""], []),  # a file: the shell's own completion
+    (["plan", "mine", ""], []),
+    (["new", "m"], []),
+    (["completion", ""], ["bash", "fish", "zsh"]),
+]
+
+
+@pytest.mark.parametrize(("words", "found"), COMPLETIONS, ids=[" ".join(words) for words, _ in COMPLETIONS])
+def test_completion_knows_commands_options_and_names(
+    words: list[str], found: list[str], named: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert candidates(build_parser(), words, named) == found
+    assert main(["completion", "words", "--", *words], named) == ExitCode.DONE
+    assert capsys.readouterr().out.splitlines() == found
+
+
+ASKED = {
+    "bash": 'eval "$(colablock completion bash)"; COMP_WORDS=(colablock runs show f); COMP_CWORD=3;'
+    ' _colablock; printf "%s\\n" "${COMPREPLY[@]}"',
+    "zsh": 'compdef() { :; }; compadd() { shift; print -l -- ${(P)1}; }; eval "$(colablock completion zsh)";'
+    " words=(colablock runs show f); CURRENT=4; _colablock",
+    "fish": 'colablock completion fish | source; complete -C "colablock runs show f"',
+}
+
+
+@pytest.mark.parametrize("shell", ASKED)
+def test_shells_take_the_script(shell: str, named: dict[str, str], tmp_path: Path) -> None:
+    program = shutil.which(shell)
+    if program is None:
+        pytest.skip(f"this machine has no {shell}")
+    wrapper = tmp_path / "bin/colablock"
+    wrapper.parent.mkdir()
+    wrapper.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m colablock "$@"\n')
+    wrapper.chmod(0o755)
+    environ = {**os.environ, **named, "PATH": f"{wrapper.parent}{os.pathsep}{os.environ['PATH']}"}
+    environ["PYTHONPATH"] = str(ROOT)
+    ended = subprocess.run(
+        [program, "-c", ASKED[shell]], capture_output=True, text=True, check=False, env=environ, cwd=tmp_path
+    )
+    assert ended.stdout.split() == ["first"], ended.stderr
