@@ -22,7 +22,7 @@ from colablock.display.view import (
     first_of,
     one_line,
 )
-from colablock.environment.dependency_graph import SHARED_FILES
+from colablock.environment.state_change import SHARED_FILES
 from colablock.planning.plan import Action, Remedy, Target
 
 if TYPE_CHECKING:

@@ -11,23 +11,25 @@ from colablock._common import lazy_surface
 
 if TYPE_CHECKING:
     from colablock.environment.accelerator import Accelerator, Device
-    from colablock.environment.dependency_graph import StateChange, find_broken, newly_unmet
+    from colablock.environment.dependency_graph import newly_unmet
     from colablock.environment.interpreters import Interpreter, find_interpreters
     from colablock.environment.markers_and_tags import Environment, environment_for
     from colablock.environment.record import read_record, write_record
     from colablock.environment.site import Site, read_site
     from colablock.environment.snapshot import Host, Installed, Snapshot, take_snapshot
+    from colablock.environment.state_change import StateChange, find_broken
 else:
     __getattr__, __dir__ = lazy_surface(
         __name__,
         {
             "accelerator": "Accelerator Device",
-            "dependency_graph": "StateChange find_broken newly_unmet",
+            "dependency_graph": "newly_unmet",
             "interpreters": "Interpreter find_interpreters",
             "markers_and_tags": "Environment environment_for",
             "record": "read_record write_record",
             "site": "Site read_site",
             "snapshot": "Host Installed Snapshot take_snapshot",
+            "state_change": "StateChange find_broken",
         },
     )
 

@@ -1,4 +1,4 @@
-"""The requirements among installed distributions: which are met, and which a change breaks.
+"""The requirements among installed distributions: which are met, and which are not after a change.
 
 A requirement belongs to a node (`Node`): a distribution, or one of its extras.  The requirements
 of a distribution always count.  The requirements of an extra count if a requirement that counts
@@ -11,20 +11,19 @@ The solve, the plan and the proofs all use this module to decide which requireme
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.environment.requirements import (
     applies,
-    asks_for_extras,
+    asking_lines,
+    lines_under,
+    named_lines,
     only_with,
     parse_requirement,
-    required_name,
-    same_version,
 )
 
 if TYPE_CHECKING:
@@ -32,19 +31,13 @@ if TYPE_CHECKING:
     from colablock.environment.snapshot import Installed, Snapshot
 
 __all__ = [
-    "SHARED_FILES",
-    "Broken",
     "Demand",
     "DependencyGraph",
     "Node",
-    "StateChange",
     "UnmetRequirement",
-    "find_broken",
     "newly_unmet",
     "unmet_text",
 ]
-
-SHARED_FILES = "files that it shares with"  # what a build of a package needs, and the name of the other one
 
 Node = tuple[NormalizedName, str]
 """The normalized name of a distribution and of one of its extras; "" is the distribution itself."""
@@ -100,12 +93,25 @@ class UnmetRequirement(NamedTuple):
         return self.demand.owner, self.demand.line
 
 
+class _Verdicts(NamedTuple):
+    """Judgements that hold for every graph of one environment.  A plan makes a graph for each repair."""
+
+    counting: dict[tuple[str, str], Requirement | None]  # by the line and the extra
+    met: dict[tuple[str, str], bool]  # by the line and the installed version
+
+
+@lru_cache(maxsize=16)
+def _verdicts(_markers: tuple[tuple[str, str], ...]) -> _Verdicts:
+    return _Verdicts({}, {})
+
+
 class DependencyGraph:
     """The requirements of *installed* that count in *environment*.  A line is parsed when it is needed."""
 
     def __init__(self, installed: Mapping[NormalizedName, Installed], environment: Environment) -> None:
         self.installed = installed
         self._environment = environment
+        self._verdicts = _verdicts(tuple(sorted(environment.markers.items())))
         self._roots: dict[Node, dict[NormalizedName, tuple[Demand, ...]]] = {}
 
     @classmethod
@@ -120,7 +126,7 @@ class DependencyGraph:
     def demands_of(self, node: Node) -> Iterator[Demand]:
         """Yield the requirements that belong to *node*, in the order of the metadata."""
         name, extra = node
-        for line in self.installed[name].requires if name in self.installed else ():
+        for line in lines_under(self.installed[name].requires, extra) if name in self.installed else ():
             requirement = self._counting(line, extra)
             if requirement is not None:
                 yield Demand(name, extra, line, requirement)
@@ -128,7 +134,7 @@ class DependencyGraph:
     def demands_on(self, name: NormalizedName) -> Iterator[Demand]:
         """Yield the requirements on *name* that count, including those of extras that are asked for."""
         for owner, line in self._lines.get(name, ()):
-            for _, extra in self.nodes_of([owner]):
+            for extra in ("", *self._extras.get(owner, ())):
                 requirement = self._counting(line, extra)
                 if requirement is not None:
                     yield Demand(owner, extra, line, requirement)
@@ -138,8 +144,12 @@ class DependencyGraph:
         there = self.installed.get(demand.target)
         if there is None:
             return False
-        specifier = demand.requirement.specifier
-        return not specifier or specifier.contains(there.version, prereleases=True)
+        known = self._verdicts.met.get((demand.line, there.version))
+        if known is None:
+            specifier = demand.requirement.specifier
+            known = not specifier or specifier.contains(there.version, prereleases=True)
+            self._verdicts.met[demand.line, there.version] = known
+        return known
 
     def nodes(self, names: Iterable[NormalizedName]) -> list[Node]:
         """Return the nodes that *names* need: those that are installed, and the extras that they ask for."""
@@ -233,28 +243,27 @@ class DependencyGraph:
         """Every requirement line, with its owner, by the name that it requires."""
         found: defaultdict[NormalizedName, list[tuple[NormalizedName, str]]] = defaultdict(list)
         for owner in self.installed.values():
-            for line in owner.requires:
-                name = required_name(line)
-                if name is not None:
-                    found[name].append((owner.name, line))
+            for name, line in named_lines(owner.requires):
+                found[name].append((owner.name, line))
         return found
 
     def _asking(self, node: Node) -> Iterator[Demand]:
         """Yield the demands of *node* that are met and ask for extras."""
         name, extra = node
-        for line in self.installed[name].requires if name in self.installed else ():
-            if asks_for_extras(line):
-                requirement = self._counting(line, extra)
-                demand = Demand(name, extra, line, requirement) if requirement is not None else None
-                if demand is not None and self.is_met(demand):
-                    yield demand
+        for line in asking_lines(self.installed[name].requires, extra) if name in self.installed else ():
+            requirement = self._counting(line, extra)
+            demand = Demand(name, extra, line, requirement) if requirement is not None else None
+            if demand is not None and self.is_met(demand):
+                yield demand
 
     def _counting(self, line: str, extra: str) -> Requirement | None:
         """Return the requirement of *line* if it counts under *extra*."""
-        if only_with(line) not in (None, extra):
-            return None
-        requirement = parse_requirement(line)
-        return requirement if requirement and applies(requirement, self._environment, extra) else None
+        known = self._verdicts.counting
+        if (line, extra) not in known:
+            requirement = parse_requirement(line) if only_with(line) in (None, extra) else None
+            is_counting = requirement is not None and applies(requirement, self._environment, extra)
+            known[line, extra] = requirement if is_counting else None
+        return known[line, extra]
 
     def _find_roots(self, node: Node) -> dict[NormalizedName, tuple[Demand, ...]]:
         """Return the roots of an extra, each with its shortest chain."""
@@ -278,16 +287,21 @@ def newly_unmet(
     before: DependencyGraph,
     after: DependencyGraph,
     changed: Collection[NormalizedName],
+    *,
+    of_extras: bool = False,
 ) -> list[UnmetRequirement]:
     """Return the requirements of *names* that are unmet *after* a change of *changed*, but not *before*.
+
+    With *of_extras*, only those that belong to an extra.
 
     A requirement that was unmet before may stay unmet.  An extra of a changed distribution may
     have other requirements than before.  These are newly unmet only if the extra was provided
     before and all its requirements were met.
     """
+    concerned = _concerned_extras if of_extras else _concerned
     return [
         one
-        for one in after.unmet(names, _concerned(before, after, changed))
+        for one in after.unmet(names, concerned(before, after, changed))
         if not any(map(before.is_unmet, one.chain))
         and not (one.demand.owner in changed and before.is_lacking(one.demand.node))
     ]
@@ -315,162 +329,12 @@ def _concerned(
                 yield demand
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StateChange:
-    """The changes of a plan: the distributions that it installs, and the names that it removes.
-
-    The solve ensures that the requirements of *moved* distributions are met.  This does not hold
-    for those that are *repaired*, because a later move or removal may break them again.
-
-    *stack* are the names whose files win over those of other distributions.  *is_whole* tells
-    whether a distribution has all its files, although another that shares them is removed.
-    """
-
-    moved: Mapping[NormalizedName, Installed] = field(default_factory=dict)
-    removed: frozenset[NormalizedName] = frozenset()
-    repaired: frozenset[NormalizedName] = frozenset()
-    stack: frozenset[NormalizedName] = frozenset()
-    is_whole: Callable[[NormalizedName, NormalizedName], bool] = lambda _name, _removed: False
-
-    @property
-    def touched(self) -> frozenset[NormalizedName]:
-        """Every name that changes."""
-        return frozenset(self.moved) | self.removed
-
-    @property
-    def settled(self) -> frozenset[NormalizedName]:
-        """The names that change and whose requirements the solve ensures."""
-        return self.touched - self.repaired
-
-    def applied_to(self, installed: Mapping[NormalizedName, Installed]) -> dict[NormalizedName, Installed]:
-        """Return the installed distributions after the change."""
-        kept = {name: there for name, there in installed.items() if name not in self.removed}
-        return {**kept, **self.moved}
-
-    def spoils(self, cause: NormalizedName, other: Installed) -> bool:
-        """Whether the change of *cause* leaves *other*, which shares files with it, without its own files.
-
-        Two that share files have one version, or only one of them stays.
-        """
-        name = other.name
-        if name in self.removed or (name in self.moved and name not in self.repaired):
-            return False
-        if cause not in self.moved:
-            return name not in self.moved and not self.is_whole(name, cause)
-        if not same_version(self.moved[cause].version, self.moved.get(name, other).version):
-            return True
-        return name not in self.moved and name in self.stack and cause not in self.stack
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Broken:
-    """One installed distribution that a change newly breaks.
-
-    *requirement* is the first of its own requirements that is no longer met, because of *cause*.
-    A *direct* cause is moved, or shares files with it (*by_files*).  Any other cause is removed, or
-    is itself broken by a removal.  *links* are sentences that lead from *origin*, the moved or removed
-    distribution, to this one.
-    """
-
-    name: NormalizedName
-    version: str
-    requirement: str
-    cause: NormalizedName
-    direct: bool
-    origin: NormalizedName
-    links: tuple[str, ...]
-    by_files: bool = False
-
-
-def find_broken(
-    snapshot: Snapshot, change: StateChange, before: DependencyGraph
-) -> dict[NormalizedName, Broken]:
-    """Return the distributions that *change* newly breaks, in the order in which they are found.
-
-    *before* is the graph of *snapshot*.  First come the directly broken ones, then those that
-    need a removed distribution, then those that need these, because a distribution that needs
-    a broken one is broken too.
-
-    The requirements of an extra that a lock does not list are unknown, so a plan from a lock may
-    miss a distribution that they break.  The proof after the change finds it.
-    """
-    broken: dict[NormalizedName, Broken] = {}
-    for item in _directly(snapshot, change, before):
-        broken.setdefault(item.name, item)
-    _spread(broken, change, before)
-    return broken
-
-
-def _directly(snapshot: Snapshot, change: StateChange, before: DependencyGraph) -> Iterator[Broken]:
-    """Yield the distributions that are broken by a move: by an unmet requirement, or by shared files."""
-    touched = change.touched & before.installed.keys()
-    after = before.with_installed(change.applied_to(before.installed))
-    names = after.installed.keys() & before.installed.keys() - change.settled
-    found: defaultdict[NormalizedName, list[UnmetRequirement]] = defaultdict(list)
-    for one in newly_unmet(names, before, after, touched):
-        target, owner = one.demand.target, one.demand.owner
-        if target in change.moved:
-            found[target].append(one)
-        elif owner in change.settled or target not in change.removed:
-            found[owner].append(one)
-    for cause in sorted(change.touched):
-        for one in found[cause]:
-            first, *more = one.chain
-            yield _broken(after.installed[one.name], str(first.requirement), cause, map(str, reversed(more)))
-        for other in sorted(snapshot.shared.get(cause, ())):
-            there = snapshot.installed.get(other)
-            if there is not None and change.spoils(cause, there):
-                there = after.installed[other]
-                yield _broken(there, f"{SHARED_FILES} {cause}", cause, by_files=True)
-
-
-def _broken(
-    installed: Installed,
-    requirement: str,
-    cause: NormalizedName,
-    links: Iterable[str] = (),
-    *,
-    by_files: bool = False,
-) -> Broken:
-    return Broken(
-        name=installed.name,
-        version=installed.version,
-        requirement=requirement,
-        cause=cause,
-        direct=True,
-        origin=cause,
-        links=(*links, f"{installed.name} {installed.version} needs {requirement}"),
-        by_files=by_files,
-    )
-
-
-def _spread(broken: dict[NormalizedName, Broken], change: StateChange, before: DependencyGraph) -> None:
-    """Add to *broken* the distributions that need removed ones, and those that need these."""
-    # The state without the removals: a repaired distribution has the requirements of its new version.
-    whole = before.with_installed({**before.installed, **change.moved})
-    queue: deque[tuple[Node, NormalizedName, tuple[str, ...]]] = deque(
-        ((name, ""), name, ()) for name in sorted(change.removed) if name in before.installed
-    )
-    seen: set[Node] = set()
-    while queue:
-        (cause, extra), origin, links = queue.popleft()
-        for demand in whole.demands_on(cause):
-            owner = demand.owner
-            if (cause, extra) not in demand.targets or owner in change.settled or demand.node in seen:
-                continue
-            was_met = owner in change.repaired or before.is_met(demand)
-            if not was_met or not whole.is_met(demand) or (owner in broken and not demand.extra):
-                continue
-            seen.add(demand.node)
-            longer = (*links, str(demand))
-            if not demand.extra:
-                broken[owner] = Broken(
-                    name=owner,
-                    version=whole.installed[owner].version,
-                    requirement=str(demand.requirement),
-                    cause=cause,
-                    direct=False,
-                    origin=origin,
-                    links=longer,
-                )
-            queue.append((demand.node, origin, longer))
+def _concerned_extras(
+    before: DependencyGraph, after: DependencyGraph, changed: Collection[NormalizedName]
+) -> Iterator[Demand]:
+    """Yield the requirements of `_concerned` that belong to an extra.  Few extras are asked for."""
+    for node in after.asked:
+        is_whole = node[0] in changed or node not in before.asked
+        for demand in after.demands_of(node):
+            if is_whole or demand.target in changed:
+                yield demand

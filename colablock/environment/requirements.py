@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "applies",
+    "asking_lines",
     "asks_for_extras",
+    "lines_under",
     "marker_of",
+    "named_lines",
     "only_with",
     "parse_requirement",
     "required_name",
@@ -130,6 +133,25 @@ def only_with(line: str) -> NormalizedName | None:
     """
     match = _WITH_EXTRA.match(line[: limits.REQUIREMENT])
     return canonicalize_name(match[2]) if match else None
+
+
+@lru_cache(maxsize=8192)
+def lines_under(requires: tuple[str, ...], extra: str) -> tuple[str, ...]:
+    """Return the lines of a distribution that may count under *extra* ("" for none), judged by their text."""
+    return tuple(line for line in requires if only_with(line) in (None, extra))
+
+
+@lru_cache(maxsize=8192)
+def asking_lines(requires: tuple[str, ...], extra: str) -> tuple[str, ...]:
+    """Return the lines of `lines_under` that may ask for extras."""
+    return tuple(line for line in lines_under(requires, extra) if asks_for_extras(line))
+
+
+@lru_cache(maxsize=8192)
+def named_lines(requires: tuple[str, ...]) -> tuple[tuple[NormalizedName, str], ...]:
+    """Return the lines of a distribution, each with the name that it starts with, if it has one."""
+    found = ((required_name(line), line) for line in requires)
+    return tuple((name, line) for name, line in found if name is not None)
 
 
 def applies(requirement: Requirement, environment: Environment, extra: str = "") -> bool:

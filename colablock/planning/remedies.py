@@ -12,16 +12,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from colablock._vendor.packaging.version import Version
-from colablock.environment.dependency_graph import (
-    SHARED_FILES,
-    Broken,
-    DependencyGraph,
-    StateChange,
-    find_broken,
-)
+from colablock.environment.dependency_graph import DependencyGraph
 from colablock.environment.removable import is_out_of_reach, why_irremovable
 from colablock.environment.requirements import same_version
 from colablock.environment.snapshot import Installed, is_version
+from colablock.environment.state_change import SHARED_FILES, Broken, StateChange, find_broken
 from colablock.errors import Refused
 from colablock.planning.plan import Breakage, Remedy
 from colablock.planning.shared_files import is_whole, shared_paths

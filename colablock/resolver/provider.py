@@ -11,7 +11,6 @@ from resolvelib import AbstractProvider
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
-from colablock.environment.dependency_graph import DependencyGraph
 from colablock.environment.requirements import applies, parse_requirement
 from colablock.errors import BadDistribution
 from colablock.index.candidates import (
@@ -37,6 +36,7 @@ from colablock.resolver.model import (
 
 if TYPE_CHECKING:
     from colablock._common.reporter import Reporter
+    from colablock.environment.dependency_graph import DependencyGraph
 
 __all__ = ["Provider"]
 
@@ -52,7 +52,7 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
         source: CandidateSource,
         reporter: Reporter,
         *,
-        before: Provider | None = None,
+        graph: DependencyGraph,
     ) -> None:
         self._request = request
         self._source = source
@@ -61,10 +61,7 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
             frozenset(request.installed) - request.released.keys()
             | request.protected & request.installed.keys()
         )
-        # The graph does not depend on the released names, so the provider of the round before has built it.
-        self.graph: DependencyGraph = (
-            before.graph if before else DependencyGraph(request.installed, request.environment)
-        )
+        self.graph = graph
         self._constraints = constraints_of(request, self.graph, self._held)
         self._protected_extras = protected_extras(request, self.graph, self._held)
         self.matcher = CandidateMatcher(
@@ -190,8 +187,8 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
     def find_matches(
         self,
         identifier: tuple[NormalizedName, str | None],
-        requirements: Mapping[Any, Iterator[ResolverRequirement]],
-        incompatibilities: Mapping[Any, Iterator[ResolverCandidate]],
+        requirements: Mapping[Any, Iterable[ResolverRequirement]],
+        incompatibilities: Mapping[Any, Iterable[ResolverCandidate]],
     ) -> Sequence[ResolverCandidate]:
         name, extra = identifier
         wants = list(requirements[identifier])

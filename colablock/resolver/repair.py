@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from colablock._common.text import count
@@ -39,7 +39,7 @@ _WORKERS = 8
 _BOUNDING = {"==", "~=", "<", "<="}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Repairer:
     """Solves for one name again, with everything else held at the version of the plan.
 
@@ -94,44 +94,63 @@ class Repairer:
         there = self.request.installed.get(name)
         if versions is not None and there is not None and Version(there.version) in versions:
             after = {other: one for other, one in after.items() if other != name}
-        asked = replace(
-            self.request,
-            roots=(PackageEntry(name=name, path=f"repair of {name}"),),
-            installed=after,
-            released={name: "it is broken"},
-            unfit=frozenset({name}),
-            must_hold=self.request.must_hold | self._broken_extras(after),
-        )
         self._tried.pop(name, None)
         try:
             candidates = self.source.judge(name).candidates
             if versions is not None:
                 candidates = tuple(one for one in candidates if one.version in versions)
-            newest = candidates[:_VERSIONS]
-            found = self._resolved(asked, name, newest)
-            if found is not None or len(candidates) <= _VERSIONS:
-                partners: tuple[Candidate, ...] = ()
-            else:
-                partners = tuple(self._partners(candidates, after))
-                found = self._resolved(asked, name, partners) if partners else None
+            if not candidates:  # as for most: a lock lists only the repairs that it found
+                return None
+            graph = self._before.with_installed(after)
+            found, tried = self._found(self._asked(name, graph), name, candidates, graph)
         except FetchFailed:
             return None  # without a repair the plan removes or keeps the broken distribution
-        if found is None and candidates and versions is None:
-            tried = (*newest, *partners)
+        if found is None and versions is None:
             why = self._obstacles(tried, after)
             self._tried[name] = _told(name, tried, len(candidates)) + (f": {why}" if why else "")
         return found
+
+    def _asked(self, name: NormalizedName, after: DependencyGraph) -> Request:
+        """Return the request for a version of *name* in the state *after*."""
+        return replace(
+            self.request,
+            roots=(PackageEntry(name=name, path=f"repair of {name}"),),
+            installed=after.installed,
+            released={name: "it is broken"},
+            unfit=frozenset({name}),
+            must_hold=self.request.must_hold | self._broken_extras(after),
+        )
+
+    def _found(
+        self,
+        asked: Request,
+        name: NormalizedName,
+        candidates: tuple[Candidate, ...],
+        graph: DependencyGraph,
+    ) -> tuple[Resolution | None, tuple[Candidate, ...]]:
+        """Return the resolution with one of *candidates*, and those that were tried."""
+        newest = candidates[:_VERSIONS]
+        found = self._resolved(asked, name, newest, graph)
+        if found is not None or len(candidates) <= _VERSIONS:
+            return found, newest
+        partners = tuple(self._partners(candidates, asked.installed))
+        found = self._resolved(asked, name, partners, graph) if partners else None
+        return found, (*newest, *partners)
 
     def tried(self, name: NormalizedName) -> str | None:
         """Return a sentence about the versions that do not repair *name*; None if none was tried."""
         return self._tried.get(name)
 
     def _resolved(
-        self, asked: Request, name: NormalizedName, candidates: tuple[Candidate, ...]
+        self,
+        asked: Request,
+        name: NormalizedName,
+        candidates: tuple[Candidate, ...],
+        graph: DependencyGraph,
     ) -> Resolution | None:
         source = _Limited(self.source, name, candidates, partial(self._silence, asked.installed))
         try:
-            found = resolve(asked, source, may_release=False)
+            found = resolve(asked, source, may_release=False, graph=graph)
         except NoSolution:
             return None
         return found if not found.pins.keys() - asked.installed.keys() - {name} else None
@@ -240,19 +259,21 @@ class Repairer:
         silent = (self._silence(after, one) for one in tried if one.version in left)
         return "; ".join([*clauses, *list(filter(None, silent))[:1]])
 
-    def _broken_extras(
-        self, after: Mapping[NormalizedName, Installed]
-    ) -> frozenset[tuple[NormalizedName, str]]:
+    @cached_property
+    def _before(self) -> DependencyGraph:
+        return DependencyGraph(self.request.installed, self.request.environment)
+
+    def _broken_extras(self, after: DependencyGraph) -> frozenset[tuple[NormalizedName, str]]:
         """Return the requirements of extras that were met before and are not met in the state *after*.
 
         A distribution with a broken extra is not repaired itself.  So a repaired distribution must
         not ask for that extra.
         """
-        installed = self.request.installed
-        before = DependencyGraph(installed, self.request.environment)
-        changed = {name for name in installed.keys() | after.keys() if installed.get(name) != after.get(name)}
-        found = newly_unmet(after, before, before.with_installed(after), changed)
-        return frozenset(one.key for one in found if one.demand.extra)
+        before = self._before
+        names = before.installed.keys() | after.installed.keys()
+        changed = {name for name in names if _differs(before.installed.get(name), after.installed.get(name))}
+        found = newly_unmet(after.installed, before, after, changed, of_extras=True)
+        return frozenset(one.key for one in found)
 
     def _fetch(self, name: NormalizedName) -> None:
         there = self.request.installed.get(name)
@@ -270,6 +291,10 @@ class _Every:
 
     def __contains__(self, _one: object) -> bool:
         return True
+
+
+def _differs(one: Installed | None, other: Installed | None) -> bool:
+    return one is not other and one != other
 
 
 def _unmet(

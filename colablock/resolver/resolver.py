@@ -19,6 +19,7 @@ from resolvelib.resolvers import Resolution as Search
 from colablock._common.reporter import Reporter
 from colablock._common.text import count
 from colablock._vendor.packaging.utils import NormalizedName
+from colablock.environment.dependency_graph import DependencyGraph
 from colablock.errors import NoSolution
 from colablock.index.candidates import CandidateOrigin, CandidateSource
 from colablock.resolver.complete_search import CompleteSearch, Impossible, SearchEnded
@@ -37,6 +38,7 @@ from colablock.resolver.model import (
 )
 from colablock.resolver.proof import reduced
 from colablock.resolver.provider import Provider
+from colablock.resolver.single_choice import only_solution
 
 __all__ = ["resolve"]
 
@@ -50,28 +52,40 @@ _MOST_NAMES = 3  # of the projects with the most conflicts
 
 
 def resolve(
-    request: Request, source: CandidateSource, reporter: Reporter | None = None, *, may_release: bool = True
+    request: Request,
+    source: CandidateSource,
+    reporter: Reporter | None = None,
+    *,
+    may_release: bool = True,
+    graph: DependencyGraph | None = None,
 ) -> Resolution:
     """Return a pin for every name that *request* needs.
 
     With *may_release* False only the installed distributions that *request* has released
-    may change.  Raises Unsolvable (a NoSolution) if there is no solution even with every
-    unprotected distribution released, NoSolution if the bounded search finds neither a
-    solution nor a proof that there is none, and FetchFailed if an index cannot be read.
+    may change.  *graph* is that of the installed distributions, if there is one already.
+
+    Raises Unsolvable (a NoSolution) if there is no solution even with every unprotected
+    distribution released, NoSolution if the bounded search finds neither a solution nor a
+    proof that there is none, and FetchFailed if an index cannot be read.
     """
     reporter = reporter or Reporter()
+    # The graph does not depend on the released names, so all rounds have the same.
+    graph = graph or DependencyGraph(request.installed, request.environment)
     released = dict(request.released)
     if may_release:
-        released = {**_forced_releases(request, source), **released}
+        released = {**_forced_releases(request, source, graph), **released}
     rounds = 0
-    provider: Provider | None = None
     while True:
         rounds += 1
-        provider = Provider(replace(request, released=released), source, reporter, before=provider)
+        provider = Provider(replace(request, released=released), source, reporter, graph=graph)
         roots = provider.roots()
         edges = {(want, provider.asker(want)): None for want in roots}
+        # A lock has one version of a name, and a repair moves one name.
+        mapping = only_solution(provider, roots) if request.fixed or not may_release else None
+        causes: tuple[Edge, ...] = ()
         try:
-            mapping, causes = _search(provider, roots, held=may_release and bool(request.installed))
+            if mapping is None:
+                mapping, causes = _search(provider, roots, held=may_release and bool(request.installed))
             if mapping is None:
                 mapping = CompleteSearch(provider, edges, steps=_STEPS).run()
         except Impossible as proof:
@@ -198,7 +212,9 @@ def _needs(want: ResolverRequirement, parent: ResolverCandidate | None) -> str:
     return f"{parent.candidate} needs {want}" if parent else f"{want.path} asks for {want}"
 
 
-def _forced_releases(request: Request, source: CandidateSource) -> dict[NormalizedName, str]:
+def _forced_releases(
+    request: Request, source: CandidateSource, graph: DependencyGraph
+) -> dict[NormalizedName, str]:
     """Return the installed distributions that must change because of exact pins, each with the reason.
 
     This is unit propagation: if the roots or a lock allow only one version of a name, the
@@ -208,19 +224,20 @@ def _forced_releases(request: Request, source: CandidateSource) -> dict[Normaliz
         return {}
     # With a lock every name counts as movable, because the fixed versions are known without a request.
     movable = dict.fromkeys(request.installed, "") if request.fixed else request.released
-    provider = Provider(replace(request, released=movable), source, Reporter())
+    provider = Provider(replace(request, released=movable), source, Reporter(), graph=graph)
     forced: dict[NormalizedName, str] = {}
     known: defaultdict[NormalizedName, list[ResolverRequirement]] = defaultdict(list)
-    queue: list[Edge] = [(want, None) for want in provider.roots()]
+    queue: deque[Edge] = deque((want, None) for want in provider.roots())
     expanded: set[tuple[NormalizedName, str | None]] = set()
     while queue:
-        want, parent = queue.pop(0)
+        want, parent = queue.popleft()
         known[want.name].append(want)
         if want.name == PYTHON or want.name in request.protected:
             continue
         installed = request.installed.get(want.name)
         if installed is not None and want.name not in forced:
-            if provider.matcher.installed_serves(installed, known[want.name]):
+            # It meets the requirements before this one.
+            if provider.matcher.installed_serves(installed, [want]):
                 continue
             forced[want.name] = _needs(want, parent)
         exact = want.name in request.fixed or any(

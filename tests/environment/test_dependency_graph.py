@@ -8,14 +8,9 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
-from colablock.environment.dependency_graph import (
-    Demand,
-    DependencyGraph,
-    StateChange,
-    find_broken,
-    newly_unmet,
-)
+from colablock.environment.dependency_graph import Demand, DependencyGraph, newly_unmet
 from colablock.environment.snapshot import Installed, Snapshot
+from colablock.environment.state_change import StateChange, find_broken
 from colablock.runtimes.catalog import load_runtime
 from tests.support.dict_source import PYTHON_312, installed
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
+from colablock._vendor.packaging.version import Version
 from colablock.environment.dependency_graph import DependencyGraph, newly_unmet
 from colablock.environment.snapshot import Installed, Snapshot
 from colablock.errors import NoSolution
@@ -17,6 +19,7 @@ from colablock.matrix.model import Matrix
 from colablock.planning.plan import Action, Plan, Remedy, Target
 from colablock.planning.planned import PlannedChange
 from colablock.planning.planner import make_plan
+from colablock.resolver import resolver
 from colablock.resolver.model import Request, Resolution
 from colablock.resolver.repair import Repairer
 from colablock.resolver.resolver import resolve
@@ -176,6 +179,29 @@ TIE = DrawnProblem(  # the newest of `a` and the newest of `b` exclude each othe
 def test_the_order_of_the_roots_changes_nothing(world: DrawnProblem, order: Sequence[int]) -> None:
     shuffled = [world.roots[place] for place in order if place < len(world.roots)]
     assert outcome(world, world.roots) == outcome(world, shuffled)
+
+
+@given(worlds(), st.data())
+def test_a_lock_gives_the_same_without_a_search(world: DrawnProblem, data: st.DataObject) -> None:
+    known = sorted(world.index)
+    locked = {name: [key for key in known if key.startswith(f"{name} ")] for name in NAMES}
+    keys = [data.draw(st.sampled_from(keys)) for keys in locked.values() if keys]
+    source = DictSource({key: world.index[key] for key in keys})
+    fixed = {canonicalize_name(key.split()[0]): Version(key.split()[1]) for key in keys}
+    request = replace(world.request(), fixed=fixed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resolver, "only_solution", lambda *_: None)
+        searched = told(request, source)
+    assert told(request, source) == searched
+
+
+def told(request: Request, source: DictSource) -> object:
+    """Return everything that a solve tells, or the conflict."""
+    try:
+        found = resolve(request, source)
+    except NoSolution as error:
+        return str(error), sorted(error.names)
+    return found.pins, found.released, found.rejections
 
 
 def outcome(world: DrawnProblem, roots: Sequence[str]) -> dict[str, str] | None:
