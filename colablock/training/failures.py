@@ -119,7 +119,8 @@ def _recognised(text: str) -> tuple[Traceback, Cause]:
     for one in joined(chains, _raised(lines)):
         cause = general_cause_in(one.messages, one.text)
         if cause is not None:
-            return one, cause
+            of_signal = cause_of_signal(signal_in(one.messages)) if cause.is_consequence else None
+            return one, of_signal or cause
     tail = "\n".join(lines[-_LAST_LINES:])
     whole = Traceback(text=tail, line="", messages=tail)
     cause = _cause_of_lines(lines, tail)

@@ -103,6 +103,7 @@ def test_a_line_alone_has_the_same_cause() -> None:
         ("trl/x.py", "AttributeError: 'NoneType' object has no attribute 'y'", "unknown"),
         ("trl/x.py", "KeyError: 'my_column'", "unknown"),
         ("trl/x.py", "NameError: name 'is_foo' is not defined", "package-has-a-fault"),
+        ("trl/x.py", "SomeError: what nobody knows", "unknown"),
         ("requests/models.py", "json.decoder.JSONDecodeError: Expecting value: line 1 column 1", "unknown"),
     ],
 )
@@ -118,6 +119,70 @@ def test_the_code_that_raised_an_exception_tells_its_cause(file: str, line: str,
     assert [explain_text(form, versions={}).cause for form in forms] == [cause] * 3
     own = f'{TRACEBACK}  File "{package}", line 7, in f\n    x()\n  File "/x/mine.py", line 1, in g\n{line}\n'
     assert explain_text(own, versions={}).cause == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "cause"),
+    [
+        ("trl/x.py", "raise ValueError(", "settings-refused"),
+        ("trl/x.py", "f(x)", "unknown"),
+        ("mine/x.py", "raise ValueError(", "unknown"),
+    ],
+)
+def test_an_exception_that_a_package_raises_by_itself_is_its_refusal(
+    file: str, code: str, cause: str
+) -> None:
+    package = f"/usr/lib/python3.12/site-packages/{file}"
+    line = "ValueError: nobody thought of this"
+    for form in (
+        f'{TRACEBACK}  File "{package}", line 7, in f\n    {code}\n{line}\n',
+        IPYTHON.replace("/usr/local/lib/python3.12/dist-packages/x.py", package)
+        .replace("      5 weights_only = True  # CUDA out of memory", f"----> 7 {code}")
+        .format(kind="ValueError", line=line),
+        f"│ {package}:7 in f │\n│ ❱ 7 {code} │\n{line}\n",
+    ):
+        found = explain_text(form, versions={})
+        assert (found.cause, found.line) == (cause, line)
+        assert ("the message is of the package `trl`" in found.details) == (cause != "unknown")
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("stderr: torch.OutOfMemoryError: HIP out of memory. Tried to allocate 2 GiB.", "cuda-out-of-memory"),
+        (
+            "(EngineCore pid=2) ERROR 11-19 [core.py:8] ValueError: LoRA rank 64 is greater than 16",
+            "adapter-not-loaded",
+        ),
+        ("TypeError(\"SFTTrainer.__init__() got an unexpected keyword argument 'x'\")", "versions-differ"),
+        ("cannot import name 'SFTConfig' from 'trl' (/x/trl/__init__.py)", "missing-module"),
+        ("Error running job: 'LoraModel' object has no attribute 'x'", "package-calls-another-version"),
+        ("'NoneType' object has no attribute 'shape'", "unknown"),
+        ("some log (returned ValueError: but went on", "unknown"),
+    ],
+)
+def test_an_exception_is_read_behind_what_a_program_wrote_before_it(text: str, cause: str) -> None:
+    assert explain_text(text, versions={}).cause == cause
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("['python', 'train.py'] exits with return code = -9", "killed"),
+        ("process 1 terminated with signal SIGSEGV", "segmentation-fault"),
+        ("ProcessExitedException: process 0 terminated with signal SIGKILL", "killed"),
+        ("Process finished with exit code 137 (interrupted by signal 9: SIGKILL)", "killed"),
+        ("Process finished with exit code -1073741819 (0xC0000005)", "segmentation-fault"),
+        ("the job exited with code 143", "terminated"),
+        ("SignalException: Process 5 got signal: 1", "hung-up"),
+        ("Fatal Python error: none_dealloc: deallocating None", "aborted"),
+        ("Fatal Python error: init_fs_encoding: failed to get the Python codec", "unknown"),
+        ("failed (exitcode: 1) local_rank: 0", "unknown"),
+        ("exit code 1", "unknown"),
+    ],
+)
+def test_the_end_of_a_process_tells_its_signal(text: str, cause: str) -> None:
+    assert explain_text(text, versions={}).cause == cause
 
 
 def test_an_import_between_two_packages_names_both() -> None:

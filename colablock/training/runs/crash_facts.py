@@ -33,20 +33,37 @@ __all__ = [
 
 _VALUE = re.compile(r"\{(\w+)\}")  # of a text
 _MAX_PACKAGES = 3  # installed versions in an explanation
+# What launchers, shells and systems write of a process that a signal ended.
 _SIGNAL = re.compile(
     r"died with <Signals\.\w+: (?P<a>\d+)>|[Ss]ignal (?P<b>\d+) \(SIG|exitcode\s*: -(?P<c>\d+)"
-    r"|terminated with signal (?P<d>SIG\w+)|Fatal Python error: (?P<e>Segmentation fault|Bus error|Aborted)"
+    r"|(?:exit|return)\s?code\s?(?:=|:|is|of)?\s?-(?P<d>\d+)|[Gg]ot signal: (?P<e>\d+)"
+    r"|(?:terminated|killed|interrupted) (?:with|by) signal (?:\d+: )?(?P<f>SIG\w+)"
+    r"|Fatal Python error: (?P<g>Segmentation fault|Bus error|Illegal instruction|Aborted)"
+    r"|Fatal Python error: (?!init)(?P<h>\w+)|Windows fatal exception: (?P<i>access violation)"
+    r"|(?:exit(?:ed)?|terminated|status|finished)(?: with)?(?: exit)?(?: (?:code|status)| status code)?"
+    r" ?[:=]? ?(?P<j>1[2-5]\d|3221225477|3221226505)\b"
 )
 _SIGNAL_NUMBERS = {
+    "SIGHUP": 1,
+    "SIGINT": 2,
+    "SIGILL": 4,
+    "Illegal instruction": 4,
+    "SIGABRT": 6,
+    "Aborted": 6,
+    "1073740791": 6,  # 0xC0000409 of Windows, as a signed number
+    "3221226505": 6,
+    "SIGBUS": 7,
+    "Bus error": 7,
+    "SIGFPE": 8,
     "SIGKILL": 9,
     "SIGSEGV": 11,
     "Segmentation fault": 11,
-    "SIGBUS": 7,
-    "Bus error": 7,
-    "SIGABRT": 6,
-    "Aborted": 6,
+    "access violation": 11,
+    "1073741819": 11,  # 0xC0000005
+    "3221225477": 11,
     "SIGTERM": 15,
 }
+_SHELL = 128  # a shell adds it to the number of a signal
 
 
 def details_of(cause: Cause, messages: str, trace: str = "") -> tuple[str, ...]:
@@ -106,8 +123,14 @@ def signal_in(text: str) -> int:
     """Return the first signal that a launcher reports to have ended a process; 0 if there is none."""
     for found in _SIGNAL.finditer(text):
         word = next(value for value in found.groups() if value)
-        number = int(word[:9]) if word.isdigit() else _SIGNAL_NUMBERS.get(word, 0)
-        if number:
+        number = (
+            int(word[:9]) if word.isdigit() and word not in _SIGNAL_NUMBERS else _SIGNAL_NUMBERS.get(word, 0)
+        )
+        if found["h"]:
+            number = _SIGNAL_NUMBERS["SIGABRT"]  # what Python ends itself with
+        elif found["j"] and word not in _SIGNAL_NUMBERS:
+            number -= _SHELL
+        if 0 < number < _SHELL:
             return number
     return 0
 

@@ -42,11 +42,28 @@ _ERROR_LINE = re.compile(
 _NO_ERROR_LINE = re.compile(
     r"\w*Warning: |^\W*(?:WARN|INFO|DEBUG|If|When|Hint|Note|Tip|Avoid)|deprecated", re.IGNORECASE
 )
+_CLASS = r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit|Failed|Unsupported)"
+_BEGINS_WITH_CLASS = re.compile(rf"{_CLASS}(?:: |:?$)")
+# What a log, a launcher or a program writes before an exception: a rank, a time, a level, a name.
+_AFTER_PREFIX = re.compile(rf"^.{{0,160}}?(?<![\w.'`])(?P<name>{_CLASS})(?:: |\(['\"])(?P<message>.*)")
+# Messages that Python itself writes, as programs quote them without the class.
+_MESSAGES = {
+    "ImportError": r"cannot import name '",
+    "ModuleNotFoundError": r"No module named '",
+    "AttributeError": r"(?:(?:partially initialized )?module|type object|)\s?'[\w.]+'(?: object)? has no attribute '",
+    "TypeError": r"[\w.]+\(\) (?:got an unexpected keyword argument '|got multiple values|missing \d+ required"
+    r"|takes (?:from )?\d)",
+}
+_MESSAGE = re.compile(
+    r"^(?:.{0,40}\b(?i:error|failed|exception)\b.{0,60}?: )?"
+    rf"(?P<message>(?:{'|'.join(f'(?P<{name}>{form})' for name, form in _MESSAGES.items())}).*)"
+)
 # A frame of a traceback: as Python, IPython (two forms), and rich write it.
 _FRAME = re.compile(
     r"""^[\s│❱]*(?:(?:File )?"?(?P<path>(?!<frozen)[^\s"]+\.py)"?(?:, line \d+|:\d+| in )"""
     r"""|Cell In|<ipython|File <(?!frozen))"""
 )
+_RAISE = re.compile(r"^[\s│❱\d>-]*raise [A-Z]")
 _PACKAGE = re.compile(r"(?:site|dist)-packages/(\w+)")
 
 
@@ -138,27 +155,51 @@ def raising_package(trace: str, pattern: re.Pattern[str]) -> str:
 
 
 def _raising_frame(trace: str, pattern: re.Pattern[str]) -> str:
-    """Return the path of the last frame before the line that *pattern* matches; "" if there is none."""
+    """Return the path of the last frame before the line that *pattern* matches; "" if there is none.
+
+    If that code raises the exception by itself, a line ``raise`` follows.
+    """
     path: str | None = None  # IPython names the exception also before the first frame
+    raises = ""
     for line in trace.splitlines():
         frame = _FRAME.match(line)
         if frame:
-            path = frame["path"] or ""
+            path, raises = frame["path"] or "", ""
         elif path is not None and pattern.search(line):
-            return path
+            return path + raises
+        elif _RAISE.match(line):
+            raises = "\nraise"
     return ""
 
 
 def _stated_errors(text: str) -> str:
-    """Return the lines of *text* that state an error, each with what follows up to an empty line."""
+    """Return the lines of *text* that state an error, each with what follows up to an empty line.
+
+    An exception begins with its class, whatever a log wrote before it.
+    """
     kept, is_error = [], False
     for line in text.splitlines():
-        is_error = bool(line.strip()) and (is_error or bool(_ERROR_LINE.match(line.strip())))
-        if _NO_ERROR_LINE.search(line):
+        plain = _as_exception(line.strip())
+        is_error = bool(plain) and (is_error or bool(_ERROR_LINE.match(plain)))
+        if _NO_ERROR_LINE.search(line) and not _BEGINS_WITH_CLASS.match(plain):
             is_error = False
         if is_error:
-            kept.append(line)
+            kept.append(plain)
     return "\n".join(kept)
+
+
+def _as_exception(line: str) -> str:
+    """Return *line* as Python writes an exception, if it quotes one; else as it is."""
+    if _BEGINS_WITH_CLASS.match(line) or _NO_ERROR_LINE.search(line):
+        return line
+    found = _AFTER_PREFIX.match(line)
+    if found:
+        return f"{found['name']}: {found['message']}"
+    message = _MESSAGE.match(line)
+    if message:
+        name = next(name for name in _MESSAGES if message[name])
+        return f"{name}: {message['message']}"
+    return line
 
 
 def cause_of_signal(number: int) -> Cause | None:
@@ -179,7 +220,7 @@ def _cause(value: Mapping[str, Any], shared: Mapping[str, Advice], names: Mappin
         pattern=_any_of(value.get("patterns", ()), names),
         general=_any_of([one for one in general if isinstance(one, str)], names),
         framed=tuple(
-            Framed(pattern=re.compile(one["pattern"], re.MULTILINE), frame=re.compile(one["frame"]))
+            Framed(pattern=_regex(one["pattern"], names), frame=_regex(one["frame"], names))
             for one in general
             if not isinstance(one, str)
         ),
@@ -201,9 +242,13 @@ def _cause(value: Mapping[str, Any], shared: Mapping[str, Advice], names: Mappin
 
 def _any_of(patterns: Sequence[str], names: Mapping[str, str]) -> re.Pattern[str] | None:
     text = "|".join(f"(?:{one})" for one in patterns)
+    return _regex(text, names) if text else None
+
+
+def _regex(text: str, names: Mapping[str, str]) -> re.Pattern[str]:
     for name, value in names.items():
         text = text.replace(f"<{name}>", value)
-    return re.compile(text, re.MULTILINE) if text else None
+    return re.compile(text, re.MULTILINE)
 
 
 def _advice(value: Any) -> Advice:
