@@ -50,9 +50,10 @@ _AFTER_PREFIX = re.compile(rf"^.{{0,160}}?(?<![\w.'`])(?P<name>{_CLASS})(?:: |\(
 _MESSAGES = {
     "ImportError": r"cannot import name '",
     "ModuleNotFoundError": r"No module named '",
-    "AttributeError": r"(?:(?:partially initialized )?module|type object|)\s?'[\w.]+'(?: object)? has no attribute '",
-    "TypeError": r"[\w.]+\(\) (?:got an unexpected keyword argument '|got multiple values|missing \d+ required"
-    r"|takes (?:from )?\d)",
+    "AttributeError": r"(?:(?:partially initialized )?module |type object )?'[\w.]+'(?: object)?"
+    r" has no attribute '",
+    "TypeError": r"[\w.]+\(\) (?:got an unexpected keyword argument '|got multiple values"
+    r"|missing \d+ required|takes (?:from )?\d)",
 }
 _MESSAGE = re.compile(
     r"^(?:.{0,40}\b(?i:error|failed|exception)\b.{0,60}?: )?"
