@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
 from typing import Protocol
@@ -23,6 +23,7 @@ __all__ = [
     "ProjectCandidates",
     "Reason",
     "Rejection",
+    "at_hand_first",
 ]
 
 
@@ -87,6 +88,20 @@ class Candidate:
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}"
+
+
+def at_hand_first(candidates: Iterable[Candidate], is_at_hand: Callable[[File], bool]) -> list[Candidate]:
+    """Return *candidates* in their order, those with a file at hand before the others.
+
+    In each, the files at hand come before the others, too.
+    """
+    first: list[Candidate] = []
+    others: list[Candidate] = []
+    for one in candidates:
+        here = [file for file in one.files if is_at_hand(file)]
+        ordered = replace(one, files=(*here, *(file for file in one.files if file not in here)))
+        (first if here else others).append(ordered)
+    return [*first, *others]
 
 
 class Reason(Enum):

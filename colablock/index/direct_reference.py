@@ -25,7 +25,7 @@ from colablock.index.rebuilt_wheel import archive_version, pinned_sha256, rebuil
 from colablock.matrix.model import PackageEntry
 from colablock.network.fetcher import Fetcher
 
-__all__ = ["KnownArchive", "KnownArchives", "direct_candidates", "direct_file", "relabelled"]
+__all__ = ["KnownArchive", "KnownArchives", "direct_candidates", "direct_file", "not_here", "relabelled"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,3 +138,12 @@ def _archive_hint(url: str) -> str:
     if match:
         return f"give an archive's URL: https://github.com/{match[1]}/{match[2]}/archive/{match[3]}.tar.gz"
     return "give the URL of an archive of one commit or tag, with its sha256"
+
+
+def not_here(entry: PackageEntry) -> Rejection:
+    """Return the rejection of a direct reference whose marker does not hold here."""
+    detail = (
+        f"{entry.path} takes {entry.name} from `{redacted(entry.url or '')}`, but that entry does not apply"
+        " here, and no index is asked in its place"
+    )
+    return Rejection(name=entry.name, version=None, filename="", reason=Reason.EXCLUDED, detail=detail)

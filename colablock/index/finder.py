@@ -27,8 +27,15 @@ from colablock.index.candidates import (
     ProjectCandidates,
     Reason,
     Rejection,
+    at_hand_first,
 )
-from colablock.index.direct_reference import KnownArchive, KnownArchives, direct_candidates, relabelled
+from colablock.index.direct_reference import (
+    KnownArchive,
+    KnownArchives,
+    direct_candidates,
+    not_here,
+    relabelled,
+)
 from colablock.index.evaluator import Policy, judge_files
 from colablock.index.find_links import FindLinks
 from colablock.index.metadata_fetcher import MetadataSource
@@ -65,7 +72,8 @@ class IndexSource:
     candidate; whoever locks it has to fetch and hash it.
 
     Otherwise candidates are ordered newest first, those with the preferred local
-    label before the others.
+    label before the others.  Offline, those whose file is at hand come before the others,
+    and what cannot be read has no candidates: *unreached* has its names, with the errors.
     """
 
     def __init__(
@@ -109,6 +117,7 @@ class IndexSource:
         self._pool: ThreadPoolExecutor | None = None
         self._ahead: set[NormalizedName] = set()
         self._lock = threading.Lock()
+        self.unreached: dict[NormalizedName, FetchFailed] = {}
 
     @classmethod
     def for_matrix(
@@ -203,18 +212,26 @@ class IndexSource:
     def _judge(self, name: NormalizedName) -> ProjectCandidates:
         entry = self._entries.get(name)
         if entry is not None and entry.url is not None:
-            return self._direct(entry)
+            return self._if_reached(name, partial(self._direct, entry))
         if entry is None and (other := self._elsewhere.get(name)) is not None and other.url is not None:
-            return ProjectCandidates(rejections=(_not_here(other),))
+            return ProjectCandidates(rejections=(not_here(other),))
         policy = _policy_for(self._policy, name, entry)
         linked = self._linked(name, policy)
-        try:
-            listed = self._listed(name, entry, policy)
-        except FetchFailed:
-            if not (self._fetcher.offline and linked.candidates):
-                raise
-            listed = ProjectCandidates(found=False)
+        listed = self._if_reached(name, partial(self._listed, name, entry, policy))
         return self._chosen(entry, linked, listed)
+
+    def _if_reached(self, name: NormalizedName, judge: Callable[[], ProjectCandidates]) -> ProjectCandidates:
+        """Return what *judge* returns; offline, no candidates where it needs the network."""
+        try:
+            return judge()
+        except FetchFailed as error:
+            if not self._fetcher.offline:
+                raise
+            self.unreached[name] = error
+            unread = Rejection(
+                name=name, version=None, filename="", reason=Reason.UNREADABLE, detail=error.message
+            )
+            return ProjectCandidates(rejections=(unread,), found=False)
 
     def linked(self, name: NormalizedName) -> ProjectCandidates:
         """Return the candidates of *name* in find-links alone; none if the matrix takes it from a URL."""
@@ -233,6 +250,8 @@ class IndexSource:
             candidates.sort(key=lambda candidate: not _has_label(candidate.version, entry.prefer_local or ""))
         if entry is not None and entry.is_rebuilt:
             candidates = [relabelled(candidate, entry) for candidate in candidates]
+        if self._fetcher.offline:
+            candidates = at_hand_first(candidates, self._fetcher.is_here)
         unwanted = [
             c for c in candidates if any(_has_label(c.version, label) for label in self._unwanted_labels)
         ]
@@ -319,7 +338,11 @@ class IndexSource:
             known = self._recall(entry, error) if entry is not None else None
             if known is not None and known.candidate.version == candidate.version:
                 return known.metadata
-            raise _unread(error, candidate, file) from error
+            unread = _unread(error, candidate, file)
+            if not self._fetcher.offline:
+                raise unread from error
+            self.unreached[candidate.name] = unread
+            raise BadDistribution(unread.message) from error
 
     # -- prefetching
 
@@ -463,14 +486,6 @@ def _likeliest(candidates: Sequence[Candidate], specifier: SpecifierSet) -> Cand
         if not unwanted and specifier.contains(candidate.version, prereleases=True):
             return candidate
     return None
-
-
-def _not_here(entry: PackageEntry) -> Rejection:
-    detail = (
-        f"{entry.path} takes {entry.name} from `{redacted(entry.url or '')}`, but that entry does not apply"
-        " here, and no index is asked in its place"
-    )
-    return Rejection(name=entry.name, version=None, filename="", reason=Reason.EXCLUDED, detail=detail)
 
 
 def _without_card(candidate: Candidate) -> Rejection:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
@@ -24,6 +24,7 @@ from colablock.index.candidates import (
     ProjectCandidates,
     Reason,
     Rejection,
+    at_hand_first,
 )
 from colablock.index.evaluator import Policy, judge_files, parse_sdist_stem
 from colablock.lockfile.tool_table import CREATED_BY, lists_target_files, table_of
@@ -50,6 +51,7 @@ class LockSource:
     only if *allow_build* names the project, a wheel only if *no_binary* does not.
 
     *folder* is the folder of the lock file, and *name* names the lock in messages.
+    With *is_at_hand*, the files for which it holds come first: the others cannot be fetched.
     Raises NoSolution if the lock is for another Python or platform.
     """
 
@@ -60,6 +62,7 @@ class LockSource:
     no_binary: frozenset[str] = frozenset()
     name: str = LOCK
     path: str = ""
+    is_at_hand: Callable[[File], bool] | None = None
     _packages: dict[NormalizedName, Package] = field(init=False)
     _policy: Policy = field(init=False)
     _judged: dict[NormalizedName, ProjectCandidates] = field(init=False, default_factory=dict)
@@ -109,7 +112,11 @@ class LockSource:
     def judge(self, name: NormalizedName) -> ProjectCandidates:
         """Return the locked version of *name*, with the files that fit this environment, best first."""
         if name not in self._judged:
-            self._judged[name] = self._judge(name)
+            judged = self._judge(name)
+            if self.is_at_hand is not None:
+                ordered = at_hand_first(judged.candidates, self.is_at_hand)
+                judged = replace(judged, candidates=tuple(ordered))
+            self._judged[name] = judged
         return self._judged[name]
 
     def _judge(self, name: NormalizedName) -> ProjectCandidates:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from colablock._common.fs import file_digest
 from colablock._common.urls import Mirrors, local_path, redacted, split_fragment
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.environment.requirements import parse_requirement
@@ -142,11 +143,12 @@ class LockOrigins:
         url = file.url or ""
         local = folder / file.path if file.path else local_path(url)
         if local is not None:
-            if self.allow_local or self._is_offered(local, indexes):
+            if self.allow_local or self._is_offered(local, indexes) or self._has_copy(file):
                 return None
-            return (
-                f"`{_shown(file.path or url)}` is a local file; name its folder with `--find-links` to use it"
-            )
+            what = f"`{_shown(file.path or url)}` is a local file"
+            if self.settings.find_links:
+                return f"{what}, and no folder of find-links has a file of that name and sha256"
+            return f"{what}; name its folder with `--find-links` to use it"
         if not url.startswith(allowed):
             return (
                 f"`{_shown(url)}` is on `{_host(url)}`, and {_or(indexes)} has its files on {_hosts(allowed)}"
@@ -185,6 +187,17 @@ class LockOrigins:
         pages = [local.parent for local in map(local_path, indexes) if local is not None]
         resolved = path.resolve()
         return any(resolved.is_relative_to(one.resolve()) for one in (*links, *pages) if one is not None)
+
+    def _has_copy(self, file: PackageWheel | PackageSdist) -> bool:
+        """Whether a folder of find-links has the same file: the lock was made where it was elsewhere."""
+        for folder in filter(None, map(local_path, self.settings.find_links)):
+            copy = folder / file.filename
+            try:
+                if copy.is_file() and file_digest(copy) == file.hashes.get("sha256", "").lower():
+                    return True
+            except (OSError, ValueError):
+                continue
+        return False
 
     def _allowed(self, indexes: Sequence[Index]) -> tuple[str, ...]:
         for index in indexes:

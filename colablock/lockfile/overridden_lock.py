@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from colablock.errors import InvalidInput
+from colablock.errors import FetchFailed, InvalidInput
 from colablock.index.candidates import CandidateOrigin
 from colablock.lockfile.lock_source import LockSource
 from colablock.lockfile.tool_table import table_of
@@ -39,6 +39,7 @@ class OverriddenLock(LockSource):
             no_binary=lock.no_binary,
             name=lock.name,
             path=lock.path,
+            is_at_hand=lock.is_at_hand,
         )
         self._index = index
         self._assumed = frozenset(table_of(lock.lock).get("assumes", ()))
@@ -48,6 +49,11 @@ class OverriddenLock(LockSource):
     def versions(self) -> dict[NormalizedName, Version]:
         """The locked version of each package that find-links do not replace."""
         return {name: version for name, version in super().versions.items() if not self.links(name)}
+
+    @property
+    def unreached(self) -> Mapping[NormalizedName, FetchFailed]:
+        """The names that the index of find-links could not look up offline; see `IndexSource`."""
+        return self._index.unreached
 
     def links(self, name: NormalizedName) -> tuple[Candidate, ...]:
         """Return the candidates of *name* in find-links."""

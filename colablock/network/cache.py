@@ -33,6 +33,7 @@ UNFINISHED = "unfinished"
 T = TypeVar("T")
 _LONGEST_ENTRY = PAGE + (1 << 20)  # a page with its headers
 _SAMPLE = 1 << 16
+_ALIASES = frozenset({"sha512", "sha384"})  # strong hashes that are no keys of the cache
 
 
 def cache_folder(environ: Mapping[str, str]) -> Path:
@@ -166,6 +167,21 @@ class Cache:
         temporary.replace(path)
         self.write("stamps", sha256, _stamp(path, sampled=True))
         return path
+
+    def note_hashes(self, hashes: Mapping[str, str], sha256: str) -> None:
+        """Remember that the file with these other strong *hashes* is the one with this *sha256*."""
+        for name, value in hashes.items():
+            if name.lower() in _ALIASES:
+                self.write("digests", f"{name.lower()} {value.lower()}", sha256.encode())
+
+    def sha256_of(self, hashes: Mapping[str, str]) -> str | None:
+        """Return the sha256 of the file with these other strong *hashes*; None if it was never fetched."""
+        keys = (
+            f"{name.lower()} {value.lower()}" for name, value in hashes.items() if name.lower() in _ALIASES
+        )
+        known = [data for key in keys if (data := self.read("digests", key)) is not None]
+        text = known[0].decode("ascii", "replace") if known and len(set(known)) == 1 else ""
+        return text if _is_digest(text) else None
 
     def local_digest(self, path: Path) -> str:
         """Return the SHA-256 of a local file, cached while its size and mtime are the same."""

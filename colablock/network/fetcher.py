@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from colablock._common.decoding import read_bounded
-from colablock._common.fs import file_digest
 from colablock._common.limits import METADATA, PAGE, URL
 from colablock._common.reporter import Reporter
 from colablock._common.urls import Mirrors, basename, local_path, redacted
@@ -30,6 +29,7 @@ from colablock.network.download import (
     missing_file,
     open_partial,
 )
+from colablock.network.local_copies import LocalCopies, check_name
 from colablock.network.page_cache import Page, PageCache
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ __all__ = ["ByteRange", "Fetcher", "Page"]
 
 T = TypeVar("T")
 _LONGEST_SPAN = 1 << 20  # bytes: the end of a file
-_GO_ONLINE = "Run this once without `--offline` and COLABLOCK_OFFLINE, or name a folder with `--find-links`"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +88,7 @@ class Fetcher:
         self._lock = threading.Lock()
         self._client: HttpClient | None = None
         self._rangeless: set[str] = set()
-        self._folders = [path for path in map(local_path, folders) if path is not None]
+        self._copies = LocalCopies(self.cache, folders)
 
     @classmethod
     def for_settings(cls, settings: Settings, environ: Mapping[str, str]) -> Fetcher:
@@ -208,9 +207,7 @@ class Fetcher:
         """
         reporter = reporter or Reporter()
         into.mkdir(parents=True, exist_ok=True)
-        missing = [file for file in files if self.local(file.url) is None and self.at_hand(file) is None]
-        if self.offline and missing:
-            raise _not_cached(missing)
+        missing = self.require_offline(files)
         stop = threading.Event()
         if not missing:
             return [self._obtain(file, into, reporter, stop) for file in files]
@@ -233,10 +230,16 @@ class Fetcher:
     def fetch(
         self, file: Fetchable, reporter: Reporter | None = None, stop: threading.Event | None = None
     ) -> Path:
-        """Return the path of a file: the local file itself, or the cached one."""
+        """Return the path of a file: the local file itself, a copy of it, or the downloaded one."""
         path = self.local(file.url)
         if path is not None:
-            _check_local(path, file)
+            try:
+                _check_local(path, file)
+            except (BadDistribution, FetchFailed):
+                copy = self.at_hand(file, hash_again=True)
+                if copy is None:
+                    raise
+                return copy
             return path
         path = self.at_hand(file, hash_again=True)
         return path or self._stream(file, reporter or Reporter(), stop or threading.Event())
@@ -244,16 +247,25 @@ class Fetcher:
     def at_hand(self, file: Fetchable, *, hash_again: bool = False) -> Path | None:
         """Return the cached file, or its copy in a folder; None if it has to be downloaded.
 
-        Without *hash_again*, the hash of a copy may be that of an earlier call, if the size and
-        mtime of the copy are the same.  That is for listing only: other users may write there.
+        *hash_again* is that of `LocalCopies.find`.
         """
-        sha256 = file.hashes.get("sha256", "").lower()
-        digest = file_digest if hash_again else self.cache.local_digest
-        return (self.cache.file(sha256) or _copy_in(self._folders, file, sha256, digest)) if sha256 else None
+        return self._copies.find(file, hash_again=hash_again)
+
+    def is_here(self, file: Fetchable) -> bool:
+        """Whether *file* needs no network: it is a local file, or there is a copy of it."""
+        path = self.local(file.url)
+        return (path is not None and path.is_file()) or self.at_hand(file) is not None
+
+    def require_offline(self, files: Sequence[Fetchable]) -> list[Fetchable]:
+        """Return those of *files* that have to be downloaded.  Offline, raise FetchFailed instead."""
+        missing = [file for file in files if not self.is_here(file)]
+        if self.offline and missing:
+            raise self._copies.missing(missing)
+        return missing
 
     def fetch_named(self, file: Fetchable) -> Path:
         """Return a path as ``fetch`` does, with the file's own name: builds need its extension."""
-        _check_name(file.filename)
+        check_name(file.filename)
         path = self.fetch(file)
         if path.name == file.filename:
             return path
@@ -268,7 +280,7 @@ class Fetcher:
     # -- whole files
 
     def _obtain(self, file: Fetchable, into: Path, reporter: Reporter, stop: threading.Event) -> Path:
-        _check_name(file.filename)
+        check_name(file.filename)
         target = into / file.filename
         for tries in range(TRIES):
             source = self.fetch(file, reporter, stop)
@@ -290,6 +302,7 @@ class Fetcher:
                 download = Download(file, stream, reporter, stop)
                 sha256 = self._whole(download)
                 stream.flush()
+                self.cache.note_hashes(file.hashes, sha256)
                 return self.cache.keep_file(sha256, path)
         except OSError as error:
             raise _disk(self.cache.folder, error) from error
@@ -332,28 +345,8 @@ class Fetcher:
     ) -> T:
         if self.offline:
             message = f"`{redacted(url)}` is not in the cache, and colablock is offline"
-            raise FetchFailed(message, url=redacted(url), hint=_GO_ONLINE)
+            raise FetchFailed(message, url=redacted(url), hint=self._copies.hint())
         return self._http.exchange(url, headers, consume, raw=raw)
-
-
-def _copy_in(
-    folders: Iterable[Path], file: Fetchable, sha256: str, digest: Callable[[Path], str]
-) -> Path | None:
-    """Return the file of that name and hash in the first of *folders* that has it."""
-    _check_name(file.filename)
-    for folder in folders:
-        path = folder / file.filename
-        try:
-            if path.is_file() and digest(path) == sha256:
-                return path
-        except (OSError, ValueError):  # unreadable, or no valid path
-            continue
-    return None
-
-
-def _check_name(filename: str) -> None:
-    if filename in {"", ".", ".."} or re.search(r"[/\\\0]", filename):
-        raise BadDistribution(f"{filename!r} is not a valid file name")
 
 
 def _whole(answer: HttpResponse) -> bytes | None:
@@ -379,12 +372,6 @@ def _of_index(error: FetchFailed, file: Fetchable) -> FetchFailed:
     return FetchFailed(
         message, url=error.url, status=error.status, hint=error.hint, is_passing=error.is_passing
     )
-
-
-def _not_cached(files: Sequence[Fetchable]) -> FetchFailed:
-    names = ", ".join(f"`{file.filename}`" for file in files)
-    message = f"not in the cache, and colablock is offline: {names}"
-    return FetchFailed(message, url=redacted(files[0].url), hint=_GO_ONLINE)
 
 
 def _disk(path: Path, error: OSError) -> FetchFailed:

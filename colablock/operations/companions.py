@@ -105,6 +105,8 @@ def _artifact(source: IndexSource, name: NormalizedName, version: str) -> Artifa
         for file in candidate.files
         if file.is_wheel
     ]
+    if not wheels and name in source.unreached:
+        raise source.unreached[name]
     if not wheels:
         where = ", ".join(judged.where) or "the index"
         raise Unmet(

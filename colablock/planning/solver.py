@@ -14,7 +14,7 @@ from colablock._vendor.packaging.version import Version
 from colablock.environment.interpreters import Interpreter, find_interpreters
 from colablock.environment.markers_and_tags import Environment, environment_for
 from colablock.environment.snapshot import Snapshot, fingerprint, snapshot_of
-from colablock.errors import InvalidInput, NoSolution, Refused, Unmet
+from colablock.errors import FetchFailed, InvalidInput, NoSolution, Refused, Unmet
 from colablock.index.build import Builder
 from colablock.index.finder import IndexSource
 from colablock.lockfile.lock_source import LockSource
@@ -32,7 +32,13 @@ from colablock.planning.plan import Remedy, Target
 from colablock.planning.planned import PlannedChange
 from colablock.planning.planner import make_plan
 from colablock.planning.shared_files import builds_in
-from colablock.planning.sources import candidate_source, linked_notes, managed_note, without_linked
+from colablock.planning.sources import (
+    candidate_source,
+    check_reached,
+    linked_notes,
+    managed_note,
+    without_linked,
+)
 from colablock.planning.target import PythonCandidate, best_python, build_note, has_preferred_builds
 from colablock.planning.wheels import WheelPreparer
 from colablock.resolver.conflict_report import explain, misfits
@@ -187,6 +193,11 @@ class Solver:
         tried.minors.add(environment.short)
         try:
             resolution, tried.preparers[version] = self.from_nothing(environment, python)
+        except FetchFailed as error:
+            if not self.settings.offline:
+                raise
+            tried.refusals[str(version)] = error  # files for another Python may be at hand
+            return
         except NoSolution as error:
             tried.refusals[str(version)] = error
             # Another Python rarely solves a conflict among version ranges: one more is tried, then no other.
@@ -236,7 +247,7 @@ class Solver:
 
     def _fetchable(self, seen: Collection[str]) -> Iterator[Environment]:
         """Yield the environments of the Pythons that uv can fetch, newest first, without those *seen*."""
-        for short in FETCHABLE:
+        for short in () if self.settings.offline else FETCHABLE:
             if short not in seen and self.matrix.requires_python.contains(f"{short}.0", prereleases=True):
                 yield environment_for(short, self.kernel.environment.platform)
 
@@ -279,6 +290,7 @@ class Solver:
                 return resolution
             return resolve_bound(request, source, sources, self.reporter)
         except Unsolvable as error:
+            check_reached(error.conflict, source)
             found = misfits(request, source)
             hint = self._alternatives(request) if found or PYTHON in error.conflict.names else None
             raise explain(error.conflict, asker=self.matrix.name, misfits=found, hint=hint) from error
@@ -411,7 +423,7 @@ class _Tried:
 
     candidates: list[PythonCandidate] = field(default_factory=list)
     preparers: dict[Version, WheelPreparer] = field(default_factory=dict)
-    refusals: dict[str, NoSolution] = field(default_factory=dict)
+    refusals: dict[str, Unmet] = field(default_factory=dict)
     minors: set[str] = field(default_factory=set)
     worthwhile: bool = True  # to try another Python: so far only the Python was at fault
 
@@ -434,7 +446,7 @@ def _empty(candidate: PythonCandidate, kernel: Snapshot) -> Snapshot:
     )
 
 
-def _no_python(matrix: Matrix, refusals: Mapping[str, NoSolution]) -> Unmet:
+def _no_python(matrix: Matrix, refusals: Mapping[str, Unmet]) -> Unmet:
     """Return why no Python fits the stack: the reason for each, or one reason if all are the same."""
     if not refusals:
         allowed = matrix.requires_python or "any"

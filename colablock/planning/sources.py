@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from colablock.errors import FetchFailed
 from colablock.index.candidates import CandidateOrigin
 from colablock.index.finder import IndexSource
 from colablock.lockfile.overridden_lock import OverriddenLock
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
     from colablock.matrix.model import Matrix
     from colablock.network.fetcher import Fetcher
     from colablock.network.settings import Settings
-    from colablock.resolver.model import Resolution
+    from colablock.resolver.model import Conflict, Resolution
 
-__all__ = ["candidate_source", "linked_notes", "managed_note", "without_linked"]
+__all__ = ["candidate_source", "check_reached", "linked_notes", "managed_note", "without_linked"]
+
+_SHOWN = 5  # names in a message
 
 
 def candidate_source(
@@ -45,6 +48,8 @@ def candidate_source(
 
     Find-links of this call replace packages of the lock, unless the user has named the lock (*is_named*).
     """
+    if locked is not None and settings.offline:
+        locked.is_at_hand = fetcher.is_here
     if locked is not None and (is_named or not settings.links_override):
         return locked
     index = IndexSource.for_matrix(
@@ -61,6 +66,21 @@ def candidate_source(
         takes_unhashed=takes_unhashed,
     )
     return OverriddenLock(locked, index) if locked is not None else index
+
+
+def check_reached(conflict: Conflict, source: CandidateSource) -> None:
+    """Raise FetchFailed if *conflict* is about names that cannot be looked up, since colablock is offline."""
+    if not isinstance(source, (IndexSource, OverriddenLock)):
+        return
+    errors = [source.unreached[name] for name in sorted(conflict.edges) if name in source.unreached]
+    if not errors:
+        return
+    first = errors[0]
+    lines = list(dict.fromkeys(error.message for error in errors))
+    if len(lines) > 1:
+        lines = ["no solution with what is at hand", *lines[:_SHOWN]]
+        lines += [f"and {len(errors) - _SHOWN} more"] if len(errors) > _SHOWN else []
+    raise FetchFailed("\n  ".join(lines), url=first.url, hint=first.hint) from first
 
 
 def linked_notes(resolution: Resolution, source: CandidateSource) -> tuple[str, ...]:

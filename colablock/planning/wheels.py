@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -59,13 +59,7 @@ class WheelPreparer:
         Raises FetchFailed and BadDistribution; nothing outside of *into* and the cache changes.
         """
         artifacts = [step.artifact for step in plan.steps if step.artifact is not None]
-        wheels = {
-            artifact.name: wheel
-            for artifact in artifacts
-            if artifact.rebuilt is not None
-            and (wheel := self._cached(self.entries[artifact.name])) is not None
-        }
-        missing = [artifact for artifact in artifacts if artifact.name not in wheels]
+        wheels, missing = self._to_fetch(artifacts)
         paths = self.fetcher.download(missing, into, reporter)
         for artifact, path in zip(missing, paths, strict=True):
             wheels[artifact.name] = self._wheel(artifact, path)
@@ -78,6 +72,22 @@ class WheelPreparer:
                 states_requires=not isinstance(self.source, LockSource) or self.source.is_ours,
             )
         return wheels
+
+    def check_at_hand(self, plan: Plan) -> None:
+        """Raise FetchFailed with the files of *plan* that are not at hand, if colablock is offline."""
+        if self.fetcher.offline:
+            artifacts = [step.artifact for step in plan.steps if step.artifact is not None]
+            self.fetcher.require_offline(self._to_fetch(artifacts)[1])
+
+    def _to_fetch(self, artifacts: Sequence[Artifact]) -> tuple[dict[NormalizedName, Path], list[Artifact]]:
+        """Return the rebuilt wheels that are at hand, and the artifacts of which the file is needed."""
+        wheels = {
+            artifact.name: wheel
+            for artifact in artifacts
+            if artifact.rebuilt is not None
+            and (wheel := self._cached(self.entries[artifact.name])) is not None
+        }
+        return wheels, [artifact for artifact in artifacts if artifact.name not in wheels]
 
     def claims(self, resolution: Resolution, snapshot: Snapshot) -> list[Claim]:
         """Return the modules of the wheels of *resolution*, as far as they are known.

@@ -557,8 +557,10 @@ def test_find_links_are_enough_offline(tmp_path: Path) -> None:
     offline = Fetcher(os.environ, cache=tmp_path / "cache", offline=True)
     source = source_of(offline, "https://index.invalid/simple/", find_links=[str(tmp_path / "links")])
     assert names_of(source.judge(DEMO).candidates) == ["demo 1.0"]
-    with pytest.raises(FetchFailed, match="offline"):
-        source.judge(NormalizedName("other"))
+    other = source.judge(NormalizedName("other"))
+    assert (other.candidates, other.found) == ((), False)
+    assert "offline" in other.rejections[0].detail
+    assert source.unreached[NormalizedName("other")].message == other.rejections[0].detail
 
 
 def test_the_cutoff_does_not_apply_to_find_links(fetcher: Fetcher, tmp_path: Path) -> None:

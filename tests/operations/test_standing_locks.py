@@ -152,9 +152,8 @@ def test_a_rebuilt_wheel_with_the_hash_of_the_lock_is_taken_from_find_links(
     links = beside.rename(place.folder / "links")
     shutil.copy(next(place.world.folder.glob("index/lines-2.0*")), links)
     options = ApplyOptions(name=str(place.matrix), into=Target.ENV, python=sys.executable, offline=True)
-    found = plan_change(place.session(gone), options)
     with pytest.raises(FetchFailed, match="offline"):
-        found.preparer.gather(found.plan, place.folder / "none", Notes())
+        plan_change(place.session(gone), options)
     session = place.session(gone, PIP_FIND_LINKS=str(links))
     found = plan_change(session, options)
     wheels = found.preparer.gather(found.plan, place.folder / "wheels", Notes())
