@@ -12,6 +12,7 @@ from colablock._common.limits import CRASH_TEXT
 from colablock.errors import ColablockError
 from colablock.matrix.model import Matrix
 from colablock.training.runs.crash import (
+    GOES_ON,
     Explanation,
     Traceback,
     first_failure,
@@ -137,7 +138,7 @@ def _raised(lines: Sequence[str]) -> Iterator[Traceback]:
     starts = [at for at, line in enumerate(lines) if _EXCEPTION.match(line.strip())]
     for at in reversed(starts[-_MOST_RAISED:]):
         end = at + 1
-        while end < min(len(lines), at + _MAX_MESSAGE) and lines[end].strip():
+        while end < min(len(lines), at + _MAX_MESSAGE) and (lines[end].strip() or GOES_ON in lines[end - 1]):
             end += 1
         message = "\n".join(lines[at:end])
         yield Traceback(

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from colablock.matrix.model import Matrix
 
 __all__ = [
+    "GOES_ON",
     "Explanation",
     "Traceback",
     "explain",
@@ -54,6 +55,7 @@ _RECORD_FACTS = ("matrix", "model", "precision", "runner")
 _MAX_TRACE = 12  # lines of a traceback in an explanation
 _MAX_MESSAGE = 20  # lines of an exception's message
 _HEADER = "Traceback (most recent call last):"
+GOES_ON = "(Request ID: "  # the hub's reason is in the paragraph after this line
 _CHAIN_LINES = (
     "During handling of the above exception, another exception occurred:",
     "The above exception was the direct cause of the following exception:",
@@ -187,7 +189,7 @@ def _traceback_end(lines: Sequence[tuple[int, str]], at: int) -> tuple[int, int]
     last = end + 1
     while (
         last < min(len(lines), end + _MAX_MESSAGE)
-        and lines[last][1].strip()
+        and (lines[last][1].strip() or GOES_ON in lines[last - 1][1])
         and lines[last][1].strip() != _HEADER
     ):
         last += 1
