@@ -11,7 +11,7 @@ The solve, the plan and the proofs all use this module to decide which requireme
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -105,12 +105,71 @@ def _verdicts(_markers: tuple[tuple[str, str], ...]) -> _Verdicts:
     return _Verdicts({}, {})
 
 
+class _Lines:
+    """The requirement lines of *installed*, by the name that they require.
+
+    The lines of a state that differs in a few distributions are those of the state *before*, but for these.
+    """
+
+    def __init__(self, installed: Mapping[NormalizedName, Installed], before: _Lines | None = None) -> None:
+        self.installed = installed
+        self._before = before
+        there = before.installed if before is not None else {}
+        self._touched = {
+            name: one.requires
+            for name, one in installed.items()
+            if name not in there or there[name].requires is not one.requires
+        }
+        self._gone = there.keys() - installed.keys()
+
+    @property
+    def first(self) -> _Lines:
+        """The lines of the first state, which others are compared with."""
+        return self if self._before is None else self._before
+
+    def on(self, name: NormalizedName) -> Sequence[tuple[NormalizedName, str]]:
+        """Return the lines that require *name*, each with its owner, in the order of the distributions."""
+        own = self._own.get(name, ())
+        if self._before is None:
+            return own
+        left = self._touched.keys() | self._gone
+        kept = [pair for pair in self._before.on(name) if pair[0] not in left]
+        return sorted([*kept, *own], key=lambda pair: self._places[pair[0]])
+
+    @cached_property
+    def askers(self) -> tuple[NormalizedName, ...]:
+        """The distributions with a line of their own that may ask for extras, in order."""
+        if self._before is None:
+            return tuple(name for name, lines in self._touched.items() if asking_lines(lines, ""))
+        old = {name for name in self._before.askers if name not in self._gone and name not in self._touched}
+        found = old | {name for name, lines in self._touched.items() if asking_lines(lines, "")}
+        return tuple(sorted(found, key=self._places.__getitem__))
+
+    @cached_property
+    def _own(self) -> Mapping[NormalizedName, list[tuple[NormalizedName, str]]]:
+        found: defaultdict[NormalizedName, list[tuple[NormalizedName, str]]] = defaultdict(list)
+        for owner, lines in self._touched.items():
+            for name, line in named_lines(lines):
+                found[name].append((owner, line))
+        return found
+
+    @cached_property
+    def _places(self) -> Mapping[NormalizedName, int]:
+        return {name: place for place, name in enumerate(self.installed)}
+
+
 class DependencyGraph:
     """The requirements of *installed* that count in *environment*.  A line is parsed when it is needed."""
 
-    def __init__(self, installed: Mapping[NormalizedName, Installed], environment: Environment) -> None:
+    def __init__(
+        self,
+        installed: Mapping[NormalizedName, Installed],
+        environment: Environment,
+        lines_before: _Lines | None = None,
+    ) -> None:
         self.installed = installed
         self._environment = environment
+        self._lines = _Lines(installed, lines_before)
         self._verdicts = _verdicts(tuple(sorted(environment.markers.items())))
         self._roots: dict[Node, dict[NormalizedName, tuple[Demand, ...]]] = {}
 
@@ -121,7 +180,7 @@ class DependencyGraph:
 
     def with_installed(self, installed: Mapping[NormalizedName, Installed]) -> DependencyGraph:
         """Return the graph for other installed distributions in the same environment."""
-        return DependencyGraph(installed, self._environment)
+        return DependencyGraph(installed, self._environment, self._lines.first)
 
     def demands_of(self, node: Node) -> Iterator[Demand]:
         """Yield the requirements that belong to *node*, in the order of the metadata."""
@@ -133,7 +192,7 @@ class DependencyGraph:
 
     def demands_on(self, name: NormalizedName) -> Iterator[Demand]:
         """Yield the requirements on *name* that count, including those of extras that are asked for."""
-        for owner, line in self._lines.get(name, ()):
+        for owner, line in self._lines.on(name):
             for extra in ("", *self._extras.get(owner, ())):
                 requirement = self._counting(line, extra)
                 if requirement is not None:
@@ -154,7 +213,14 @@ class DependencyGraph:
     def nodes(self, names: Iterable[NormalizedName]) -> list[Node]:
         """Return the nodes that *names* need: those that are installed, and the extras that they ask for."""
         wanted = {name: None for name in names if name in self.installed}
-        extras = [node for node in self.asked if not wanted.keys().isdisjoint(self.roots(node))]
+        reached: set[Node] = set()
+        queue: deque[Node] = deque((name, "") for name in wanted)
+        while queue:
+            for demand in self._asking(queue.popleft()):
+                fresh = set(demand.targets[1:]) - reached
+                reached |= fresh
+                queue.extend(fresh)
+        extras = [node for node in self.asked if node in reached] if reached else []
         return [*((name, "") for name in wanted), *extras]
 
     def roots(self, node: Node) -> Mapping[NormalizedName, tuple[Demand, ...]]:
@@ -221,7 +287,7 @@ class DependencyGraph:
         An unmet demand asks for no extra, because it is for another version than the installed one.
         """
         found: defaultdict[Node, list[Demand]] = defaultdict(list)
-        queue: deque[Node] = deque((name, "") for name in self.installed)
+        queue: deque[Node] = deque((name, "") for name in self._lines.askers)
         while queue:
             for demand in self._asking(queue.popleft()):
                 for node in demand.targets[1:]:
@@ -237,15 +303,6 @@ class DependencyGraph:
         for name, extra in self.asked:
             found[name].append(extra)
         return {name: tuple(sorted(extras)) for name, extras in found.items()}
-
-    @cached_property
-    def _lines(self) -> Mapping[NormalizedName, list[tuple[NormalizedName, str]]]:
-        """Every requirement line, with its owner, by the name that it requires."""
-        found: defaultdict[NormalizedName, list[tuple[NormalizedName, str]]] = defaultdict(list)
-        for owner in self.installed.values():
-            for name, line in named_lines(owner.requires):
-                found[name].append((owner.name, line))
-        return found
 
     def _asking(self, node: Node) -> Iterator[Demand]:
         """Yield the demands of *node* that are met and ask for extras."""

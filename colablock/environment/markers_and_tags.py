@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -53,6 +53,14 @@ class Environment:
 
     markers: Mapping[str, str]
     tags: tuple[Tag, ...]
+    _ranks: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def ranks(self) -> Mapping[str, int]:
+        """The rank of each tag by its text, the most preferred first.  Hashing a thousand tags takes long."""
+        if not self._ranks:
+            self._ranks.update((str(tag), rank) for rank, tag in enumerate(self.tags))
+        return self._ranks
 
     @property
     def python_version(self) -> Version:

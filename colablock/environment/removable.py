@@ -40,8 +40,9 @@ def why_irremovable(snapshot: Snapshot, name: NormalizedName) -> str | None:
 
     Of a recorded runtime nothing is known against it.  What is out of reach is not in the site.
     """
-    records = [one for one in snapshot.every_record() if one.name == name and one.path]
-    here = [one for one in records if not is_out_of_reach(snapshot, one)]
+    there = snapshot.unreadable.get(name) or snapshot.installed.get(name)
+    records = [*([there] if there is not None else ()), *snapshot.other_records(name)]
+    here = [one for one in records if one.path and not is_out_of_reach(snapshot, one)]
     is_listed = False
     for one in here:
         rows, why = removable_rows(one.path)
@@ -146,15 +147,34 @@ def _misplaced(path: str, rows: Sequence[Row], roots: Sequence[str]) -> str | No
     """Return which of *rows* lies behind a link in the site, or outside of *roots*; None if none does."""
     site = os.path.dirname(path)
     judged: dict[str, str | None] = {}
+    real = {site: os.path.realpath(site)}
     for file in recorded_paths(site, rows):
         folder = file.rpartition("/")[0]
         if folder not in judged:
-            judged[folder] = link_above(folder, site)
-            if judged[folder] is None and not _is_below(f"{os.path.realpath(folder)}/", roots):
+            resolved = _resolved(folder, site, real)
+            is_linked = folder.startswith(site) and resolved != real[site] + folder[len(site) :]
+            judged[folder] = link_above(folder, site) if is_linked else None
+            if judged[folder] is None and not _is_below(f"{resolved}/", roots):
                 judged[folder] = f"it lists `{file}`, outside of `{roots[0]}`"
         if (why := judged[folder]) is not None and os.path.lexists(file):
             return why
     return None
+
+
+def _resolved(folder: str, site: str, known: dict[str, str]) -> str:
+    """Return *folder* with its links resolved.  *known* are the folders that were resolved before."""
+    if folder in known:
+        return known[folder]
+    if not folder.startswith(f"{site}/"):
+        known[folder] = os.path.realpath(folder)
+        return known[folder]
+    path = site
+    for part in folder[len(site) + 1 :].split("/"):
+        above, path = path, f"{path}/{part}"
+        if path not in known:
+            below = f"{known[above]}/{part}"
+            known[path] = os.path.realpath(below) if os.path.islink(below) else below
+    return known[folder]
 
 
 def link_above(folder: str, site: str) -> str | None:

@@ -135,10 +135,14 @@ class Snapshot:
     roots: tuple[str, ...] = ()
     search_path: tuple[str, ...] = ()
 
-    def other_records(self) -> Iterator[Installed]:
-        """Yield the metadata folders that do not count (*remains*), each without version and requirements."""
-        for name, paths in self.remains.items():
-            yield from (Installed(name=name, version="", path=path) for path in paths)
+    def other_records(self, *names: NormalizedName) -> Iterator[Installed]:
+        """Yield the metadata folders that do not count (*remains*), each without version and requirements.
+
+        With *names*, only those of these distributions.
+        """
+        for name in names or self.remains:
+            for path in self.remains.get(name, ()):
+                yield Installed(name=name, version="", path=path)
 
     @property
     def everything(self) -> Mapping[NormalizedName, Installed]:

@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 from colablock._common.limits import FILE_NAME, TAGS
 from colablock._vendor.packaging.specifiers import InvalidSpecifier
-from colablock._vendor.packaging.tags import Tag
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.environment.markers_and_tags import Environment
@@ -179,7 +178,7 @@ class _ProjectEvaluator:
         self._name = name
         self._policy = policy
         self._origin = origin
-        self._ranks = tag_ranks(policy.environment.tags)
+        self._ranks = policy.environment.ranks
         self._python = policy.environment.python_version
         self._fits_python: dict[str | None, bool | None] = {None: True}
         cutoff = policy.exclude_newer
@@ -305,17 +304,6 @@ class _ProjectEvaluator:
         return Rejection(name=self._name, version=version, filename=filename, reason=reason, detail=detail)
 
 
-@lru_cache(maxsize=8)
-def tag_ranks(tags: tuple[Tag, ...]) -> Mapping[str, int]:
-    """Return the rank of each tag, the most preferred first."""
-    return {str(tag): rank for rank, tag in enumerate(tags)}
-
-
-@lru_cache(maxsize=8)
-def _tag_pairs(tags: tuple[Tag, ...]) -> frozenset[tuple[str, str]]:
-    return frozenset((tag.interpreter, tag.abi) for tag in tags)
-
-
 def _rank(tags: str, ranks: Mapping[str, int]) -> int | None:
     """Return the best rank of a (compressed) tag set; None if no tag fits."""
     whole = ranks.get(tags)
@@ -328,7 +316,7 @@ def _rank(tags: str, ranks: Mapping[str, int]) -> int | None:
 
 def _missing(wheel_names: Sequence[WheelName], environment: Environment) -> str:
     """Return the tag that no wheel has, and those that the wheels have."""
-    pairs = _tag_pairs(environment.tags)
+    pairs = {(tag.interpreter, tag.abi) for tag in environment.tags}
     split = [[part.split(".") for part in wheel_name.tags.split("-")] for wheel_name in wheel_names]
     fits = [any((p, a) in pairs for p in pythons for a in abis) for pythons, abis, _ in split]
     if any(fits):

@@ -66,6 +66,7 @@ class LockSource:
     _packages: dict[NormalizedName, Package] = field(init=False)
     _policy: Policy = field(init=False)
     _judged: dict[NormalizedName, ProjectCandidates] = field(init=False, default_factory=dict)
+    _metadata: dict[NormalizedName, Metadata] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_environment(self.lock, self.environment, self.name)
@@ -156,7 +157,11 @@ class LockSource:
 
     def metadata(self, candidate: Candidate) -> Metadata:
         """Return the requirements of *candidate* in the lock."""
-        package = self._packages[candidate.name]
+        if candidate.name not in self._metadata:
+            self._metadata[candidate.name] = self._metadata_of(self._packages[candidate.name])
+        return self._metadata[candidate.name]
+
+    def _metadata_of(self, package: Package) -> Metadata:
         table = table_of(package)
         lines = table.get("requires-dist", ()) if self.is_ours else self._dependencies(package)
         parsed = (parse_requirement(line) for line in lines)

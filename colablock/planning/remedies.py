@@ -69,14 +69,11 @@ class PlanDraft:
     notes: list[str] = field(default_factory=list)
     stack: frozenset[NormalizedName] = frozenset()
     _whole: dict[tuple[NormalizedName, NormalizedName], bool] = field(default_factory=dict)
+    _installed_of: dict[NormalizedName, tuple[Pin, Installed]] = field(default_factory=dict)
 
     def change(self) -> StateChange:
         """Return the change so far."""
-        moved = {
-            name: Installed(name=name, version=str(pin.version), requires=(*pin.requires, *pin.optional))
-            for name, pin in self.pins.items()
-            if not pin.is_installed
-        }
+        moved = {name: self._installed(pin) for name, pin in self.pins.items() if not pin.is_installed}
         return StateChange(
             moved=moved,
             removed=frozenset(self.removed),
@@ -84,6 +81,15 @@ class PlanDraft:
             stack=self.stack | self.snapshot.protected,
             is_whole=self.is_whole,
         )
+
+    def _installed(self, pin: Pin) -> Installed:
+        """Return the distribution that *pin* installs: the same object for the same pin."""
+        known = self._installed_of.get(pin.name)
+        if known is None or known[0] is not pin:
+            requires = (*pin.requires, *pin.optional)
+            known = pin, Installed(name=pin.name, version=str(pin.version), requires=requires)
+            self._installed_of[pin.name] = known
+        return known[1]
 
     def after(self) -> dict[NormalizedName, Installed]:
         """Return the installed distributions after the change so far."""

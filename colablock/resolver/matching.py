@@ -71,6 +71,12 @@ class CandidateMatcher:
             found += [c for c in candidates if not installed or self._is_another_build(c, installed)]
         return tuple(found)
 
+    def admits(self, candidate: Candidate, wants: Sequence[ResolverRequirement]) -> bool:
+        """Whether `matching` returns *candidate*, the only one of its domain, for *wants*."""
+        if candidate.installed is not None:
+            return self.installed_serves(candidate.installed, wants)
+        return self._fits(candidate, wants)
+
     def installed_serves(self, installed: Installed, wants: Iterable[ResolverRequirement]) -> bool:
         """Whether *installed* meets *wants* and every constraint, and is the requested build."""
         version = Version(installed.version)

@@ -92,6 +92,10 @@ class ResolverRequirement(NamedTuple):
     path: str = ""
     exact: Version | None = None
 
+    def __hash__(self) -> int:
+        # Without the specifier, whose hash builds the canonical text of each version in it.
+        return hash((self.name, self.extra, self.url, self.path, self.exact))
+
     def __str__(self) -> str:
         extra = f"[{self.extra}]" if self.extra else ""
         tail = f" @ {self.url}" if self.url else str(self.specifier)

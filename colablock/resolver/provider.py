@@ -187,8 +187,8 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
     def find_matches(
         self,
         identifier: tuple[NormalizedName, str | None],
-        requirements: Mapping[Any, Iterable[ResolverRequirement]],
-        incompatibilities: Mapping[Any, Iterable[ResolverCandidate]],
+        requirements: Mapping[Any, Iterator[ResolverRequirement]],
+        incompatibilities: Mapping[Any, Iterator[ResolverCandidate]],
     ) -> Sequence[ResolverCandidate]:
         name, extra = identifier
         wants = list(requirements[identifier])

@@ -81,7 +81,7 @@ def resolve(
         roots = provider.roots()
         edges = {(want, provider.asker(want)): None for want in roots}
         # A lock has one version of a name, and a repair moves one name.
-        mapping = only_solution(provider, roots) if request.fixed or not may_release else None
+        mapping = only_solution(provider, roots, reporter) if request.fixed or not may_release else None
         causes: tuple[Edge, ...] = ()
         try:
             if mapping is None:

@@ -10,7 +10,11 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from colablock.resolver.model import PYTHON
+
 if TYPE_CHECKING:
+    from colablock._common.reporter import Reporter
+    from colablock._vendor.packaging.utils import NormalizedName
     from colablock.resolver.model import Key, ResolverCandidate, ResolverRequirement
     from colablock.resolver.provider import Provider
 
@@ -18,7 +22,7 @@ __all__ = ["only_solution"]
 
 
 def only_solution(
-    provider: Provider, roots: Iterable[ResolverRequirement]
+    provider: Provider, roots: Iterable[ResolverRequirement], reporter: Reporter
 ) -> Mapping[Key, ResolverCandidate] | None:
     """Return the candidate of every name that *roots* require.
 
@@ -38,8 +42,15 @@ def only_solution(
                 return None
             chosen[key] = candidates[0]
             queue.extend(provider.get_dependencies(candidates[0]))
-    nothing: defaultdict[Key, list[ResolverCandidate]] = defaultdict(list)
-    for key, candidate in chosen.items():
-        if candidate not in provider.find_matches(key, wants, nothing):
+    names: set[NormalizedName] = set()
+    for (name, extra), choice in chosen.items():
+        asked = [*wants[name, extra], *(wants.get((name, None), ()) if extra is not None else ())]
+        if name == PYTHON:
+            is_admitted = bool(provider.matches((name, extra), asked))
+        else:
+            reporter.resolving(name, len(names))
+            names.add(name)
+            is_admitted = provider.matcher.admits(choice.candidate, asked)
+        if not is_admitted:
             return None
     return chosen
