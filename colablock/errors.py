@@ -203,7 +203,7 @@ class NoSolution(Unmet):
 
     *because* is the chain of reasons, one sentence each, that ends at the user's
     requirements.  *names* are the normalized names in conflict, sorted.  With
-    *is_about_python*, another Python or platform may have a solution.
+    *is_about_python*, another Python or platform may have a solution; with *is_universal*, none has.
     """
 
     reference = "no-solution"
@@ -215,9 +215,11 @@ class NoSolution(Unmet):
         because: Sequence[str] = (),
         names: Sequence[str] = (),
         is_about_python: bool = True,
+        is_universal: bool = False,
         hint: str | None = None,
     ) -> None:
         self.is_about_python = is_about_python
+        self.is_universal = is_universal
         self.because = tuple(map(masked, because))
         self.names = tuple(names)
         super().__init__("\n".join([message, *(f"  {line}" for line in self.because)]), hint=hint)

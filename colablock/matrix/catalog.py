@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +23,18 @@ __all__ = ["ENTRY_POINTS", "Listed", "find_matrix", "list_matrices", "lock_files
 ENTRY_POINTS = "colablock.matrices"
 _SHIPPED = "colablock/matrices"
 VARIABLE = "COLABLOCK_MATRICES"
+_MADE = "`colablock new NAME --from-requirements {file}` writes a matrix with its requirements"
+#: Files that are taken for a matrix: the pattern of the name, what it is, and the command that takes it.
+_OTHER_FILES = (
+    ("pylock*.toml", "a lock file", "`colablock plan NAME --lock {file}` uses it"),
+    ("pyproject.toml", "a project file", _MADE),
+    ("*.txt", "a requirements file", _MADE),
+    ("*.in", "a requirements file", _MADE),
+    ("*.py", "a script", "`colablock run NAME -- python {file}` runs it in the environment of a matrix"),
+    ("*.yaml", "a YAML file", "`colablock train NAME --config {file}` takes a training config"),
+    ("*.yml", "a YAML file", "`colablock train NAME --config {file}` takes a training config"),
+    ("*.json", "a JSON file", "A matrix is a TOML file: `colablock new NAME` writes one"),
+)
 
 
 class Folder(Protocol):
@@ -100,6 +113,7 @@ def find_matrix(
     """
     environ, cwd = os.environ if environ is None else environ, cwd or working_folder()
     places = tuple(_places(environ, cwd))
+    _check_kind(name_or_path, cwd)
 
     def find(name: str) -> MatrixFile:
         return _find(name, places)
@@ -110,6 +124,14 @@ def find_matrix(
     matrix = load_matrix(file, find=find)
     _check_name(matrix, name_or_path)
     return replace(matrix, replaces_shipped=_replaces_shipped(matrix))
+
+
+def _check_kind(text: str, cwd: Path) -> None:
+    """Raise InvalidInput for a file that is there and is of another kind, with the command that takes it."""
+    name = Path(text).name
+    for pattern, what, hint in _OTHER_FILES:
+        if fnmatch(name, pattern) and _below(cwd, text).is_file():
+            raise InvalidInput(f"`{text}` is no matrix: it is {what}", hint=hint.format(file=text))
 
 
 def lock_files(

@@ -262,11 +262,17 @@ def select_variant(matrix: Matrix, accelerator: Accelerator, name: str | None = 
     raise Refused("\n".join(lines), hint=f"choose one with `--variant`: {', '.join(matrix.variants)}")
 
 
+# What people call a variant that most matrices name otherwise.
+_VARIANT_WORDS = {"gpu": "cuda", "nvidia": "cuda", "t4": "cuda", "none": "cpu"}
+
+
 def _named(matrix: Matrix, name: str) -> Variant:
     variant = matrix.variants.get(name)
     if variant is None:
         known = ", ".join(matrix.variants)
-        hint = near(name, matrix.variants) or (f"its variants are {known}" if known else "it has none")
+        hint = near(_VARIANT_WORDS.get(name.lower(), name), matrix.variants) or (
+            f"its variants are {known}" if known else "it has none"
+        )
         raise NotFound(f"`{matrix.name}` has no variant `{name}`", hint=hint)
     return variant
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from colablock._common.fs import write_atomic
+from colablock._common.text import near
 from colablock._common.urls import local_path, redacted
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
@@ -19,7 +20,7 @@ from colablock.environment.accelerator import Accelerator, accelerators_of
 from colablock.environment.markers_and_tags import Environment, environment_for
 from colablock.environment.requirements import applies
 from colablock.environment.snapshot import Snapshot
-from colablock.errors import InvalidInput, NoSolution, Refused
+from colablock.errors import InvalidInput, NoSolution, NotFound, Refused
 from colablock.index.candidates import STRONG_HASHES, CandidateOrigin
 from colablock.lockfile.pylock import check_lock_name, make_lock, read_lock, write_lock
 from colablock.lockfile.store import (
@@ -33,7 +34,7 @@ from colablock.lockfile.store import (
 )
 from colablock.lockfile.tool_table import LockOrigin
 from colablock.matrix.catalog import lock_files, lock_folder
-from colablock.matrix.model import select_variant
+from colablock.matrix.model import roots, select_variant
 from colablock.operations.plan import solver_for
 from colablock.operations.session import Session
 from colablock.planning.options import ApplyOptions, LockOptions
@@ -246,6 +247,7 @@ def _solver(run: _LockRun, kernel: Snapshot, path: Path) -> Solver:
         matrix = replace(matrix, exclude_newer=run.wanted.exclude_newer)
     beside = lock_files(matrix, environ=run.session.environ)
     standing = (path, *beside) if path.is_file() else beside
+    _check_upgrades(run, path)
     preferred = _preferred(path, run.wanted)
     return replace(
         solver,
@@ -404,7 +406,7 @@ def _is_local(pin: Pin) -> bool:
     return file is not None and local_path(file.url) is not None
 
 
-def _versions(path: Path) -> dict[NormalizedName, Version]:
+def _versions(path: LockFile) -> dict[NormalizedName, Version]:
     if not path.is_file():
         return {}
     try:
@@ -425,6 +427,19 @@ def _preferred(path: Path, wanted: LockOptions) -> dict[NormalizedName, Version]
         return {}
     found = _versions(path)
     return {name: version for name, version in found.items() if name not in wanted.upgrade_packages}
+
+
+def _check_upgrades(run: _LockRun, path: Path) -> None:
+    """Raise NotFound for a name to upgrade that neither a lock of the matrix nor the request has."""
+    known = {*_versions(path), *(one.name for one in roots(run.matrix, run.options.with_))}
+    unknown = run.wanted.upgrade_packages - known
+    if not unknown or not path.is_file():
+        return
+    for other in lock_files(run.matrix, environ=run.session.environ):
+        known |= _versions(other).keys()
+    for name in sorted(unknown - known):
+        hint = near(name, known) or "`--upgrade` moves every package"
+        raise NotFound(f"`{name}` cannot be upgraded: no lock of `{run.matrix.name}` has it", hint=hint)
 
 
 def _moves(

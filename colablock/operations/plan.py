@@ -21,6 +21,7 @@ from colablock.operations.session import Session, comparable
 from colablock.planning.options import ApplyOptions
 from colablock.planning.plan import Target
 from colablock.planning.planned import PlannedChange
+from colablock.planning.request_check import check_ranges, with_protected
 from colablock.planning.solver import Solver
 from colablock.planning.target import is_kernel, why_not_kernel
 from colablock.runtimes.catalog import load_runtime
@@ -53,7 +54,7 @@ def plan_change(session: Session, options: ApplyOptions, *, recover: bool = Fals
     Raises NoSolution, FetchFailed and Refused (exit 1), InvalidInput (exit 2).
     """
     matrix = session.matrix(options.name)
-    kernel = _read_state(session, options, recover=recover)
+    kernel = with_protected(_read_state(session, options, recover=recover), options.protect)
     last = None if options.runtime else applied.load(matrix.name, session.home)
     must_hold = requirements_to_hold(last, kernel) if last else frozenset()
     solver = replace(solver_for(session, options, kernel), must_hold=must_hold)
@@ -71,6 +72,7 @@ def plan_change(session: Session, options: ApplyOptions, *, recover: bool = Fals
 def solver_for(session: Session, options: ApplyOptions, kernel: Snapshot) -> Solver:
     """Return the solver of a request for the state *kernel*."""
     matrix = select_variant(session.matrix(options.name), kernel.accelerator, options.variant)
+    check_ranges(matrix, options.with_)
     settings = session.settings(options, matrix)
     return Solver(
         matrix=matrix,
@@ -145,6 +147,8 @@ def _plan_for_target(session: Session, options: ApplyOptions, solver: Solver) ->
     try:
         planned = solver.in_kernel("harmless: no loaded module changes and nothing breaks")
     except NoSolution as error:
+        if error.is_universal:
+            raise
         session.reporter.note(f"not using the kernel: {error.message.splitlines()[0]}")
         return solver.in_env("the stack does not fit the kernel")
     except Refused as error:

@@ -31,6 +31,7 @@ from colablock.planning.locks import check_assumed, open_lock, with_origin
 from colablock.planning.plan import Remedy, Target
 from colablock.planning.planned import PlannedChange
 from colablock.planning.planner import make_plan
+from colablock.planning.request_check import check_additions
 from colablock.planning.shared_files import builds_in
 from colablock.planning.sources import (
     candidate_source,
@@ -201,7 +202,9 @@ class Solver:
         except NoSolution as error:
             tried.refusals[str(version)] = error
             # Another Python rarely solves a conflict among version ranges: one more is tried, then no other.
-            tried.worthwhile = error.is_about_python or len(tried.refusals) < _ENOUGH
+            tried.worthwhile = not error.is_universal and (
+                error.is_about_python or len(tried.refusals) < _ENOUGH
+            )
             return
         running = environment.short == self.kernel.environment.short
         candidate = PythonCandidate(
@@ -281,6 +284,7 @@ class Solver:
         return replace(base, **facts)  # type: ignore[arg-type]
 
     def _resolve(self, request: Request, source: CandidateSource) -> Resolution:
+        check_additions(request, source, self.with_, self.matrix)
         try:
             additions = roots(self.matrix, self.with_)[len(self.matrix.packages) :]
             sources = PackageSources.of(self.matrix, request.environment, additions)
@@ -293,7 +297,7 @@ class Solver:
             check_reached(error.conflict, source)
             found = misfits(request, source)
             hint = self._alternatives(request) if found or PYTHON in error.conflict.names else None
-            raise explain(error.conflict, asker=self.matrix.name, misfits=found, hint=hint) from error
+            raise explain(error.conflict, source, asker=self.matrix.name, misfits=found, hint=hint) from error
 
     def _alternatives(self, request: Request) -> str | None:
         others = [
@@ -451,11 +455,18 @@ def _no_python(matrix: Matrix, refusals: Mapping[str, Unmet]) -> Unmet:
     if not refusals:
         allowed = matrix.requires_python or "any"
         return Refused(f"no Python that {matrix.name} admits ({allowed}) is installed or can be fetched")
-    texts = {str(error) for error in refusals.values()}
-    first = next(iter(refusals.values()))
-    if len(texts) == 1:
+    groups: dict[str, list[str]] = {}
+    for version, error in refusals.items():
+        groups.setdefault(error.message.splitlines()[0], []).append(version)
+    errors = {headline: refusals[versions[0]] for headline, versions in groups.items()}
+    first = next(iter(errors.values()))
+    if len(groups) == 1:
         return first
     lines = [f"no available Python fits {matrix.name}"]
-    for version, error in refusals.items():
-        lines.append(f"with Python {version}: {error}")
-    return NoSolution("\n".join(lines))
+    for headline, versions in groups.items():
+        lines.append(f"with Python {_listed(versions)}: {errors[headline]}")
+    return NoSolution("\n".join(lines), hint=first.hint)
+
+
+def _listed(versions: Sequence[str]) -> str:
+    return f"{', '.join(versions[:-1])} and {versions[-1]}" if len(versions) > 1 else versions[0]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from colablock._vendor.packaging.utils import NormalizedName
+from colablock._vendor.packaging.specifiers import SpecifierSet
+from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
-from colablock.errors import FetchFailed, NoSolution
+from colablock.errors import BadDistribution, FetchFailed, NoSolution
 from colablock.index.candidates import Reason
 from colablock.resolver.model import (
     LOCK,
@@ -33,12 +36,14 @@ _MOST_PLACES = 3
 _PAIR = 2  # versions, with nothing between
 
 
-# A build may fail for one Python only, and where one Python has only an sdist, another may have a wheel.
-_OF_PYTHON = {Reason.TAGS, Reason.REQUIRES_PYTHON, Reason.SDIST, Reason.UNUSABLE}
+# A build may fail for one Python only.
+_OF_PYTHON = {Reason.TAGS, Reason.REQUIRES_PYTHON, Reason.UNUSABLE}
+_OF_MARKERS = re.compile(r"python_|platform|implementation_|os_name")
 
 
 def explain(
     conflict: Conflict,
+    source: CandidateSource | None = None,
     *,
     asker: str,
     misfits: Mapping[NormalizedName, str] | None = None,
@@ -46,9 +51,13 @@ def explain(
 ) -> NoSolution:
     """Return the error for *conflict*; *asker* is the name of the matrix.
 
+    With the *source* of its candidates, the error says whether every Python has the same conflict.
+
     *misfits* (see `misfits`) are all requested names without a file for this Python.  The
     conflict itself has only the one that the solve met first.
     """
+    conflict = _with_roots(conflict)
+    is_about_python = bool(misfits) or _is_about_python(conflict)
     lines = [*_causes(conflict, asker), *_facts(conflict), *(misfits or {}).values()]
     names = sorted({*conflict.names, *(misfits or {})} - {PYTHON})
     headline = _headline(conflict)
@@ -63,14 +72,74 @@ def explain(
         headline,
         because=_joined(list(dict.fromkeys(lines))),
         names=names,
-        is_about_python=bool(misfits) or _is_about_python(conflict),
+        is_about_python=is_about_python,
+        is_universal=source is not None and not is_about_python and _is_universal(conflict, source),
         hint=hint,
     )
 
 
+def _with_roots(conflict: Conflict) -> Conflict:
+    """Return *conflict* with what the user asks for, where that excludes the versions without a file.
+
+    Whoever reads that a version has no wheel for this Python tries another one, in vain.
+    """
+    added: dict[NormalizedName, tuple[Edge, ...]] = {}
+    for name in conflict.names:
+        own = [one for one in conflict.request.asked if one.name == name and one.url is None]
+        wants = [ResolverRequirement(name, one.specifier, path=one.path) for one in own]
+        known = {want.path for want, parent in conflict.edges.get(name, ()) if parent is None}
+        unfit = [one.version for one in _refusals(conflict, name) if one.reason in _OF_PYTHON and one.version]
+        if unfit and not any(all(_takes(want, version) for want in wants) for version in unfit):
+            added[name] = tuple((want, None) for want in wants if want.path not in known)
+    if not added:
+        return conflict
+    edges = {**conflict.edges, **{name: (*more, *conflict.edges[name]) for name, more in added.items()}}
+    causes = (*(edge for more in added.values() for edge in more), *conflict.causes)
+    return replace(conflict, edges=edges, causes=causes)
+
+
 def _is_about_python(conflict: Conflict) -> bool:
-    reasons = {rejection.reason for rejection in conflict.refused}
-    return PYTHON in conflict.names or bool(reasons & _OF_PYTHON)
+    """Whether another Python may have a file of a version that meets the requirements."""
+    refused = (one for name in conflict.names for one in _refusals(conflict, name))
+    return PYTHON in conflict.names or any(one.reason in _OF_PYTHON for one in refused)
+
+
+def _is_universal(conflict: Conflict, source: CandidateSource) -> bool:
+    """Whether the conflict is the same for every Python and platform, and with nothing installed.
+
+    It is if no installed distribution takes part, no requirement in it has a marker, and no version
+    that may be chosen is without a file for this Python.
+    """
+    if conflict.where == (LOCK,) or not conflict.edges.keys().isdisjoint(conflict.request.installed):
+        return False
+    if any(entry.marker is not None for entry in conflict.request.roots if entry.name in conflict.edges):
+        return False
+    try:
+        return not any(_depends_on_python(conflict, source, name) for name in conflict.edges)
+    except (FetchFailed, BadDistribution):
+        return False
+
+
+def _depends_on_python(conflict: Conflict, source: CandidateSource, name: NormalizedName) -> bool:
+    edges = conflict.edges[name]
+    for want, parent in edges:
+        lines = () if parent is None else source.metadata(parent.candidate).requires
+        for line in lines:
+            if canonicalize_name(line.name) == want.name and _OF_MARKERS.search(str(line.marker or "")):
+                return True
+    by_parent: defaultdict[str | None, list[ResolverRequirement]] = defaultdict(list)
+    roots = [want for want, parent in edges if parent is None]
+    for want, parent in edges:
+        if parent is not None:
+            by_parent[parent.name].append(want)
+    groups = [*([root] for root in roots), *by_parent.values()]
+    for rejection in source.judge(name).rejections:
+        version = rejection.version
+        if rejection.reason in _OF_PYTHON and (
+            version is None or all(any(_takes(want, version) for want in group) for group in groups)
+        ):
+            return True
+    return False
 
 
 def _have(names: Collection[str]) -> str:
@@ -88,6 +157,9 @@ def misfits(request: Request, source: CandidateSource) -> dict[NormalizedName, s
     a user must know all of these names.
     """
     found = {}
+    asked: defaultdict[NormalizedName, SpecifierSet] = defaultdict(SpecifierSet)
+    for entry in request.asked:
+        asked[entry.name] &= entry.specifier
     for entry in request.asked:
         there = request.installed.get(entry.name)
         if there is not None and entry.specifier.contains(there.version, prereleases=True):
@@ -97,8 +169,9 @@ def misfits(request: Request, source: CandidateSource) -> dict[NormalizedName, s
             entry.specifier.contains(c.version, prereleases=True) for c in judged.candidates
         ):
             continue
+        specifier = asked[entry.name]
         for rejection in judged.rejections:
-            fits = rejection.version is None or entry.specifier.contains(rejection.version, prereleases=True)
+            fits = rejection.version is None or specifier.contains(rejection.version, prereleases=True)
             if fits and rejection.reason in {Reason.TAGS, Reason.REQUIRES_PYTHON}:
                 found[entry.name] = str(rejection)
                 break

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 VARIABLE = "COLABLOCK_RUNTIMES"
+_MOST_NAMES = 4  # in a suggestion
 _ENDING = ".json"
 
 
@@ -143,11 +144,23 @@ def load_recording(
     for place in _places(environ, cwd):
         if place.name == name_or_path:
             return place.read()
-    names = runtime_names(environ=environ, cwd=cwd)
-    near = difflib.get_close_matches(name_or_path, names, n=3)
-    hint = f"did you mean {', '.join(f'`{item}`' for item in near)}" if near else None
     message = f"no runtime is recorded as `{name_or_path}`"
-    raise NotFound(message, hint=hint or f"recorded runtimes: {', '.join(names)}")
+    raise NotFound(message, hint=_runtime_hint(name_or_path, list(runtimes(environ=environ, cwd=cwd))))
+
+
+def _runtime_hint(text: str, known: Sequence[RecordedRuntime]) -> str:
+    """Return the names that *text* may mean: a part of them, as the host's menu has it, or a misspelt one."""
+    names = [about.name for about in known]
+    letters = _plain(text)
+    near = [name for name in names if letters in _plain(name)] or difflib.get_close_matches(text, names, n=3)
+    near = sorted(near, key=lambda name: (name.rpartition("-")[0], not name.endswith("gpu")))
+    if not near or len(near) > _MOST_NAMES:
+        return f"recorded runtimes: {', '.join(near or names)}"
+    return f"did you mean {' or '.join(f'`{name}`' for name in near)}?"
+
+
+def _plain(text: str) -> str:
+    return "".join(filter(str.isalnum, text.lower()))
 
 
 def load_runtime(

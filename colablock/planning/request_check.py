@@ -1,0 +1,132 @@
+"""Judge the names and the ranges of a request before anything is resolved."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from colablock._common.text import near
+from colablock._vendor.packaging.specifiers import SpecifierSet
+from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
+from colablock.environment.snapshot import Snapshot
+from colablock.errors import FetchFailed, NoSolution, NotFound
+from colablock.index.finder import IndexSource
+from colablock.matrix.model import roots
+
+if TYPE_CHECKING:
+    from colablock.index.candidates import CandidateSource
+    from colablock.matrix.model import Matrix
+    from colablock.resolver.model import Request
+
+__all__ = ["check_additions", "check_ranges", "with_protected"]
+
+_LIKENESS = 0.75  # of a misspelt project: short names are alike by accident
+_Asked = tuple[SpecifierSet, str]  # a range, and the sentence that says who asks for it
+
+
+def with_protected(snapshot: Snapshot, names: Iterable[str]) -> Snapshot:
+    """Return *snapshot* with *names* protected.  Raises NotFound for a name that is not installed."""
+    wanted = {canonicalize_name(text): text for text in names}
+    for name, text in wanted.items():
+        if name not in snapshot.everything:
+            where = snapshot.source or snapshot.prefix or "the environment"
+            raise NotFound(
+                f"`{text}` cannot be protected: it is not installed in `{where}`",
+                hint=near(text, snapshot.everything, likeness=_LIKENESS),
+            )
+    present = snapshot.installed.keys() & wanted.keys()
+    return replace(snapshot, protected=snapshot.protected | present) if wanted else snapshot
+
+
+def check_ranges(matrix: Matrix, with_: Sequence[str]) -> None:
+    """Raise NoSolution if the requirements on one project exclude each other, whatever the Python.
+
+    The error has as few of them as exclude each other.  Requirements with a marker are not judged.
+    """
+    asked: defaultdict[NormalizedName, list[_Asked]] = defaultdict(list)
+    for entry in roots(matrix, with_):
+        if entry.marker is None and entry.url is None:
+            requirement = f"`{entry.name}{entry.specifier}`"
+            asked[entry.name].append(
+                (entry.specifier, f"{matrix.name} asks for {requirement} ({entry.path})")
+            )
+    for limit in matrix.constraints:
+        if limit.marker is None and limit.name in asked:
+            text = f"{limit.path} allows only `{limit.name}{limit.specifier}`"
+            asked[limit.name].append((limit.specifier, text))
+    for name, wants in asked.items():
+        conflict = _fewest(wants)
+        if conflict:
+            sentences = [text for _, text in conflict]
+            because = [f"{'and' if at else 'because'} {text}" for at, text in enumerate(sentences)]
+            raise NoSolution(
+                _headline(name, conflict),
+                because=because,
+                names=[name],
+                is_about_python=False,
+                is_universal=True,
+                hint=_remedy(sentences, matrix),
+            )
+
+
+def check_additions(request: Request, source: CandidateSource, with_: Iterable[str], matrix: Matrix) -> None:
+    """Raise NoSolution for the first requirement of *with_* whose project no index has."""
+    if not isinstance(source, IndexSource):
+        return
+    own = {entry.name for entry in matrix.packages}
+    for entry in roots(matrix, tuple(with_))[len(matrix.packages) :]:
+        if entry.name in own or entry.url is not None or entry.name in request.installed:
+            continue
+        try:
+            judged = source.judge(entry.name)
+        except FetchFailed:
+            continue  # the solve says it, if it needs this project
+        if judged.found or judged.rejections:
+            continue
+        places = " and ".join(judged.where[:3])
+        raise NoSolution(
+            f"no index has `{entry.name}`",
+            because=[
+                f"because {matrix.name} asks for `{entry.name}{entry.specifier}` ({entry.path})",
+                *([f"and it was searched for in {places}"] if places else []),
+            ],
+            names=[entry.name],
+            is_about_python=False,
+            is_universal=True,
+            hint=near(entry.name, {*own, *request.installed}, likeness=_LIKENESS),
+        )
+
+
+def _headline(name: NormalizedName, conflict: Sequence[_Asked]) -> str:
+    if len(conflict) == 1:
+        return f"`{name}{conflict[0][0]}` excludes every version"
+    return f"no version of `{name}` meets every requirement"
+
+
+def _fewest(wants: Sequence[_Asked]) -> Sequence[_Asked]:
+    """Return the fewest of *wants* that exclude each other; none if they do not."""
+    if not _exclude(wants):
+        return ()
+    return next(
+        some for size in range(1, len(wants) + 1) for some in combinations(wants, size) if _exclude(some)
+    )
+
+
+def _exclude(wants: Iterable[_Asked]) -> bool:
+    specifiers: Iterator[SpecifierSet] = (specifier for specifier, _ in wants)
+    merged = SpecifierSet()
+    for specifier in specifiers:
+        merged &= specifier
+    return merged.is_unsatisfiable()
+
+
+def _remedy(sentences: Sequence[str], matrix: Matrix) -> str | None:
+    """Return what to do if an addition of the user is among them."""
+    added = [text for text in sentences if "(with: " in text]
+    if not added or len(added) == len(sentences):
+        return None
+    other = f"`colablock new NAME --extends {matrix.name}`"
+    return f"Change the requirement in `--with`, or write a matrix with another range: {other}"
