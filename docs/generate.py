@@ -167,6 +167,7 @@ A list. Each entry is a path, a name on the hub, or a mapping with these keys:
 | `completion` | `prompt`, `completion`: texts, or lists of messages | the completion |
 | `messages` | `messages` or `conversations`; `tools`, `system` if there | the messages of the assistant |
 | `alpaca` | `instruction`, `output`; `input`, `system`, `history` if there | the outputs |
+| `input_output` | `segments`: a list of objects with `text` and `label` | the segments with `label: true` |
 
 Files are JSON lines (`.jsonl`, `.ndjson`), JSON, CSV, TSV, Parquet, or text whose paragraphs are rows. All
 but Parquet may be compressed (`.gz`). Every cell of a table is text.
@@ -175,9 +176,11 @@ A message has `role` and `content`, or `from` and `value`. Its `tool_calls` are 
 `weight: 0` or `train: false` it is not learnt. Contents of several parts are joined if all are text. Rows
 that `label: false` marks as bad are left out. Columns that are not used are named before the run.
 
-If there are columns of several forms, the first of `messages`, `completion`, `alpaca`, `text` is used. With
-`train_on_inputs: true`, everything counts for the loss. The token that ends a text is added and trained on.
+If there are columns of several forms, the first of `messages`, `completion`, `alpaca`, `input_output`,
+`text` is used. With `train_on_inputs: true`, everything counts for the loss. The token that ends a text is
+added and trained on.
 In `messages`, the chat template ends each turn, and the end of a turn of the assistant is trained on.
+In `input_output`, no token is added: a segment has the special tokens that the model needs in its text.
 
 ## `chat_template`
 
@@ -222,9 +225,10 @@ colablock train qlora-2026 --config examples/llama-3/qlora-1b.yml
 
 - A key that agrees with what colablock does anyway is accepted: `load_in_4bit: true` beside `adapter:
   qlora`, `bf16: auto`, `strict: false`, an empty key.
-- Types of datasets are mapped: `chat_template` and `sharegpt` to `messages`, `alpaca` to `alpaca`,
-  `completion` to `text`, since it means raw text there. `field_messages`, `message_property_mappings` and
-  others are accepted if they describe rows that colablock reads.
+- Types of datasets are mapped: `chat_template` and `sharegpt` to `messages`, `alpaca` and
+  `input_output` to our forms of these names, `completion` to `text`, since it means raw text there.
+  `field_messages`, `message_property_mappings` and others are accepted if they describe rows that colablock
+  reads.
 - With the runner `axolotl`, keys that axolotl knows are passed on. Data that colablock does not read (other
   prompt formats, images, settings of tokens) are left to axolotl: preflight then shows no row of them.
 - With the runner `trl`, what trl does not do is a note: `not as written: sample_packing: true: rows are not

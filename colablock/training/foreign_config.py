@@ -59,6 +59,7 @@ _FORMS = {
     "alpaca": DataFormat.ALPACA,
     "chat_template": DataFormat.MESSAGES,
     "completion": DataFormat.TEXT,
+    "input_output": DataFormat.INPUT_OUTPUT,
     "messages": DataFormat.MESSAGES,
     "sharegpt": DataFormat.MESSAGES,
     "text": DataFormat.TEXT,

@@ -29,7 +29,7 @@ _COLUMN = 34  # of the comments, if the key leaves room
 # The meaning of each key, in the order of the config.
 KEY_HELP: Mapping[str, str] = {
     "base_model": "a folder, or a name on the hub",
-    "datasets": "`path`: a file or a name on the hub; `type`: text, completion, messages, alpaca",
+    "datasets": "`path`: a file or a name on the hub; `type`: the form, such as messages or alpaca",
     "revision": "revision of the model on the hub; use a commit for repeatable runs",
     "adapter": "qlora: weights in 4 bits; lora: full weights, about four times the memory",
     "sequence_len": "tokens per row; preflight shows how much of the data is truncated",

@@ -143,6 +143,7 @@ def test_keys_of_axolotl_have_their_meaning(
     [
         ({"type": "alpaca"}, DataFormat.ALPACA),
         ({"type": "completion", "field": "text"}, DataFormat.TEXT),
+        ({"type": "input_output"}, DataFormat.INPUT_OUTPUT),
         ({"type": "sharegpt", "conversation": "chatml"}, DataFormat.MESSAGES),
         (
             {"type": "chat_template", "roles_to_train": ["assistant"], "train_on_eos": "turn"},

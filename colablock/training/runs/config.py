@@ -54,6 +54,7 @@ class DataFormat(Enum):
     COMPLETION = "completion"  # {"prompt": ..., "completion": ...}
     MESSAGES = "messages"  # {"messages": [{"role": ..., "content": ...}, ...]}
     ALPACA = "alpaca"  # {"instruction": ..., "input": ..., "output": ...}
+    INPUT_OUTPUT = "input_output"  # {"segments": [{"text": ..., "label": true or false}, ...]}
 
 
 class MetricsTarget(Enum):

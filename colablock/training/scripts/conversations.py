@@ -1,8 +1,8 @@
 """Read the rows of the usual datasets: their form, their messages, and what else means something.
 
 Forms: ``text``, ``prompt`` and ``completion`` (texts, or messages as in trl), Alpaca's ``instruction``,
-``input``, ``output``, ``system`` and ``history``, and lists of messages with ``role`` and ``content``
-(OpenAI) or ``from`` and ``value`` (ShareGPT).
+``input``, ``output``, ``system`` and ``history``, lists of messages with ``role`` and ``content``
+(OpenAI) or ``from`` and ``value`` (ShareGPT), and axolotl's ``segments`` with ``text`` and ``label``.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ MESSAGES = ("messages", "conversations", "conversation")
 FORMS = {
     "completion": ("prompt", "completion"),
     "alpaca": ("instruction", "output"),
+    "input_output": ("segments",),
     "text": ("text",),
 }
 # The columns that each form uses besides those that it needs.
@@ -37,6 +38,7 @@ USED = {
     "messages": ("tools", "functions", "system", "chat_template_kwargs"),
     "completion": ("tools", "functions", "chat_template_kwargs"),
     "alpaca": ("input", "system", "history"),
+    "input_output": (),
     "text": (),
 }
 _PREFERENCES = (("chosen", "rejected"), ("preferred_output", "non_preferred_output"))
@@ -106,7 +108,7 @@ def form_of(columns: Sequence[str], path: str) -> str:
         )
     raise UnusableData(
         f"the columns of `{path}` ({shown}) match no format: `text`; `prompt` and `completion`; "
-        "`messages` or `conversations`; `instruction` and `output`"
+        "`messages` or `conversations`; `instruction` and `output`; `segments`"
     )
 
 
@@ -180,6 +182,24 @@ def alpaca_turns(row: Row, place: Place) -> Iterator[tuple[str, str]]:
     more = optional_text(row, "input", place)
     instruction = optional_text(row, "instruction", place)
     yield alpaca_prompt(instruction, more, system, is_first=is_first), text_of(row, "output", place)
+
+
+# Segments
+
+
+def segments_of(row: Row, place: Place) -> Iterator[tuple[str, bool]]:
+    """Yield each text of the row, and whether it is learnt.  Raises UnusableData."""
+    for at, one in enumerate(_list_of(row.get("segments"), "segments", place, required=True), 1):
+        if not isinstance(one, Mapping):
+            raise place.fault(f"segment {at} must be an object with `text` and `label`")
+        label, text = one.get("label"), one.get("text")
+        if not isinstance(text, str) or isinstance(text, Missing):
+            cause = described(text) if "text" in one else "it is not there"
+            raise place.fault(f"segment {at} has no text in `text`: {cause}")
+        if label not in (True, False):  # 0 and 1 too
+            shown = f"is {label!r}" if "label" in one else "is not there"
+            raise place.fault(f"`label` of segment {at} must be true or false, but {shown}")
+        yield text, bool(label)
 
 
 # Messages

@@ -34,6 +34,7 @@ from colablock.training.scripts.conversations import (
     conversation_of,
     form_of,
     is_conversational,
+    segments_of,
     text_of,
     unused_columns,
 )
@@ -320,6 +321,9 @@ class RowTokenizer:
             yield ids, True
             yield self._end(ids), True
             return
+        if self._form == "input_output":
+            yield from self._segments(row, place)
+            return
         if self._form == "alpaca":
             turns = list(alpaca_turns(row, place))
         else:
@@ -329,6 +333,14 @@ class RowTokenizer:
             ids = self._more(answer)
             yield ids, True
             yield self._end(ids), True
+
+    def _segments(self, row: Mapping[str, Any], place: Place) -> Iterator[tuple[list[int], bool]]:
+        """Yield the tokens of segments, each by itself and without special ones added, as axolotl does."""
+        ids: list[int] = []
+        for text, is_learnt in segments_of(row, place):
+            ids = self._more(text)
+            yield ids, is_learnt
+        self._seen["open"] += bool(self._end(ids))
 
     def _first(self, text: str) -> list[int]:
         """Return the tokens of a text with the special ones that the tokenizer puts before it.
@@ -403,6 +415,11 @@ class RowTokenizer:
         if self._seen["endless"]:
             found.append(
                 "the chat template writes nothing that ends an answer: the model does not learn to stop"
+            )
+        if self._seen["open"]:
+            found.append(
+                f"segments: no token that ends a text is at the end of {self._seen['open']:,} of the rows, "
+                "and none is added"
             )
         end = self._ending.strip()
         if end and len(self._more(end)) > 1:

@@ -120,6 +120,17 @@ FORMS: list[tuple[str, dict[str, Any], list[tuple[str, bool]]]] = [
     ("messages", {"messages": TALK[:2]}, [("<system>be kind<end><user>hello<end>", False)]),
     ("messages", {"messages": TALK[2:3]}, [("<assistant>", False), ("hi<end>", True)]),
     ("messages", {"messages": []}, []),
+    (
+        "input_output",
+        {"segments": [{"text": "<s>ask", "label": False}, {"text": " b</s>", "label": 1}]},
+        [("<s>ask", False), (" b</s>", True)],
+    ),
+    (
+        "input_output",
+        {"segments": '[{"text": "a", "label": true}, {"text": "b", "label": false}]'},
+        [("a", True), ("b", False)],
+    ),
+    ("input_output", {"segments": []}, []),
 ]
 
 
@@ -198,6 +209,11 @@ UNUSABLE: list[tuple[str | None, str, dict[str, Any], str]] = [
     (None, "text", {"text": None}, r"row 1 of `d` has no text in `text`"),
     (None, "completion", {"prompt": "a"}, r"row 1 of `d` has no text in `completion`"),
     (None, "alpaca", {"instruction": "a", "output": 2}, r"row 1 of `d` has no text in `output`"),
+    (None, "input_output", {"segments": "a"}, r"row 1 of `d`: `segments` must be a list, but it is text"),
+    (None, "input_output", {"segments": ["a"]}, r"row 1 of `d`: segment 1 must be an object with `text`"),
+    (None, "input_output", {"segments": [{"label": True}]}, r"segment 1 has no text in `text`: it is not"),
+    (None, "input_output", {"segments": [{"text": "a"}]}, r"`label` of segment 1 .* but is not there"),
+    (None, "input_output", {"segments": [{"text": "a", "label": "x"}]}, r"must be true or false, but is 'x'"),
     (None, "messages", {"messages": TALK}, r"no chat template: .* or set `chat_template: chatml`"),
 ]
 
@@ -221,6 +237,7 @@ def test_an_unusable_row_is_reported(
         (["messages", "prompt", "completion"], "messages"),
         (["conversations"], "messages"),
         (["text", "conversation"], "messages"),
+        (["segments"], "input_output"),
     ],
 )
 def test_the_format_follows_from_the_columns(prepare: ModuleType, columns: list[str], form: str) -> None:
@@ -295,6 +312,15 @@ def test_data_is_tokenised_and_counted(bench: Bench) -> None:
         {name: row[name] for name in ("input_ids", "labels")} for row in rows_of(bench)[:2]
     ]
     assert json.loads((bench.folder / "run/data/result.json").read_text()) == said
+
+
+def test_segments_are_learnt_by_their_labels(bench: Bench) -> None:
+    closed = [{"text": "<s>ask", "label": False}, {"text": "b</s>", "label": True}]
+    said = prepared(bench, [{"segments": closed}, {"segments": [closed[0], {"text": "c", "label": True}]}])
+    assert (said["forms"], said["sample"]) == (["input_output"], [["<s>ask", False], ["b</s>", True]])
+    assert said["notes"] == [
+        "segments: no token that ends a text is at the end of 2 of the rows, and none is added"
+    ]
 
 
 def test_a_token_reaches_the_process_that_reads_the_tokenizer(bench: Bench) -> None:
