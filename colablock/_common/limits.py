@@ -18,6 +18,7 @@ __all__ = [
     "ARCHIVE_RATIO",
     "ARCHIVE_RATIO_FROM",
     "ARCHIVE_UNPACKED",
+    "ARGUMENT",
     "CONFIG_FILE",
     "CONFIG_VALUES",
     "CRASH_TEXT",
@@ -68,6 +69,9 @@ METRICS_FILE: Final = 64 << 20
 
 METRICS_LINE: Final = 64 << 10
 """One event of a run has 300 bytes."""
+
+ARGUMENT: Final = 64 << 10
+"""The list of folders in an argument of a child.  Linux takes 128 kB; a change of an image has 15 kB."""
 
 WORKER_ANSWER: Final = 64 << 20
 """The answer of a process that colablock starts: the distributions of an image have 2 MB."""

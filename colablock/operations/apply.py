@@ -121,7 +121,7 @@ def _apply_to_kernel(session: Session, options: ApplyOptions, planned: PlannedCh
             plan,
             planned.snapshot,
             files,
-            prove=lambda: risks.after_change(prove_kernel()),
+            prove=lambda own: risks.after_change(prove_kernel(bytecode=own)),
             check_files=partial(record_checks, plan=plan),
             origin=ChangeOrigin(
                 stack=applied.versions_digest(pins),
@@ -176,7 +176,7 @@ def _apply_to_env(session: Session, options: ApplyOptions, planned: PlannedChang
         verify=planned.matrix.verify,
         pins=planned.pins(),
         environ=session.environ,
-        bytecode=True,
+        bytecode=(str(Path(python).parents[1]),),
         reporter=session.reporter,
     )
     if not all(check.passed for check in checks) and not options.keep:

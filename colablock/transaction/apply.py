@@ -52,6 +52,7 @@ from colablock.verification.verify import Check
 
 __all__ = ["ChangeOrigin", "apply_plan", "refuse_externally_managed"]
 
+Prove = Callable[[tuple[str, ...]], tuple[Check, ...]]
 FilesCheck = Callable[[Iterable[str], Iterable[str]], tuple[Check, ...]]
 
 _MORE_ROOM = "`colablock history --drop` deletes the stashes of earlier changes"
@@ -83,7 +84,7 @@ def apply_plan(
     snapshot: Snapshot,
     files: Mapping[NormalizedName, Path],
     *,
-    prove: Callable[[], tuple[Check, ...]],
+    prove: Prove,
     check_files: FilesCheck | None = None,
     origin: ChangeOrigin | None = None,
     keep: bool = False,
@@ -97,15 +98,14 @@ def apply_plan(
 ) -> tuple[Check, ...]:
     """Apply *plan* to the site of ``plan.python`` and return the checks, all of them passed.
 
-    *files* has the wheel of each step that installs.  *prove* is called once the
-    new files are in place, and before it *check_files* with the folders of the site and the paths
-    that have changed.  If a check fails, the change is undone, with two
-    exceptions: with *keep*, and if the change cannot be undone because without
-    *undo* it has deleted folders (see `journal.Journal`).  Failed checks are
-    returned then, too.  *origin* is recorded in the history of the environment.
-    *break_system_packages* allows a change of an externally managed environment
-    (PEP 668).  *fingerprint* returns the fingerprint of the current environment;
-    it is called after staging.
+    *files* has the wheel of each step that installs.  *prove* is called once the new files are in
+    place, with the new folders, in which it may leave bytecode: an undo moves them away as a
+    whole.  Before it, *check_files* is called with the folders of the site and the paths that have
+    changed.  If a check fails, the change is undone, with two exceptions: with *keep*, and if the
+    change cannot be undone because without *undo* it has deleted folders (see `journal.Journal`).
+    Failed checks are returned then, too.  *origin* is recorded in the history of the environment.
+    *break_system_packages* allows a change of an externally managed environment (PEP 668).
+    *fingerprint* returns the fingerprint of the current environment; it is called after staging.
 
     Raises Refused, BadDistribution or Unmet before anything is changed,
     RolledBack if the change was undone, and NotRestored if that failed.
@@ -149,9 +149,15 @@ def _touched(change: _Change, journal: Journal) -> tuple[tuple[str, str], frozen
 
 
 def _with_files(
-    prove: Callable[[], tuple[Check, ...]], check_files: Callable[[], tuple[Check, ...]]
+    prove: Prove, check_files: Callable[[], tuple[Check, ...]], own: tuple[str, ...]
 ) -> tuple[Check, ...]:
-    return (*check_files(), *prove())
+    return (*check_files(), *prove(own))
+
+
+def _new_folders(operations: Iterable[Operation]) -> tuple[str, ...]:
+    """Return the folders that *operations*, which have run, have moved in as a whole."""
+    ins = (one.destination for one in operations if one.kind is OperationKind.IN)
+    return tuple(path for path in ins if not path.endswith(".dist-info") and Path(path).is_dir())
 
 
 def _refuse_recovered(outcome: RecoveryOutcome | None) -> None:
@@ -196,15 +202,13 @@ def _refuse_links(site: Site, operations: Iterable[Operation]) -> None:
                 )
 
 
-def _run(
-    change: _Change, journal: Journal, prove: Callable[[], tuple[Check, ...]], *, keep: bool
-) -> tuple[Check, ...]:
+def _run(change: _Change, journal: Journal, prove: Prove, *, keep: bool) -> tuple[Check, ...]:
     distributions = count(len(change.plan.steps), "distribution")
     change.reporter.stage(f"Changing {distributions} in {change.site.prefix}")
     try:
         with journal:
             journal.run()
-            checks = prove()
+            checks = prove(_new_folders(journal.operations))
             failed = [check for check in checks if not check.passed]
             if not failed or keep or journal.is_forward:
                 journal.commit()

@@ -2,10 +2,9 @@
 
 ``python -c`` gets the source of this file with three arguments: the number of an open file
 descriptor for the answers, a JSON list of jobs ``[kind, subject]``, and a JSON object: facts about
-versions (``nf4_on_cpu``: a release of bitsandbytes), and ``bytecode``: whether imports may write
-bytecode into the environment.  Each job writes a line of JSON when
-it starts and when it ends, so that a job that crashes the process can be named.  Standard output
-is for the imported modules.
+versions (``nf4_on_cpu``: a release of bitsandbytes), and ``bytecode``: the folders in which imports may
+write bytecode.  Each job writes a line of JSON when it starts and when it ends, so that a job that
+crashes the process can be named.  Standard output is for the imported modules.
 """
 
 # Modules of the target are imported where they are used.  They are not installed where this is checked.
@@ -36,7 +35,7 @@ def main(descriptor: int, jobs: list[list[str]], known: dict[str, Any]) -> None:
     """Run *jobs* in order, and end the process without the exit handlers of imported modules."""
     os.set_inheritable(descriptor, False)
     if known["bytecode"]:
-        write_bytecode_below(sys.prefix)
+        write_bytecode_below(known["bytecode"])
     with os.fdopen(descriptor, "w", encoding="utf-8", closefd=False) as answers:
 
         def tell(**answer: Any) -> None:
@@ -53,12 +52,13 @@ def main(descriptor: int, jobs: list[list[str]], known: dict[str, Any]) -> None:
     os._exit(0)
 
 
-def write_bytecode_below(folder: str) -> None:
-    """Let imports write bytecode into *folder* only: not beside the standard library of the base."""
+def write_bytecode_below(folders: list[str]) -> None:
+    """Let imports write bytecode into *folders* only: not into other distributions or the base."""
     write = SourceFileLoader.set_data
+    below = tuple(os.path.realpath(folder) + os.sep for folder in folders)
 
     def set_data(self: SourceFileLoader, path: str, data: bytes, **options: Any) -> None:
-        if path.startswith(folder + os.sep):
+        if os.path.realpath(path).startswith(below):
             write(self, path, data, **options)
 
     SourceFileLoader.set_data = set_data  # type: ignore[method-assign,assignment]

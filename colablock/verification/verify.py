@@ -7,7 +7,7 @@ import json
 import subprocess
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,7 +90,7 @@ def prove(
     expected_unmet: Collection[tuple[str, str]] = (),
     plan: Plan | None = None,
     before: Snapshot | None = None,
-    bytecode: bool = False,
+    bytecode: Sequence[str] = (),
     timeout: float = 300.0,
     reporter: Reporter | None = None,
 ) -> tuple[Check, ...]:
@@ -100,8 +100,9 @@ def prove(
     without the network.  *expected_unmet* are requirements of the stack that were unmet before:
     the owner and the line of each.  With *plan*, which has changed the state *before*, the
     change must not break any distribution outside *pins*, unless the plan lists it as left.
-    With *bytecode* the imports may write bytecode into the environment, for a faster next start;
-    otherwise nothing there changes.  *timeout* is in seconds, for one import or other job.
+    Imports write bytecode into the folders *bytecode* only, for faster next starts; nothing else of
+    the environment changes.  The commands run beside the other jobs.  *timeout* is in seconds, for
+    one job.
 
     Raises Unmet if the interpreter does not run.
     """
@@ -115,7 +116,7 @@ def prove(
         done = sum(check.kind in ("import", "capability", "command") for check in checks)
         reporter.step(f"{check.kind} {check.subject}", done, total)
 
-    with scratch_folder() as scratch:
+    with scratch_folder() as scratch, ExitStack() as running:
         work = scratch / "work"  # what is in it can be imported, so it has none of the caches
         work.mkdir()
         child = Child(
@@ -136,10 +137,16 @@ def prove(
         checks += [_requirements_check(pins, state, frozenset(expected_unmet))] if pins else []
         if plan is not None and plan.steps and before is not None:
             checks += _breakage_checks(state, plan, before, frozenset(pins))
+        commands = {
+            command: running.enter_context(child.start_command(command, state.scripts))
+            for command in verify.commands
+        }
         for answer in answers:
             add(_check_of(_compared(answer, pins, state)))
-        for command in verify.commands:
-            add(_command_check(command, child, state.scripts))
+        for command, started in commands.items():
+            passed, detail, seconds = started.result()
+            subject = " ".join(command)
+            add(Check(kind="command", subject=subject, passed=passed, detail=detail, seconds=seconds))
     return tuple(checks)
 
 
@@ -349,12 +356,3 @@ def _breakage_checks(
         Check(kind="breakage", subject=name, passed=False, detail="\n".join(told))
         for name, told in lines.items()
     ]
-
-
-def _command_check(command: Sequence[str], child: Child, scripts: str) -> Check:
-    subject = " ".join(command)
-    started = time.monotonic()
-    passed, detail = child.command(command, scripts)
-    return Check(
-        kind="command", subject=subject, passed=passed, detail=detail, seconds=time.monotonic() - started
-    )

@@ -9,18 +9,20 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
+from tempfile import mkdtemp
+from threading import Thread
 from typing import Any, BinaryIO
 
 from colablock._common.decoding import Malformed, decode
-from colablock._common.limits import WORKER_ANSWER
+from colablock._common.limits import ARGUMENT, WORKER_ANSWER
 from colablock._common.process import exit_words, kill_session, last_lines, source_command, start_session
 from colablock._masking import masked
 from colablock.environment.accelerator import NF4_ON_CPU
 
-__all__ = ["Child", "Job", "JobResult", "is_python", "run_jobs"]
+__all__ = ["Child", "Job", "JobResult", "RunningCommand", "is_python", "run_jobs"]
 
 Job = tuple[str, str]
 """The kind and the subject of a job: ``("import", "torch")``."""
@@ -54,33 +56,29 @@ class JobResult:
 class Child:
     """How proofs run: interpreter, variables, an empty working directory, and seconds per job.
 
-    With *bytecode* the jobs write bytecode into the environment, but commands never do.
+    Imports write bytecode into the folders *bytecode* only.  Commands write none.
     """
 
     python: str
     environ: Mapping[str, str]
     folder: Path
     timeout: float
-    bytecode: bool = False
+    bytecode: Sequence[str] = ()
 
-    def command(self, command: Sequence[str], scripts: str) -> tuple[bool, str]:
-        """Run a command of the environment; return whether it succeeded, and its last lines if not."""
+    def start_command(self, command: Sequence[str], scripts: str) -> RunningCommand:
+        """Start a command of the environment, in a working directory of its own."""
         own = os.pathsep.join([scripts, str(Path(self.python).parent)])
         program = self.python if is_python(command[0]) else shutil.which(command[0], path=own)
         if program is None:
-            return False, f"there is no command `{command[0]}` in `{scripts}`"
-        with (self.folder / "output").open("w+b") as output:
-            try:
-                process = self._start([program, *command[1:]], output)
-            except OSError as error:
-                return False, f"`{program}` cannot be run: {error.strerror}"
-            try:
-                status = process.wait(self.timeout)
-            except subprocess.TimeoutExpired:
-                return False, f"it did not finish within {self.timeout:g} seconds"
-            finally:
-                _end(process)
-            return status == 0, "" if status == 0 else _ended(status, output)
+            return RunningCommand(failed=f"there is no command `{command[0]}` in `{scripts}`")
+        child = replace(self, folder=Path(mkdtemp(dir=self.folder.parent)))
+        output = (child.folder / "output").open("w+b")
+        try:
+            process = child.start([program, *command[1:]], output)
+        except OSError as error:
+            output.close()
+            return RunningCommand(failed=f"`{program}` cannot be run: {error.strerror}")
+        return RunningCommand(process=process, output=output, timeout=self.timeout)
 
     def start_jobs(self, jobs: Sequence[Job], output: BinaryIO, descriptor: int) -> subprocess.Popen[bytes]:
         """Start an interpreter that runs *jobs* and writes the results to *descriptor*."""
@@ -89,16 +87,70 @@ class Child:
             .joinpath("_worker_script.py")
             .read_text(encoding="utf-8")
         )
-        known = json.dumps({"nf4_on_cpu": NF4_ON_CPU, "bytecode": self.bytecode})
+        known = json.dumps({"nf4_on_cpu": NF4_ON_CPU, "bytecode": self._folders()})
         arguments = (str(descriptor), json.dumps(jobs), known)
         command = source_command(self.python, script, *arguments, options=_CHECKED)
-        return self._start(command, output, descriptor)
+        return self.start(command, output, descriptor)
 
-    def _start(self, command: Sequence[str], output: BinaryIO, *descriptors: int) -> subprocess.Popen[bytes]:
+    def _folders(self) -> list[str]:
+        """Return the folders for bytecode, as many as fit into an argument: it only saves time."""
+        room, found = ARGUMENT, []
+        for folder in self.bytecode:
+            room -= len(json.dumps(folder)) + 2
+            if room > 0:
+                found.append(folder)
+        return found
+
+    def start(self, command: Sequence[str], output: BinaryIO, *descriptors: int) -> subprocess.Popen[bytes]:
+        """Start any command in the working directory."""
         # It has a session of its own, so that its child processes end with it.
         return start_session(
             command, environ=self.environ, folder=self.folder, output=output, descriptors=descriptors
         )
+
+
+class RunningCommand:
+    """A command that runs beside the jobs of a proof.  Leaving the block ends it."""
+
+    def __init__(
+        self,
+        *,
+        process: subprocess.Popen[bytes] | None = None,
+        output: BinaryIO | None = None,
+        timeout: float = 0.0,
+        failed: str = "",
+    ) -> None:
+        self._process, self._output, self._failed = process, output, failed
+        self._started = self._ended = time.monotonic()
+        self._waiting = Thread(target=self._wait, args=(timeout,), daemon=True)
+        self._waiting.start()
+
+    def __enter__(self) -> RunningCommand:  # noqa: PYI034 - nobody derives from it
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None and self._waiting.is_alive():
+            kill_session(self._process)
+        self._waiting.join()
+        if self._output is not None:
+            self._output.close()
+
+    def result(self) -> tuple[bool, str, float]:
+        """Wait for the end; return whether it succeeded, its last lines if not, and its seconds."""
+        self._waiting.join()
+        return not self._failed, self._failed, self._ended - self._started
+
+    def _wait(self, timeout: float) -> None:
+        if self._process is None or self._output is None:
+            return
+        try:
+            status = self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self._failed = f"it did not finish within {timeout:g} seconds"
+        else:
+            self._failed = "" if status == 0 else _ended(status, self._output)
+        self._ended = time.monotonic()
+        _end(self._process)
 
 
 def run_jobs(child: Child, jobs: Sequence[Job]) -> Iterator[JobResult]:

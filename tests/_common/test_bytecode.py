@@ -124,7 +124,7 @@ def test_proofs_of_an_isolated_environment_write_no_bytecode_outside_of_it(
     (tmp_path / "beside" / "outside.py").write_text("")
     (place.site / "beside.pth").write_text(f"{tmp_path / 'beside'}\n")
     verify = Verify(imports=("used", "outside"))
-    prove(place.python, verify=verify, pins={}, environ=os.environ, bytecode=True)
+    prove(place.python, verify=verify, pins={}, environ=os.environ, bytecode=(str(place.folder),))
     names = {path.name.partition(".")[0] for path in bytecode(place.folder)}
     assert names == {"__init__", "more"}
     assert bytecode(tmp_path / "beside") == []

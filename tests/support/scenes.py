@@ -162,7 +162,7 @@ class Applying:
     def __call__(
         self, disk: Operations, *, prove: Callable[[], object] = tuple, reporter: Reporter | None = None
     ) -> None:
-        def checks() -> tuple[Check, ...]:
+        def checks(_: object) -> tuple[Check, ...]:
             prove()
             return ()
 

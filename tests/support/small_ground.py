@@ -98,7 +98,7 @@ class SmallGround:
         )
 
     def apply(self, *steps: Step, checks: tuple[Check, ...] = PASSED, **options: object) -> tuple[Check, ...]:
-        call: Mapping[str, object] = {"prove": lambda: checks, "environ": os.environ, **options}
+        call: Mapping[str, object] = {"prove": lambda _: checks, "environ": os.environ, **options}
         return apply_plan(self.plan(*steps), self.snapshot(), self.files, **call)  # type: ignore[arg-type]
 
     def steps(self) -> tuple[Step, ...]:

@@ -20,11 +20,13 @@ from colablock.environment.record import read_record
 from colablock.environment.site import Site, read_site
 from colablock.environment.snapshot import fingerprint, installed_versions
 from colablock.errors import BadDistribution, NotRestored, Refused, RolledBack, Unmet
+from colablock.matrix.model import Verify
 from colablock.planning.plan import UndoCost
 from colablock.transaction.apply import apply_plan
 from colablock.transaction.disk_operations import Operations
+from colablock.transaction.rollback import roll_back
 from colablock.transaction.staging import stage
-from colablock.verification.verify import Check
+from colablock.verification.verify import Check, prove
 from tests.support.runtime import Stub, build_site, site_of
 from tests.support.small_ground import PASSED, SmallGround, remove
 from tests.support.trees import installed_listing, listing
@@ -162,7 +164,7 @@ def test_an_error_during_the_checks_rolls_back(place: SmallGround, error: Except
     steps = place.steps()
     before = listing(place.venv)
 
-    def prove() -> tuple[Check, ...]:
+    def prove(_: object) -> tuple[Check, ...]:
         raise error
 
     with pytest.raises(RolledBack, match=r"no (space|interpreter)"):
@@ -170,11 +172,37 @@ def test_an_error_during_the_checks_rolls_back(place: SmallGround, error: Except
     assert listing(place.venv) == before
 
 
+@pytest.mark.parametrize("passes", [True, False])
+def test_proofs_leave_bytecode_only_in_new_folders(place: SmallGround, passes: bool) -> None:
+    before = listing(place.venv)
+    steps = place.steps()
+
+    def proved(folders: tuple[str, ...]) -> tuple[Check, ...]:
+        verify = Verify(imports=("new", "moved.fresh", "shared.stays", "shared.new"))
+        checks = prove(place.python, verify=verify, pins={}, environ=os.environ, bytecode=folders)
+        assert all(check.passed for check in checks)
+        assert found() == {"new/__init__", "moved/__init__", "moved/fresh", *standing}
+        return checks if passes else FAILED
+
+    def found() -> set[str]:
+        compiled = (path.relative_to(place.site) for path in place.site.rglob("*.pyc"))
+        return {f"{path.parents[1]}/{path.name.partition('.')[0]}" for path in compiled}
+
+    standing = found() - {"gone/__init__", "shared/gone"}
+    if passes:
+        place.apply(*steps, prove=proved)
+        roll_back(read_site(place.python, os.environ), look=place.snapshot)
+    else:
+        with pytest.raises(RolledBack):
+            place.apply(*steps, prove=proved)
+    assert installed_listing(place.venv) == before
+
+
 def test_an_interrupt_during_the_checks_rolls_back_and_propagates(place: SmallGround) -> None:
     steps = place.steps()
     before = listing(place.venv)
 
-    def prove() -> tuple[Check, ...]:
+    def prove(_: object) -> tuple[Check, ...]:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -226,7 +254,7 @@ def test_an_environment_that_changed_after_the_plan_is_refused(place: SmallGroun
             plan,
             snapshot,
             place.files,
-            prove=lambda: PASSED,
+            prove=lambda _: PASSED,
             environ=os.environ,
             fingerprint=lambda: fingerprint(place.snapshot()),
         )
@@ -239,7 +267,7 @@ def test_only_differences_are_listed_if_the_environment_is_a_link(place: SmallGr
     plan, snapshot = place.plan(remove("gone")), place.snapshot()
     build_site(place.site, [Stub(name="sudden", version="3")])
     with pytest.raises(Refused) as caught:
-        apply_plan(plan, snapshot, {}, prove=tuple, environ=os.environ, fingerprint=lambda: "another")
+        apply_plan(plan, snapshot, {}, prove=lambda _: (), environ=os.environ, fingerprint=lambda: "another")
     assert caught.value.message.splitlines()[1:] == ["  `sudden` 3 is new"]
 
 
@@ -363,7 +391,7 @@ def test_a_distribution_in_another_site_is_shadowed_but_not_removed(tmp_path: Pa
 def test_an_externally_managed_environment_is_refused(place: SmallGround) -> None:
     snapshot = replace(place.snapshot(), externally_managed="use apt\n")
     with pytest.raises(Refused, match=r"PEP 668.*use apt") as caught:
-        apply_plan(place.plan(remove("gone")), snapshot, {}, prove=lambda: PASSED, environ=os.environ)
+        apply_plan(place.plan(remove("gone")), snapshot, {}, prove=lambda _: PASSED, environ=os.environ)
     assert "`--into env`" in str(caught.value.hint)
     assert "`break_system_packages=True`" in str(caught.value.hint)
 
@@ -426,7 +454,7 @@ def test_files_of_a_protected_distribution_are_not_replaced(place: SmallGround) 
 
     def apply(version: str, modules: Mapping[str, str]) -> None:
         step = place.put(make_wheel(place.folder, "new", version, modules=modules))
-        apply_plan(place.plan(step), snapshot, place.files, prove=lambda: PASSED, environ=os.environ)
+        apply_plan(place.plan(step), snapshot, place.files, prove=lambda _: PASSED, environ=os.environ)
 
     with pytest.raises(Refused, match=r"of the protected distribution `stays` .* the one of `new` 2.0"):
         apply("2.0", {"shared/stays.py": "other"})
@@ -465,7 +493,7 @@ def test_too_little_disk_space_is_refused_before_a_change(place: SmallGround) ->
 def test_copies_for_an_undo_count_as_disk_space(place: SmallGround) -> None:
     before = listing(place.venv)
     plan = replace(place.plan(remove("gone")), undo_cost=UndoCost(files=3, bytes=10**18))
-    options = {"prove": lambda: PASSED, "environ": os.environ}
+    options = {"prove": lambda _: PASSED, "environ": os.environ}
     with pytest.raises(Unmet, match=r"needs 1000000 TB"):
         apply_plan(plan, place.snapshot(), {}, **options)  # type: ignore[arg-type]
     assert listing(place.venv) == before

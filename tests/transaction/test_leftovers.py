@@ -221,7 +221,7 @@ def test_an_undo_that_dies_is_undone_with_its_files(place: SmallGround) -> None:
 def test_a_failed_change_leaves_nothing_of_its_proof(place: SmallGround) -> None:
     before = listing(place.venv)
 
-    def prove() -> tuple[()]:
+    def prove(_: object) -> tuple[()]:
         write(place.site / "new" / "seen.json")
         write(place.site / "shared2" / "deep" / "seen.json")
         raise RolledBack("it fails")

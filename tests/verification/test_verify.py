@@ -161,7 +161,7 @@ def test_bytecode_is_written_if_requested(tmp_path: Path) -> None:
     executable = make_venv(tmp_path / "env", sys.executable)
     site = build_site(site_of(tmp_path / "env"), [Stub(name="good", version="1")])
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    prove(executable, verify=Verify(imports=("good",)), pins={}, environ=environ, bytecode=True)
+    prove(executable, verify=Verify(imports=("good",)), pins={}, environ=environ, bytecode=(str(site),))
     assert list((site / "good" / "__pycache__").glob("*.pyc"))
 
 
@@ -176,6 +176,20 @@ def test_commands_come_from_the_environment(python: Path) -> None:
     }
     assert checks["fails"].detail == "the process ended with status 7\nwent wrong"
     assert "no command `sh`" in checks["sh -c true"].detail
+
+
+def test_commands_run_beside_the_imports(python: Path) -> None:
+    """The import waits for a file of the command, which starts beside it."""
+    waits = "import os, time\nuntil = time.monotonic() + 20\n"
+    waits += "while not os.path.exists('../went') and time.monotonic() < until: time.sleep(0.02)\n"
+    site = site_of(python.parents[1])
+    (site / "waits.py").write_text(f"{waits}assert os.path.exists('../went')\n")
+    command = ("python", "-c", "import os; open('../went', 'x'); assert os.listdir() == ['output']")
+    try:
+        checks = proved(python, imports=("waits",), commands=(command,))
+    finally:
+        (site / "waits.py").unlink()
+    assert [check.passed for check in checks.values() if check.kind in ("import", "command")] == [True, True]
 
 
 def test_a_command_that_hangs_is_ended(python: Path) -> None:
