@@ -27,7 +27,7 @@ from colablock.training.runs.checkpoint_stores import HUB, list_archives, open_s
 from colablock.training.runs.checkpoints import accepted_changes, data_digest, move_aside_later, newest_valid
 from colablock.training.runs.config import TrainConfig, config_from, config_to, read_yaml
 from colablock.training.runs.folder import RunFolder, RunRecord, State
-from colablock.training.runs.launch import ranks_of
+from colablock.training.runs.launch import EarlyLauncher, ranks_of
 from colablock.training.runs.progress import attach_hint
 from colablock.training.runs.runners import runner_of
 from colablock.training.secrets import find_token, secret_stores, secrets_environment
@@ -36,6 +36,7 @@ from colablock.training.start import (
     default_folder,
     lock_run_folder,
     move_aside,
+    start_early_for,
     start_job,
     unused_run_id,
     workarounds_for,
@@ -329,12 +330,21 @@ class _TrainCall:
             data_digest=self.data,
             secrets=self.secrets,
         )
-        with start_preparation(data, self.run.folder, self.environ) as preparation:
-            self._start_prepared(checkpoint, preparation)
+        environ, folder, options = self.environ, self.run.folder, self.options
+        with start_preparation(data, folder, environ) as preparation:
+            machine = read_machine(environ, folder.path, accelerator=self.proven.accelerator)
+            started = start_early_for(data, folder, environ, machine.accelerator, options.launch_arguments)
+            with started as early:
+                self._start_prepared(checkpoint, machine, preparation, early)
 
-    def _start_prepared(self, checkpoint: Path | None, preparation: Preparation) -> None:
+    def _start_prepared(
+        self,
+        checkpoint: Path | None,
+        machine: Machine,
+        preparation: Preparation,
+        early: EarlyLauncher | None,
+    ) -> None:
         environ, folder = self.environ, self.run.folder
-        machine = read_machine(environ, folder.path, accelerator=self.proven.accelerator)
         workarounds = workarounds_for(self.proven, self.runner, machine.accelerator)
         case = self._case(machine, workarounds, preparation)
         preflight = case.check()
@@ -363,7 +373,7 @@ class _TrainCall:
         )
         move_aside_later(folder.path, checkpoint)
         revision = git_revision(working_folder(), environ)
-        start_job(job, prepared, folder, home=self.home, environ=environ, revision=revision)
+        start_job(job, prepared, folder, home=self.home, environ=environ, revision=revision, early=early)
 
     def _decided(self, case: _Case, longest: int | None, *, is_resumed: bool) -> Preflight:
         """Return the findings and decisions for the tokens; a resumed run keeps its batch if that fits."""

@@ -21,11 +21,13 @@ from colablock.training.prepared_data import DataJob
 from colablock.training.runs.config import TrainConfig, config_to
 from colablock.training.runs.folder import RunFolder, RunRecord, check_owner, list_runs, register
 from colablock.training.runs.launch import (
+    EarlyLauncher,
     Ranks,
     accelerate_config,
     launch_command,
     launch_environment,
     ranks_of,
+    start_early,
     start_process,
     threads_for,
     write_job,
@@ -38,6 +40,7 @@ __all__ = [
     "default_folder",
     "lock_run_folder",
     "move_aside",
+    "start_early_for",
     "start_job",
     "unused_run_id",
     "workarounds_for",
@@ -138,6 +141,48 @@ def move_aside(folder: Path) -> Path | None:
     return aside
 
 
+@contextmanager
+def start_early_for(
+    data: DataJob,
+    folder: RunFolder,
+    environ: Mapping[str, str],
+    accelerator: Accelerator,
+    launch_arguments: tuple[str, ...] = (),
+) -> Iterator[EarlyLauncher | None]:
+    """Start the launcher of a run on every card of *accelerator* before the run is decided on.
+
+    If the decision is another one, the launcher starts over.
+    """
+    cards = tuple(range(len(accelerator.devices))) if accelerator.kind == "cuda" else None
+    ranks = ranks_of(len(cards or ()) or 1, launch_arguments)
+    environment = _environment(data, environ, ranks, has_card=cards is not None, cards=cards)
+    modules = runner_of(data.runner).modules
+    if ranks.total > 1:  # the stack is imported by the ranks
+        modules = modules[:1]
+    with start_early(data.proven.python, folder, environment, modules) as early:
+        yield early
+
+
+def _environment(
+    job: DataJob,
+    environ: Mapping[str, str],
+    ranks: Ranks,
+    *,
+    has_card: bool,
+    cards: tuple[int, ...] | None,
+) -> dict[str, str]:
+    return launch_environment(
+        job.proven.python,
+        environ,
+        reports=bool(job.config.report_to),
+        has_card=has_card,
+        cards=cards,
+        threads=threads_for(ranks.per_host),
+        secrets=job.secrets,
+        offline=job.offline,
+    )
+
+
 def start_job(
     job: Job,
     prepared: Mapping[str, Any],
@@ -146,20 +191,16 @@ def start_job(
     home: Path,
     environ: Mapping[str, str],
     revision: str | None = None,
+    early: EarlyLauncher | None = None,
 ) -> RunRecord:
-    """Start *job* with the *prepared* data and return its record.  The process runs on its own."""
+    """Start *job* with the *prepared* data and return its record.  The process runs on its own.
+
+    It is the process of *early*, if given.
+    """
     ranks = ranks_of(job.processes, job.launch_arguments)
     decisions = _decide(job, prepared, ranks)
     run_id = unused_run_id(home, folder.path)
-    environment = launch_environment(
-        job.proven.python,
-        environ,
-        reports=bool(job.config.report_to),
-        has_card=job.has_card,
-        cards=job.cards,
-        secrets=job.secrets,
-        offline=job.offline,
-    )
+    environment = _environment(job, environ, ranks, has_card=job.has_card, cards=job.cards)
     entry = runner_of(job.runner).write(job.config, decisions, folder)
     write_job(
         folder,
@@ -184,7 +225,7 @@ def start_job(
         command=tuple(command),
     )
     folder.write_record(record)  # before the start, so that a run that is killed at once has a record
-    started = start_process(command, folder, environment)
+    started = start_process(command, folder, environment, early)
     with interrupted_as(f"The run `{run_id}` goes on; {attach_hint(run_id)}."):
         record = replace(record, process=started.process, process_started=started.process_started)
         folder.write_record(record)

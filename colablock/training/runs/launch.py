@@ -1,7 +1,8 @@
 """Launch a run: the command, the environment variables, and a process that outlives this one.
 
 The command is always ``accelerate launch`` with every argument given, so that a default config,
-perhaps written for another machine, has no effect.
+perhaps written for another machine, has no effect.  The launcher can start before its arguments are
+known, to import the stack meanwhile.
 """
 
 from __future__ import annotations
@@ -12,22 +13,32 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import yaml
 
 from colablock._common.child_environment import Purpose, environment_of, opt_outs
 from colablock._common.fs import open_private, write_private
-from colablock._common.process import start_session
+from colablock._common.process import kill_session, start_session
 from colablock.errors import InvalidInput, Unmet
 from colablock.training.runs.folder import RunFolder, start_time_of
 from colablock.training.runs.progress import START_MARK
 from colablock.training.scripts import FOLDER as SCRIPTS
 
-__all__ = ["Ranks", "StartedProcess", "launch_command", "launch_environment", "ranks_of", "start_process"]
+__all__ = [
+    "EarlyLauncher",
+    "Ranks",
+    "StartedProcess",
+    "launch_command",
+    "launch_environment",
+    "ranks_of",
+    "start_early",
+    "start_process",
+]
 
 _LAUNCHER = SCRIPTS / "launcher.py"
 _SHIM = SCRIPTS / "shim.py"
@@ -150,6 +161,7 @@ def launch_environment(
     reports: bool,
     has_card: bool = True,
     cards: Sequence[int] | None = None,
+    threads: int | None = None,
     secrets: Mapping[str, str] | None = None,
     offline: bool = False,
 ) -> dict[str, str]:
@@ -157,7 +169,8 @@ def launch_environment(
 
     They are the variables of this process without secrets, opt-outs of telemetry, and *secrets*,
     which are passed in no other way.  *cards* are those that the process may see; None leaves
-    CUDA_VISIBLE_DEVICES as it is.  Without *reports*, wandb is disabled even if it is installed.
+    CUDA_VISIBLE_DEVICES as it is.  *threads* is the number for each rank, which the launcher sets as
+    well.  Without *reports*, wandb is disabled even if it is installed.
     """
     extra = {
         **opt_outs(environ),
@@ -171,6 +184,8 @@ def launch_environment(
         extra |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     if not has_card:
         extra["ACCELERATE_USE_CPU"] = "true"  # the launcher for several ranks does not set it
+    if threads is not None:
+        extra["OMP_NUM_THREADS"] = str(threads)  # read when torch is loaded
     if cards is not None:
         extra["CUDA_VISIBLE_DEVICES"] = ",".join(_card_names(cards, environ))
         # The driver numbers cards by slot, CUDA by default from the fastest.
@@ -184,12 +199,91 @@ def _card_names(cards: Sequence[int], environ: Mapping[str, str]) -> list[str]:
     return [seen[card] if card < len(seen) else str(card) for card in cards]
 
 
+class EarlyLauncher:
+    """A launcher that imports the stack and waits for its arguments; see ``scripts/launcher.py``."""
+
+    def __init__(self, process: subprocess.Popen[bytes], gate: int, environment: Mapping[str, str]) -> None:
+        self._process: subprocess.Popen[bytes] | None = process
+        self._gate, self._environment = gate, environment
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has ended by itself."""
+        return self._process is not None and self._process.poll() is not None
+
+    def launch(
+        self, command: Sequence[str], log: os.PathLike[str], environment: Mapping[str, str]
+    ) -> subprocess.Popen[bytes] | None:
+        """Let it run *command* and return its process; None if it has ended."""
+        if self.has_ended:
+            return None
+        is_same = environment == self._environment
+        start = {
+            "arguments": command[command.index(str(_LAUNCHER)) + 1 :],
+            "log": os.fspath(log),
+            "environ": None if is_same else dict(environment),
+        }
+        try:
+            with os.fdopen(self._gate, "wb") as gate:
+                self._gate = -1
+                gate.write(f"{json.dumps(start)}\n".encode())
+        except OSError:
+            return None
+        process, self._process = self._process, None
+        return process
+
+    def end(self) -> None:
+        """Kill it, unless it was launched."""
+        if self._gate >= 0:
+            os.close(self._gate)
+        if self._process is not None and not self.has_ended:
+            kill_session(self._process)
+            self._process.wait()
+
+
+@contextmanager
+def start_early(
+    python: str, folder: RunFolder, environment: Mapping[str, str], modules: Sequence[str]
+) -> Iterator[EarlyLauncher | None]:
+    """Start a launcher that imports *modules*; at the end of the block it is killed if it was not launched.
+
+    *modules* are as for ``scripts/launcher.py``.  It changes no file.  None: it could not be started.
+    """
+    reading, gate = os.pipe()
+    command = [python, str(_LAUNCHER), "--early", str(reading), *modules]
+    try:
+        with tempfile.TemporaryFile() as output:
+            process = start_session(
+                command,
+                environ=environment,
+                folder=folder.path,
+                output=output,
+                descriptors=(reading,),
+                private=True,
+            )
+    except OSError:
+        os.close(gate)
+        yield None
+        return
+    finally:
+        os.close(reading)
+    early = EarlyLauncher(process, gate, environment)
+    try:
+        yield early
+    finally:
+        early.end()
+
+
 def start_process(
-    command: Sequence[str], folder: RunFolder, environment: Mapping[str, str]
+    command: Sequence[str],
+    folder: RunFolder,
+    environment: Mapping[str, str],
+    early: EarlyLauncher | None = None,
 ) -> StartedProcess:
     """Start a run in a session of its own, with its output in the log, and return at once.
 
-    An interrupt of this process and the end of a kernel do not reach it.  Raises Unmet.
+    An interrupt of this process and the end of a kernel do not reach it.  It is the process of *early*
+    if that is alive.  Raises Unmet.
     """
     with suppress(FileNotFoundError):
         folder.stop_file.unlink()
@@ -200,7 +294,8 @@ def start_process(
         with open(folder.log, "ab", opener=open_private) as log:
             log.write(f"\n{START_MARK} {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
             log.flush()
-            process = start_session(
+            process = early.launch(command, folder.log, environment) if early is not None else None
+            process = process or start_session(
                 command, environ=environment, folder=folder.path, output=log, private=True
             )
     except OSError as error:

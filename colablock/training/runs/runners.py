@@ -21,6 +21,7 @@ from colablock.training.scripts import FOLDER as SCRIPTS
 __all__ = ["RUNNERS", "Entry", "RunDecisions", "Runner", "runner_of"]
 
 _NEVER = 1_000_000_000  # steps
+_OF_EVERY_RUN = ("accelerate.commands.launch", "torch", "transformers:Trainer")  # as launcher and shim do
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +77,13 @@ class Runner(Protocol):
     def splits(self) -> bool:
         """Whether colablock has to split off the rows for evaluation."""
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """What it imports first, in that order: ``MODULE`` or ``MODULE:MEMBER``.
+
+        A process imports them while preflight runs, so they must not depend on the run's workarounds.
+        """
+
     def write(self, config: TrainConfig, decisions: RunDecisions, folder: RunFolder) -> Entry:
         """Write its files to *folder*, and return how to start it."""
 
@@ -87,6 +95,14 @@ class Trl:
     name: str = "trl"
     passes_through: bool = False
     splits: bool = True
+    modules: tuple[str, ...] = (
+        *_OF_EVERY_RUN,
+        "datasets",
+        "peft",
+        "transformers:AutoModelForCausalLM",
+        "transformers:AutoTokenizer",
+        "trl:SFTTrainer",
+    )
 
     def write(self, config: TrainConfig, decisions: RunDecisions, folder: RunFolder) -> Entry:
         """Write nothing: ``job.json`` has everything."""
@@ -101,6 +117,7 @@ class Axolotl:
     name: str = "axolotl"
     passes_through: bool = True
     splits: bool = False
+    modules: tuple[str, ...] = _OF_EVERY_RUN  # it changes transformers when it is imported
 
     def write(self, config: TrainConfig, decisions: RunDecisions, folder: RunFolder) -> Entry:
         """Write ``config.yaml`` for axolotl."""

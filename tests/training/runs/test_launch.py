@@ -285,7 +285,7 @@ def test_ports_and_threads_come_from_this_host() -> None:
 def test_a_file_in_the_run_folder_cannot_hide_the_launcher(tmp_path: Path) -> None:
     package = tmp_path / "site" / "accelerate" / "commands"
     package.mkdir(parents=True)
-    (package / "launch.py").write_text("import sys; print('launched', *sys.argv[1:])")
+    (package / "launch.py").write_text("import sys\ndef main(): print('launched', *sys.argv[1:])")
     run = tmp_path / "run"
     (run / "accelerate").mkdir(parents=True)
     (run / "accelerate" / "__init__.py").write_text("raise SystemExit('hidden')")

@@ -20,18 +20,10 @@ def main():
     parser.add_argument("script")
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     args = parser.parse_args()
-    variables = {
-        **os.environ,
-        "ACCELERATE_MIXED_PRECISION": args.mixed_precision,
-        "ACCELERATE_USE_CPU": str(args.cpu),
-        "OMP_NUM_THREADS": str(args.num_cpu_threads_per_process),
-    }
-    command = [sys.executable, args.script, *args.arguments]
     if args.num_processes == 1:
-        done = subprocess.run(command, env=variables, check=False)
-        if done.returncode:
-            raise subprocess.CalledProcessError(done.returncode, command)
+        simple_launcher(args)
         return
+    command, variables = prepare_simple_launcher_cmd_env(args)
     variables.setdefault("STAND_IN_STORE", tempfile.mkdtemp())
     here = args.num_processes // args.num_machines
     first = args.machine_rank * here
@@ -40,6 +32,23 @@ def main():
         for local in range(here)
     ]
     sys.exit(_wait(ranks))
+
+
+def simple_launcher(args):
+    command, variables = prepare_simple_launcher_cmd_env(args)
+    done = subprocess.run(command, env=variables, check=False)
+    if done.returncode:
+        raise subprocess.CalledProcessError(done.returncode, command)
+
+
+def prepare_simple_launcher_cmd_env(args):
+    variables = {
+        **os.environ,
+        "ACCELERATE_MIXED_PRECISION": args.mixed_precision,
+        "ACCELERATE_USE_CPU": str(args.cpu),
+        "OMP_NUM_THREADS": str(args.num_cpu_threads_per_process),
+    }
+    return [sys.executable, args.script, *args.arguments], variables
 
 
 def _of_rank(args, rank, local):
