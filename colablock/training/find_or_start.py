@@ -14,6 +14,7 @@ from colablock.errors import Fault, InvalidConfig, InvalidInput, NotFound, Refus
 from colablock.training.chat_templates import template_value
 from colablock.training.foreign_config import translate
 from colablock.training.git import git_revision
+from colablock.training.given_inputs import check_on_hub
 from colablock.training.preflight.batch_size import with_batch_of
 from colablock.training.preflight.checks import Preflight, check_run
 from colablock.training.preflight.facts import Level, Machine, ProvenEnvironment, Stack
@@ -332,6 +333,9 @@ class _TrainCall:
         )
         environ, folder, options = self.environ, self.run.folder, self.options
         with start_preparation(data, folder, environ) as preparation:
+            if checkpoint is None:
+                names = [source.path for source in options.config.datasets]
+                check_on_hub(names, self.secrets.get("HF_TOKEN"), environ)
             machine = read_machine(environ, folder.path, accelerator=self.proven.accelerator)
             started = start_early_for(data, folder, environ, machine.accelerator, options.launch_arguments)
             with started as early:

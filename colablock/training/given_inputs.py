@@ -1,24 +1,27 @@
-"""What a call of `train` names, judged before anything else: local paths, then what is missing.
+"""What a call of `train` names: local paths, what is missing, and then datasets on the hub.
 
-It takes milliseconds.  The environment, the hub and the content of the data come later, and take minutes.
+The first takes milliseconds and comes before anything else, the hub a request.  The content of the
+data comes later, and takes minutes.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from colablock._common.fs import expanded
-from colablock.errors import InvalidInput, NotFound
+from colablock.errors import InvalidInput, NotFound, Refused
+from colablock.training.preflight.hub import hub_home, query_dataset
 from colablock.training.runs.config import read_yaml
 from colablock.training.scripts.sources import FORMATS, format_of
 
-__all__ = ["check_given"]
+__all__ = ["check_given", "check_on_hub"]
 
+_BUILDERS = frozenset(FORMATS.values()) | {"arrow", "webdataset", "imagefolder", "audiofolder"}
 _MOST = 2000  # files of a folder that a name is compared with
 
 
@@ -44,6 +47,33 @@ def check_given(config: Path | None, values: Mapping[str, Any], *, example: str)
         ]
         if missing:
             raise InvalidInput(f"no {' and no '.join(missing)} to train with", hint=f"Pass them: `{example}`")
+
+
+def check_on_hub(names: Iterable[str], token: str | None, environ: Mapping[str, str]) -> None:
+    """Raise for a dataset that the hub does not have, or that is gated.
+
+    *names* are those of a config; files, folders and what is in the cache of `datasets` are not asked
+    for.  Without an answer of the hub, nothing is raised.  Raises NotFound, Refused, InvalidInput.
+    """
+    cache = Path(environ.get("HF_DATASETS_CACHE") or hub_home(environ) / "datasets")
+    for name in dict.fromkeys(names):
+        if name in _BUILDERS or _is_local(name) or expanded(name, "a dataset").exists():
+            continue
+        if (cache / name.replace("/", "___")).is_dir():
+            continue
+        status = query_dataset(name, token, environ)
+        if status == "missing":
+            raise NotFound(
+                f"the hub has no dataset `{name}`, or it is private",
+                hint=_near(name)
+                or "Check the name; for a private dataset, set HF_TOKEN to a token that "
+                "may read it; for a file, give its path with the suffix",
+            )
+        if status == "gated":
+            raise Refused(
+                f"the dataset `{name}` is gated",
+                hint="Request access on its page on the hub, then set HF_TOKEN",
+            )
 
 
 def _data_of(given: Mapping[str, Any]) -> Iterator[str]:
@@ -106,5 +136,6 @@ def _near(path: str) -> str | None:
         names = [one.name for one in islice(found.parent.iterdir(), _MOST)]
     except OSError:
         return None
-    matches = difflib.get_close_matches(found.name, names, n=1, cutoff=0.7)
+    matches = [name for name in names if Path(name).stem == found.name]
+    matches = matches or difflib.get_close_matches(found.name, names, n=1, cutoff=0.7)
     return f"did you mean `{Path(path).parent / matches[0]}`?" if matches else None

@@ -27,7 +27,10 @@ TOKEN = "hf_goodtoken"
 
 @dataclass(frozen=True, kw_only=True)
 class Repo:
-    """One model.  *sizes* are those of files that no test downloads; *renamed* redirects to another name."""
+    """One model, or a dataset below ``datasets/``.
+
+    *sizes* are those of files that no test downloads; *renamed* redirects to another name.
+    """
 
     files: Mapping[str, bytes] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
@@ -73,16 +76,17 @@ class HubServer(Serving):
             return 401, {"X-Error-Message": "Invalid credentials in Authorization header"}, b""
         parts = unquote(urlsplit(path).path).strip("/").split("/")
         is_page = parts[:2] == ["api", "models"]
-        owner, name, verb, revision, *rest = parts[2 if is_page else 0 :]
-        repo = self.repos.get(f"{owner}/{name}")
+        parts = parts[2:] if is_page else parts
+        at = parts.index("revision" if is_page else "resolve")
+        named, revision, rest = "/".join(parts[:at]), parts[at + 1], parts[at + 2 :]
+        repo = self.repos.get(named)
         if repo is not None and repo.renamed:
-            return 307, {"Location": path.replace(f"{owner}/{name}", repo.renamed)}, b""
+            return 307, {"Location": path.replace(named, repo.renamed)}, b""
         if repo is None or (repo.private and token is None):
             return (404 if token else 401), {"X-Error-Code": "RepoNotFound"}, b""
         if revision not in repo.revisions:
             return 404, {"X-Error-Code": "RevisionNotFound"}, b""
         if is_page:
-            assert verb == "revision"
             return (200, {}, self._page(repo)) if repo.has_api else (404, {}, b"")
         if repo.gated and token is None:
             return 401, {"X-Error-Code": "GatedRepo"}, b""

@@ -23,6 +23,7 @@ from colablock.training.runs.config import DataSource, TrainConfig, config_to
 from colablock.training.runs.folder import RunFolder, State, find_run
 from colablock.training.runs.summary import summary_of
 from colablock.training.start import lock_run_folder
+from tests.support.hub import HubServer
 from tests.support.reporters import Notes
 from tests.support.training_stack import (
     Bench,
@@ -512,3 +513,12 @@ def test_a_changed_file_of_a_template_is_a_changed_config(bench: Bench) -> None:
         Call(bench, config)
     with pytest.raises(InvalidInput, match="has no Jinja tag"):
         Call(bench, bench.config(chat_template="a text"))
+
+
+def test_a_dataset_that_the_hub_does_not_have_is_told_before_anything_is_fetched(bench: Bench) -> None:
+    config = bench.config(datasets=(DataSource(path="me/lost"),))
+    with HubServer({}) as hub:
+        online = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.root, "HF_HOME": str(bench.folder / "hub")}
+        with pytest.raises(NotFound, match="the hub has no dataset `me/lost`"):
+            Call(bench, config, environ=online)
+        assert hub.asked == ["HEAD /datasets/me/lost/resolve/main/config.json"]

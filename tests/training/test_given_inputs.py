@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 import colablock
 from colablock.cli.main import main
 from colablock.errors import ColablockError, ExitCode, InvalidInput, NotFound
+from colablock.training.given_inputs import check_on_hub
+from tests.support.hub import TOKEN, HubServer, Repo
 
 MODEL = "Qwen/Qwen2.5-1.5B"
 #: Each call and what its error says.  No matrix was applied here: what passes fails with that.
@@ -87,3 +90,54 @@ def test_the_example_is_in_the_language_of_the_caller(capsys: pytest.CaptureFixt
     )
     assert main(["train", "qlora-2026", "--model", MODEL, "--dataset", "dta.jsonl"]) == ExitCode.USAGE
     assert "did you mean `data.jsonl`?" in capsys.readouterr().err
+
+
+# Names on the hub
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[HubServer]:
+    repos = {
+        "datasets/me/open": Repo(),
+        "datasets/imdb": Repo(renamed="datasets/me/open"),
+        "datasets/me/gated": Repo(gated=True),
+        "datasets/me/private": Repo(private=True),
+        "me/model": Repo(),
+    }
+    with HubServer(repos) as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("name", "token", "words"),
+    [
+        ("me/open", None, ""),
+        ("imdb", None, ""),
+        ("me/gated", None, "the dataset `me/gated` is gated"),
+        ("me/gated", TOKEN, ""),
+        ("me/private", None, "the hub has no dataset `me/private`, or it is private"),
+        ("me/private", TOKEN, ""),
+        ("me/model", TOKEN, "the hub has no dataset `me/model`"),
+        ("data", None, "the hub has no dataset `data`"),
+        ("me/open", "hf_old", "the hub rejects the token"),
+        ("me/cached", None, ""),
+        ("json", None, ""),
+        ("data.jsonl", None, ""),
+        ("s3://bucket/data", None, ""),
+    ],
+)
+def test_a_dataset_on_the_hub_is_found_by_its_name(
+    hub: HubServer, folder: Path, name: str, token: str | None, words: str
+) -> None:
+    (folder / "home/datasets/me___cached").mkdir(parents=True)
+    environ = {"HF_ENDPOINT": hub.root, "HF_HOME": str(folder / "home"), "COLABLOCK_RETRIES": "0"}
+    if not words:
+        check_on_hub([name], token, environ)
+        return
+    with pytest.raises(ColablockError) as found:
+        check_on_hub([name], token, environ)
+    assert words in str(found.value)
+    if name == "data":
+        assert found.value.hint == "did you mean `data.jsonl`?"
+    check_on_hub([name], token, {**environ, "HF_HUB_OFFLINE": "1"})
+    check_on_hub([name], token, {**environ, "HF_ENDPOINT": "http://127.0.0.1:9"})

@@ -33,6 +33,7 @@ __all__ = [
     "expand_path",
     "hub_home",
     "is_offline",
+    "query_dataset",
     "query_model",
     "read_model_config",
 ]
@@ -239,6 +240,22 @@ def query_model(
     return ModelFacts(access=access, config=config)
 
 
+def query_dataset(
+    name: str, token: str | None, environ: Mapping[str, str], *, transport: Transport | None = None
+) -> str:
+    """Return ``open``, ``gated``, ``missing`` or ``unreachable`` for a dataset, with one HEAD request.
+
+    ``unreachable`` also means that nothing was asked: offline, or for what is no name of a dataset.
+    Raises InvalidInput for a token that the hub rejects.
+    """
+    if is_offline(environ) or not _NAME.fullmatch(name):
+        return "unreachable"
+    try:
+        return _client(name, None, token, environ, transport, kind="datasets/").status()
+    except FetchFailed:
+        return "unreachable"
+
+
 def read_model_config(
     base_model: str,
     revision: str | None,
@@ -327,6 +344,8 @@ def _client(
     token: str | None,
     environ: Mapping[str, str],
     transport: Transport | None,
+    *,
+    kind: str = "",
 ) -> HubClient:
     if not _NAME.fullmatch(base_model):
         message = f"`{base_model}` is neither a folder nor a valid name of a model on the hub"
@@ -336,7 +355,9 @@ def _client(
         # Preflight waits less than a download would: it reports what it could not query.
         settings = {"COLABLOCK_TIMEOUT": "15", "COLABLOCK_RETRIES": "1", **environ}
         transport = HttpClient(settings, Mirrors(()), Credentials({}), connections=1)
-    return HubClient(base_model, revision or "main", endpoint=endpoint, token=token, transport=transport)
+    return HubClient(
+        f"{kind}{base_model}", revision or "main", endpoint=endpoint, token=token, transport=transport
+    )
 
 
 def _endpoint(environ: Mapping[str, str]) -> str:
