@@ -264,6 +264,13 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def screenshots(session: nox.Session) -> None:
+    """Take the pictures of the documentation again (not run by default); needs a Chromium."""
+    session.install("-e", ".", "pillow", *group("browser"))
+    session.run("python", "docs/screenshots.py")
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Compare the run time with uv and pip-tools (not run by default)."""
     session.install("-e", ".", *group("bench"))

@@ -624,8 +624,15 @@ def errors_of(code: ExitCode) -> list[str]:
     return [name for name, kind in found if kind is not ColablockError and kind.exit_code is code]
 
 
+def readme_page() -> str:
+    """Return the README with the badges of the notebooks."""
+    badges = filter(None, map(make_notebooks.badge, make_notebooks.HOSTS))
+    return filled(ROOT / "README.md", {"badges": "\n".join([*badges, ""])})
+
+
 MADE: Mapping[str, Callable[[], str]] = {
     "CONTRIBUTING.md": contributing_page,
+    "README.md": readme_page,
     "docs/explanation/architecture.md": architecture_page,
     "docs/explanation/layers.svg": layers.picture,
     "docs/explanation/memory.md": memory_page,

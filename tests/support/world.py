@@ -39,6 +39,7 @@ __all__ = [
     "Done",
     "Hiding",
     "World",
+    "needed_by",
     "new_complaints",
     "notebook_venv",
     "open_world",
@@ -221,7 +222,7 @@ def notebook_venv(
     """
     pytest.importorskip("ipykernel")
     venv = Venv.make(folder)
-    ours = _needed_by("ipykernel", "colablock")
+    ours = needed_by("ipykernel", "colablock")
     if runtime is not None:
         named = [name for name in names if name not in ours]
         _living(venv.site, runtime, folder, only=named, contents=contents)
@@ -250,7 +251,7 @@ def stack_of(runtime: str) -> set[NormalizedName]:
     return found
 
 
-def _needed_by(*names: str) -> set[str]:
+def needed_by(*names: str) -> set[str]:
     """Return *names* and all their dependencies that are installed with the tests."""
     found: set[str] = set()
     waiting = list(names)
