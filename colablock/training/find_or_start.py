@@ -333,9 +333,7 @@ class _TrainCall:
         )
         environ, folder, options = self.environ, self.run.folder, self.options
         with start_preparation(data, folder, environ) as preparation:
-            if checkpoint is None:
-                names = [source.path for source in options.config.datasets]
-                check_on_hub(names, self.secrets.get("HF_TOKEN"), environ)
+            check_on_hub(() if checkpoint else options.config.datasets, self.secrets, environ)
             machine = read_machine(environ, folder.path, accelerator=self.proven.accelerator)
             started = start_early_for(data, folder, environ, machine.accelerator, options.launch_arguments)
             with started as early:

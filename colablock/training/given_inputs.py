@@ -16,7 +16,7 @@ from typing import Any
 from colablock._common.fs import expanded
 from colablock.errors import InvalidInput, NotFound, Refused
 from colablock.training.preflight.hub import hub_home, query_dataset
-from colablock.training.runs.config import read_yaml
+from colablock.training.runs.config import DataSource, read_yaml
 from colablock.training.scripts.sources import FORMATS, format_of
 
 __all__ = ["check_given", "check_on_hub"]
@@ -49,19 +49,21 @@ def check_given(config: Path | None, values: Mapping[str, Any], *, example: str)
             raise InvalidInput(f"no {' and no '.join(missing)} to train with", hint=f"Pass them: `{example}`")
 
 
-def check_on_hub(names: Iterable[str], token: str | None, environ: Mapping[str, str]) -> None:
+def check_on_hub(
+    sources: Iterable[DataSource], secrets: Mapping[str, str], environ: Mapping[str, str]
+) -> None:
     """Raise for a dataset that the hub does not have, or that is gated.
 
-    *names* are those of a config; files, folders and what is in the cache of `datasets` are not asked
-    for.  Without an answer of the hub, nothing is raised.  Raises NotFound, Refused, InvalidInput.
+    Files, folders and what is in the cache of `datasets` are not asked for.  Without an answer of the
+    hub, nothing is raised.  Raises NotFound, Refused, InvalidInput.
     """
     cache = Path(environ.get("HF_DATASETS_CACHE") or hub_home(environ) / "datasets")
-    for name in dict.fromkeys(names):
+    for name in dict.fromkeys(source.path for source in sources):
         if name in _BUILDERS or _is_local(name) or expanded(name, "a dataset").exists():
             continue
         if (cache / name.replace("/", "___")).is_dir():
             continue
-        status = query_dataset(name, token, environ)
+        status = query_dataset(name, secrets.get("HF_TOKEN"), environ)
         if status == "missing":
             raise NotFound(
                 f"the hub has no dataset `{name}`, or it is private",

@@ -12,6 +12,7 @@ import colablock
 from colablock.cli.main import main
 from colablock.errors import ColablockError, ExitCode, InvalidInput, NotFound
 from colablock.training.given_inputs import check_on_hub
+from colablock.training.runs.config import DataSource
 from tests.support.hub import TOKEN, HubServer, Repo
 
 MODEL = "Qwen/Qwen2.5-1.5B"
@@ -131,13 +132,14 @@ def test_a_dataset_on_the_hub_is_found_by_its_name(
 ) -> None:
     (folder / "home/datasets/me___cached").mkdir(parents=True)
     environ = {"HF_ENDPOINT": hub.root, "HF_HOME": str(folder / "home"), "COLABLOCK_RETRIES": "0"}
+    sources, secrets = [DataSource(path=name)], {"HF_TOKEN": token} if token else {}
     if not words:
-        check_on_hub([name], token, environ)
+        check_on_hub(sources, secrets, environ)
         return
     with pytest.raises(ColablockError) as found:
-        check_on_hub([name], token, environ)
+        check_on_hub(sources, secrets, environ)
     assert words in str(found.value)
     if name == "data":
         assert found.value.hint == "did you mean `data.jsonl`?"
-    check_on_hub([name], token, {**environ, "HF_HUB_OFFLINE": "1"})
-    check_on_hub([name], token, {**environ, "HF_ENDPOINT": "http://127.0.0.1:9"})
+    check_on_hub(sources, secrets, {**environ, "HF_HUB_OFFLINE": "1"})
+    check_on_hub(sources, secrets, {**environ, "HF_ENDPOINT": "http://127.0.0.1:9"})
