@@ -41,6 +41,7 @@ _VALUED = frozenset(
         "--lock",
         "--mirror",
         "--model",
+        "--not",
         "--output",
         "--output-dir",
         "--platform",
@@ -62,7 +63,7 @@ _LISTS = frozenset(
         "--with",
     }
 )
-_KEYWORDS = {"--with": "with_"}
+_KEYWORDS = {"--not": "not_", "--with": "with_"}
 _FUNCTIONS = frozenset(
     {
         "apply",

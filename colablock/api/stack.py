@@ -324,8 +324,9 @@ def run(name: Name, argv: str | Sequence[str]) -> int:
 @front_door(UNCHANGED)
 def why(
     name: Name,
-    package: str,
+    package: str | None = None,
     *,
+    not_: str | None = None,
     into: str | None = None,
     python: str | os.PathLike[str] | None = None,
     runtime: str | None = None,
@@ -340,8 +341,15 @@ def why(
     offline: bool = False,
     quiet: bool = False,
 ) -> Lines[str]:
-    """Return the reasons for the version of *package* in the plan of *name*, or for its removal."""
-    from colablock.operations.plan import plan_change
+    """Return the reasons for the version of *package* in the plan of *name*, or for its removal.
+
+    Without *package* they are the reasons for the target.  With *not_*, a name or a requirement such
+    as ``"torch==2.8"``, they say why the plan does not have it.  With *with_*, what it changes follows.
+    """
+    from colablock.operations.plan import explain_plan
+
+    if package is not None and not_ is not None:
+        raise InvalidInput("`not_` cannot be used with another package", hint="Omit one of them")
 
     with open_session(quiet=quiet) as session:
         options = apply_options(
@@ -359,7 +367,7 @@ def why(
             find_links=find_links,
             offline=offline,
         )
-        lines = plan_change(session, options).why(package)
+        lines = explain_plan(session, options, package, absent=not_)
     return Lines(lines).shown_as(lambda found: Document(blocks=tuple(map(Note, found))))
 
 

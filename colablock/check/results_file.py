@@ -11,11 +11,11 @@ from typing import Any
 from colablock._common.decoding import Malformed, decode, fitted, read_bounded
 from colablock._common.fs import write_atomic
 from colablock._common.limits import RUN_FILE
-from colablock.check.outcomes import Outcome, broken_since, differences
+from colablock.check.outcomes import Outcome, Verdict, broken_since, differences
 from colablock.errors import InvalidInput
 from colablock.matrix.model import Matrix
 
-__all__ = ["MatrixCheck", "compared", "replaces_requirements", "results_path"]
+__all__ = ["MatrixCheck", "compared", "fits_kernel", "replaces_requirements", "results_path"]
 
 SCHEMA = 1
 
@@ -99,6 +99,17 @@ def compared(
         imports=found,
         drift=drift,
     )
+
+
+def fits_kernel(matrix: Matrix, runtime: str) -> bool:
+    """Whether the committed results beside *matrix* say that it fits the kernel of *runtime*."""
+    try:
+        committed = _read(results_path(matrix, Path(matrix.source).parent))
+    except InvalidInput:
+        return False
+    if committed is None or committed.digest != matrix.digest:
+        return False
+    return any(one.runtime == runtime and one.verdict is Verdict.KERNEL for one in committed.outcomes)
 
 
 def replaces_requirements(matrix: Matrix) -> bool:

@@ -87,9 +87,17 @@ def _add_verify(commands: Any) -> None:
 
 
 def _add_why(commands: Any) -> None:
-    parser = add_command(commands, "why", "explain why a package has its planned version, or is removed")
+    parser = add_command(commands, "why", "explain the version of a package in the plan, or the target")
     add_target(parser)
-    parser.add_argument("package", metavar="PKG", help="name of the package")
+    parser.add_argument(
+        "package", metavar="PKG", nargs="?", help="name of the package; without it, the target is explained"
+    )
+    parser.add_argument(
+        "--not",
+        dest="absent",
+        metavar="PKG",
+        help="explain why this package, or this version as in `torch==2.8`, is not in the plan",
+    )
     parser.add_argument("--runtime", metavar="R", help="plan for a recorded runtime")
     add_sources(parser)
     parser.set_defaults(handler=_why)
@@ -179,14 +187,17 @@ def _verify(call: Call) -> int:
 
 
 def _why(call: Call) -> int:
-    from colablock.operations.plan import plan_change
+    from colablock.display.text import render
+    from colablock.display.view import Document, Note
+    from colablock.operations.plan import explain_plan
 
+    args = call.args
+    if args.package is not None and args.absent is not None:
+        raise InvalidInput("`--not` cannot be used with another package", hint="Omit one of them")
     with session_of(call) as session:
-        planned = plan_change(session, options_of(call.args))
-    lines = planned.why(call.args.package)
-    if call.args.json:
-        print_json({"package": call.args.package, "because": lines}, call.out)
+        lines = explain_plan(session, options_of(args), args.package, absent=args.absent)
+    if args.json:
+        print_json({"package": args.package or args.absent, "because": lines}, call.out)
     else:
-        for line in lines:
-            call.out.print(line, markup=False)
+        render(Document(blocks=tuple(map(Note, lines))), call.out)
     return ExitCode.DONE

@@ -8,23 +8,24 @@ from typing import TYPE_CHECKING
 
 from colablock._common.urls import redacted
 from colablock.check.import_risks import find_import_risks
+from colablock.check.results_file import fits_kernel
 from colablock.environment.site import is_unfinished
 from colablock.environment.snapshot import Host, Snapshot
 from colablock.errors import BadDistribution, NoSolution, Refused
 from colablock.lockfile.pylock import lock_digest, make_lock
 from colablock.lockfile.store import LockStore
-from colablock.matrix.catalog import lock_files
-from colablock.matrix.model import select_variant
+from colablock.matrix.catalog import list_matrices, lock_files
+from colablock.matrix.model import roots, select_variant
 from colablock.operations.last_apply import drifts_since, requirements_to_hold
 from colablock.operations.rollback import recover_interrupted
 from colablock.operations.session import Session, comparable
 from colablock.planning.options import ApplyOptions
 from colablock.planning.plan import Target
-from colablock.planning.planned import PlannedChange
+from colablock.planning.planned import NotKernel, PlannedChange, changes_between, exclusions
 from colablock.planning.request_check import check_ranges, with_protected
 from colablock.planning.solver import Solver
 from colablock.planning.target import is_kernel, why_not_kernel
-from colablock.runtimes.catalog import load_runtime
+from colablock.runtimes.catalog import load_runtime, runtime_of
 from colablock.training.receipts import proof_note
 from colablock.transaction import apply_record as applied
 from colablock.transaction import isolated_envs as envs
@@ -39,10 +40,11 @@ if TYPE_CHECKING:
     from colablock.matrix.packed_locks import LockFile
     from colablock.network.settings import Settings
 
-__all__ = ["ENV_EXISTS", "env_digest", "plan_change", "solver_for"]
+__all__ = ["ENV_EXISTS", "env_digest", "explain_plan", "plan_change", "solver_for"]
 
 #: The note of a plan or an apply whose isolated environment was built earlier.
 ENV_EXISTS = "the environment of this lock exists already: nothing has to be fetched"
+_EXPLAINED = "`colablock why {}` explains why the kernel is not the target, and how it can be"
 _INTERRUPTED = "a change of this environment was interrupted: the next `apply` recovers it first"
 
 
@@ -65,8 +67,66 @@ def plan_change(session: Session, options: ApplyOptions, *, recover: bool = Fals
     since = tuple(notes_of(drifts_since(session, last, kernel))) if last and is_same else ()
     proof = _proof(matrix, kernel.accelerator)
     hidden = _hidden(session, planned).values()
-    plan = replace(planned.plan, beforehand=(*since, *planned.plan.beforehand, *hidden, *proof))
+    more = (_EXPLAINED.format(options.name),) if planned.not_kernel else ()
+    plan = replace(planned.plan, beforehand=(*since, *planned.plan.beforehand, *hidden, *proof, *more))
     return replace(planned, plan=plan)
+
+
+def explain_plan(
+    session: Session, options: ApplyOptions, package: str | None = None, *, absent: str | None = None
+) -> list[str]:
+    """Return the reasons for what the plan says about *package*, or about its target without one.
+
+    With additional requirements, what they change follows.  With *absent*, a name or a requirement,
+    they are the reasons why the plan does not have it.  Raises what `plan_change` and
+    `PlannedChange.why` raise.
+    """
+    if absent is not None:
+        return _why_not(session, options, absent)
+    planned = _with_other_matrices(session, options, plan_change(session, options))
+    lines = planned.why(package)
+    if options.with_:
+        before = plan_change(session, replace(options, with_=()))
+        given = ", ".join(f"`{one}`" for one in options.with_)
+        lines += [f"with {given}, compared to the plan without:", *changes_between(before, planned)]
+    return lines
+
+
+def _why_not(session: Session, options: ApplyOptions, text: str) -> list[str]:
+    """Return why the plan does not have the project or the versions of *text*, and what adding it does."""
+    (entry,) = roots(replace(session.matrix(options.name), packages=()), (text,))
+    planned = plan_change(session, options)
+    version = planned.pins().get(entry.name)
+    if version is not None and entry.specifier.contains(version, prereleases=True):
+        return [f"{entry.name} {version} is in the plan", *planned.why(entry.name)]
+    kernel = planned.not_kernel.planned if planned.not_kernel else None
+    lines = [*planned.told(entry.name), *(kernel.told(entry.name) if kernel else ())]
+    if version is None:
+        lines += [line for line in exclusions(planned.matrix, entry.name) if line not in lines]
+        if not lines:
+            lines = [f"nothing asks for {entry.name}: neither {planned.matrix.name} nor what it installs"]
+    addition = f"{entry.name}{entry.specifier}"
+    try:
+        other = plan_change(session, replace(options, with_=(*options.with_, text)))
+    except NoSolution as error:
+        first, *others = error.message.splitlines()
+        return [*lines, f"`{addition}` cannot be added: {first}", *(line.strip() for line in others)]
+    lines.append(f"it can be added: `colablock plan {options.name} --with '{addition}'`")
+    return [*lines, *changes_between(planned, other)]
+
+
+def _with_other_matrices(session: Session, options: ApplyOptions, planned: PlannedChange) -> PlannedChange:
+    """Add the matrices that are known to fit the kernel which *planned* does not use."""
+    cause = planned.not_kernel
+    if cause is None:
+        return planned
+    runtime = options.runtime
+    if runtime is None:
+        runtime = runtime_of(session.snapshot(options.python), environ=session.environ)
+    listed = (one.matrix for one in list_matrices(environ=session.environ) if not one.shadowed_by)
+    others = [one for one in listed if one is not None and one.name != planned.matrix.name]
+    fitting = tuple(one.name for one in others if runtime and fits_kernel(one, runtime))
+    return replace(planned, not_kernel=replace(cause, others=fitting))
 
 
 def solver_for(session: Session, options: ApplyOptions, kernel: Snapshot) -> Solver:
@@ -150,16 +210,22 @@ def _plan_for_target(session: Session, options: ApplyOptions, solver: Solver) ->
         if error.is_universal:
             raise
         session.reporter.note(f"not using the kernel: {error.message.splitlines()[0]}")
-        return solver.in_env("the stack does not fit the kernel")
+        cause = NotKernel(matrix=options.name, reason="the stack does not fit", error=error)
+        return replace(solver.in_env("the stack does not fit the kernel"), not_kernel=cause)
     except Refused as error:
-        return solver.in_env(f"not in the kernel, because {error.message.splitlines()[0]}")
+        headline = error.message.splitlines()[0]
+        cause = NotKernel(matrix=options.name, reason=headline, error=error)
+        return replace(solver.in_env(f"not in the kernel, because {headline}"), not_kernel=cause)
     harm = why_not_kernel(planned.plan, planned.resolution.left) or _hidden(session, planned).get(
         "PYTHONPATH"
     )
     is_closed = planned.snapshot.externally_managed is not None and not options.break_system_packages
     if harm is None and planned.plan.steps and is_closed:
         harm = "the environment is externally managed"
-    return planned if harm is None else solver.in_env(f"in the kernel {harm}")
+    if harm is None:
+        return planned
+    cause = NotKernel(matrix=options.name, reason=harm, planned=planned)
+    return replace(solver.in_env(f"in the kernel {harm}"), not_kernel=cause)
 
 
 def _hidden(session: Session, planned: PlannedChange) -> dict[str, str]:

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from colablock._common.text import near, size_text
 from colablock._vendor.packaging.utils import InvalidName, NormalizedName, canonicalize_name
 from colablock.environment.dependency_graph import DependencyGraph
 from colablock.environment.requirements import same_version
 from colablock.errors import InvalidInput, NotFound, PlanOutdated
+from colablock.planning.plan import Remedy, Target
 from colablock.planning.shared_files import families, wheel_claim
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from colablock.environment.snapshot import Snapshot
+    from colablock.errors import Unmet
     from colablock.matrix.model import Matrix
-    from colablock.planning.plan import Plan, Step
+    from colablock.planning.plan import Breakage, Plan, Step
     from colablock.planning.wheels import WheelPreparer
     from colablock.resolver.model import Resolution
 
-__all__ = ["PlannedChange"]
+__all__ = ["NotKernel", "PlannedChange", "changes_between", "exclusions"]
+
+_REMEDIES = {
+    Remedy.REPAIR: "repaired with another version",
+    Remedy.REMOVE: "removed",
+    Remedy.LEAVE: "left broken",
+}
+_PAIR = 2  # names of a chain that its requirements tell as well
+_MOST_CHANGES = 20
+_MOST = 5  # breakages that are told one by one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +42,7 @@ class PlannedChange:
     """A plan with everything needed to apply it.
 
     *snapshot* is the state of the target, empty for an environment that is yet to be created.
+    *not_kernel* says why the kernel was not chosen, where the choice was colablock's.
     """
 
     plan: Plan
@@ -36,6 +50,7 @@ class PlannedChange:
     resolution: Resolution
     snapshot: Snapshot
     preparer: WheelPreparer
+    not_kernel: NotKernel | None = None
 
     def pins(self) -> dict[NormalizedName, str]:
         """Return the versions of the stack, by name."""
@@ -77,34 +92,190 @@ class PlannedChange:
                         hint="Nothing was changed. Run the command again: the next plan knows these files",
                     )
 
-    def why(self, package: str) -> list[str]:
+    def why(self, package: str | None = None) -> list[str]:
         """Return the reasons why *package* has its version, is removed, or stays; one sentence each.
 
-        Raises InvalidInput if *package* is no valid name, NotFound if it is neither
-        installed nor part of the stack.
+        Without *package* they are the reasons for the target.  Raises InvalidInput if *package* is no
+        valid name, NotFound if it is neither installed nor part of the stack.
         """
-        try:
-            name = canonicalize_name(package, validate=True)
-        except InvalidName as error:
-            raise InvalidInput(f"`{package}` is no name of a project") from error
+        if package is None:
+            return [*self._target_lines(), *(self.not_kernel.lines() if self.not_kernel else ())]
+        name = _project_name(package)
+        kernel = self.not_kernel.planned if self.not_kernel else None
+        lines = self.told(name)
+        if kernel is not None:
+            lines += [f"in the kernel: {line}" for line in kernel.told(name) if line not in lines]
+        if not lines:
+            known = {
+                *self.snapshot.installed,
+                *self.resolution.pins,
+                *(kernel.snapshot.installed if kernel else ()),
+            }
+            raise NotFound(
+                f"{name} is neither installed nor part of {self.matrix.name}",
+                hint=near(name, known, likeness=0.75) or f"`colablock why {self.matrix.name} --not {name}`",
+            )
+        if self.not_kernel is not None:
+            lines += self.not_kernel.lines(name)
+        return list(dict.fromkeys(lines))
+
+    def told(self, name: NormalizedName) -> list[str]:
+        """Return what this plan says about *name*; nothing if it neither has it nor found it installed."""
+        lines = self._lines(name)
+        there = self.snapshot.installed.get(name)
+        if name in self.plan.restart:
+            modules = ", ".join(self.plan.restart[name][:3])
+            lines.append(f"the kernel has loaded {modules}: the change takes a restart")
+        lines += [
+            f"{risk.name} {risk.version}: {risk.reason}"
+            for risk in self.plan.import_risks
+            if risk.name == name
+        ]
+        if not lines and there is not None:
+            return [f"{name} {there.version} is installed, and this plan does not concern it"]
+        return lines
+
+    def _lines(self, name: NormalizedName) -> list[str]:
         lines = [_told(step) for step in self.plan.steps if step.name == name]
         lines += [
             f"keep {name} {kept.version}: {kept.reason}" for kept in self.plan.kept if kept.name == name
         ]
         pin = self.resolution.pins.get(name)
         for parent in pin.parents if pin is not None else ():
-            lines.append(f"{parent.name or parent.path} asks for {parent.requirement}")
+            asker = self._named(parent.name) or parent.path
+            asker = "`--with`" if asker.startswith("with: ") else asker
+            lines.append(f"{asker} asks for {parent.requirement}")
+        chain = self._chain(name)
+        if len(chain) > _PAIR:
+            lines.append(f"chain: {' -> '.join([self.matrix.name, *map(self._named, chain)])}")
         for breakage in self.plan.breakages:
             if breakage.name == name:
                 lines += [f"{link}" for link in breakage.because]
-                lines.append(f"so it is broken by this plan; what is done: {breakage.remedy.value}")
+                lines.append(f"so this plan breaks it; it is {_REMEDIES[breakage.remedy]}")
                 lines += [note for note in self.plan.notes if note.startswith(f"no repair of {name}:")]
-        there = self.snapshot.installed.get(name)
-        if not lines and there is not None:
-            lines = [f"{name} {there.version} is installed, and this plan does not concern it"]
-        if not lines:
-            raise NotFound(f"{name} is neither installed nor part of {self.matrix.name}")
-        return list(dict.fromkeys(lines))
+        return lines
+
+    def _named(self, name: NormalizedName | None) -> str:
+        """Return *name* with its version in the stack."""
+        pin = self.resolution.pins.get(name) if name else None
+        return f"{name} {pin.version}" if pin is not None else (name or "")
+
+    def _chain(self, name: NormalizedName) -> list[NormalizedName]:
+        """Return the shortest chain of names from one that the matrix asks for to *name*."""
+        chains = {name: [name]}
+        queue = deque([name])
+        while queue:
+            current = queue.popleft()
+            pin = self.resolution.pins.get(current)
+            for parent in pin.parents if pin is not None else ():
+                if parent.name is None:
+                    return chains[current]
+                if parent.name not in chains:
+                    chains[parent.name] = [parent.name, *chains[current]]
+                    queue.append(parent.name)
+        return []
+
+    def _target_lines(self) -> list[str]:
+        where = "the kernel" if self.plan.target is Target.KERNEL else "an isolated environment"
+        lines = [f"the target is {where}: {self.plan.why_target}"]
+        lines += [line for broken in self.plan.breakages for line in _broken(broken)]
+        return lines
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotKernel:
+    """Why the kernel is not the target although nobody asked for another one: *reason*, in a few words.
+
+    *planned* is the plan for the kernel that would do harm; *error* says why there is none.
+    *others* are matrices that are known to fit this kernel.
+    """
+
+    matrix: str
+    reason: str
+    planned: PlannedChange | None = None
+    error: Unmet | None = None
+    others: tuple[str, ...] = ()
+
+    def lines(self, name: NormalizedName | None = None) -> list[str]:
+        """Return the chain of reasons, and the ways round; with *name* only the chain that concerns it."""
+        lines = [f"the target is an isolated environment: in the kernel {self.reason}"] if name else []
+        if self.error is not None:
+            lines = [f"not in the kernel: {self.error.message.splitlines()[0]}"]
+            if name is None or name in getattr(self.error, "names", ()):
+                lines += [line.strip() for line in self.error.message.splitlines()[1:]]
+        elif self.planned is not None and name is None:
+            plan = self.planned.plan
+            broken = [one for one in plan.breakages if one.remedy is not Remedy.REPAIR]
+            lines += [line for one in broken[:_MOST] for line in _broken(one)]
+            if len(broken) > _MOST:
+                lines.append(f"and {len(broken) - _MOST} more would break: see the plan with `--into kernel`")
+            for loaded, modules in plan.restart.items():
+                lines.append(f"{loaded} would change, and the kernel has loaded {', '.join(modules[:3])}")
+        return [*lines, *self._ways_round()]
+
+    def _ways_round(self) -> Iterator[str]:
+        if self.planned is not None:
+            broken = "; `--broken repair` or `--broken remove` says what to do with what breaks"
+            extra = broken if self.planned.plan.breakages else ""
+            yield f"to change the kernel nevertheless: `colablock apply {self.matrix} --into kernel`{extra}"
+        elif self.error is not None and self.error.hint:
+            yield self.error.hint
+        if self.others:
+            names = " or ".join(f"`{name}`" for name in self.others)
+            yield f"another matrix fits this kernel: {names}"
+
+
+def _project_name(package: str) -> NormalizedName:
+    """Return the normalized name of a project.  Raises InvalidInput if *package* is none."""
+    try:
+        return canonicalize_name(package, validate=True)
+    except InvalidName as error:
+        raise InvalidInput(f"`{package}` is no name of a project") from error
+
+
+def exclusions(matrix: Matrix, name: NormalizedName) -> Iterator[str]:
+    """Yield what *matrix* says against *name*: versions that must be absent, and constraints."""
+    for absent in matrix.absent:
+        if absent.name == name:
+            yield _with_reason(f"{absent.path} excludes `{name}{absent.specifier}`", absent.why)
+    for limit in matrix.constraints:
+        if limit.name == name:
+            yield _with_reason(f"{limit.path} allows only `{name}{limit.specifier}`", limit.why)
+
+
+def _with_reason(text: str, why: str | None) -> str:
+    return f"{text}: {why}" if why else text
+
+
+def changes_between(before: PlannedChange, after: PlannedChange) -> list[str]:
+    """Return how the stack of *after* differs from that of *before*, one sentence each.
+
+    Where only *before* changes the kernel, it is compared with what *after* would do there.
+    """
+    there = after.not_kernel.planned if after.not_kernel else None
+    compared = there if there is not None and before.plan.target is Target.KERNEL else after
+    old, new = before.pins(), compared.pins()
+    both = sorted(old.keys() & new.keys())
+    lines = [f"{name} {old[name]} -> {new[name]}" for name in both if old[name] != new[name]]
+    lines += [f"+ {name} {new[name]}" for name in sorted(new.keys() - old.keys())]
+    lines += [f"- {name} {old[name]}" for name in sorted(old.keys() - new.keys())]
+    if len(lines) > _MOST_CHANGES:
+        lines[_MOST_CHANGES:] = [f"and {len(lines) - _MOST_CHANGES} more"]
+    if before.plan.target is not after.plan.target:
+        places = {Target.KERNEL: "the kernel", Target.ENV: "an isolated environment"}
+        target = f"{places[before.plan.target]} -> {places[after.plan.target]}"
+        lines.append(f"target: {target} ({after.plan.why_target})")
+    sizes = [size_text(one.plan.fetch_size) for one in (before, after)]
+    if sizes[0] != sizes[1]:
+        lines.append(f"to fetch: {' -> '.join(sizes)}")
+    return lines or ["nothing changes"]
+
+
+def _broken(breakage: Breakage) -> list[str]:
+    """Return the chain of one breakage, in lines."""
+    chain = "; ".join(dict.fromkeys(breakage.because))
+    line = f"{breakage.name} {breakage.version} would break: it needs {breakage.requirement}"
+    return [f"{line} (because {chain})" if chain and breakage.requirement not in chain else line]
 
 
 def _told(step: Step) -> str:

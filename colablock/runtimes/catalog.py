@@ -152,8 +152,11 @@ def _runtime_hint(text: str, known: Sequence[RecordedRuntime]) -> str:
     """Return the names that *text* may mean: a part of them, as the host's menu has it, or a misspelt one."""
     names = [about.name for about in known]
     letters = _plain(text)
-    near = [name for name in names if letters in _plain(name)] or difflib.get_close_matches(text, names, n=3)
-    near = sorted(near, key=lambda name: (name.rpartition("-")[0], not name.endswith("gpu")))
+    parts = sorted(
+        (name for name in names if letters in _plain(name)),
+        key=lambda name: (name.rpartition("-")[0], not name.endswith("gpu")),
+    )
+    near = parts or difflib.get_close_matches(text, names, n=3)
     if not near or len(near) > _MOST_NAMES:
         return f"recorded runtimes: {', '.join(near or names)}"
     return f"did you mean {' or '.join(f'`{name}`' for name in near)}?"

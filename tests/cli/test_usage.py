@@ -41,7 +41,7 @@ WRONG = [
     ("plan demo --broken fix", "`--broken` is `fix`, but must be one of `repair`", None),
     ("completion bsh", "`SHELL` is `bsh`, but must be one of `bash`", "did you mean `bash`?"),
     ("plan", "`colablock plan` needs `NAME`", "Write `colablock plan NAME`"),
-    ("why demo", "`colablock why` needs `PKG`", "Write `colablock why NAME PKG`"),
+    ("why", "`colablock why` needs `NAME`", "Write `colablock why NAME`"),
     ("runtime diff", "`colablock runtime diff` needs `NAME|FILE` and `NAME|FILE`", "Write"),
     ("plan demo --with", "`--with` needs a value", None),
     ("plan demo --json=1", "`--json` takes no value", None),

@@ -25,7 +25,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
     "apply": ("apply qlora-2026", "apply qlora-2026 --into env --yes"),
     "verify": ("verify qlora-2026", "verify ./matrices/mine.toml --json"),
     "run": ("run qlora-2026 -- python train.py", "run qlora-2026 -- accelerate env"),
-    "why": ("why qlora-2026 torch", "why qlora-2026 torch --runtime colab-2026.08-gpu"),
+    "why": ("why qlora-2026 torch", "why qlora-2026 --not torchao"),
     "rollback": ("rollback", "rollback --to first --yes"),
     "history": ("history", "history --drop 2"),
     "new-config": (

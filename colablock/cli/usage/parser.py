@@ -72,7 +72,11 @@ class Parser(argparse.ArgumentParser):
 
     def _advice(self, message: str) -> str:
         if "are required" in message:
-            words = [str(one.metavar or one.dest.upper()) for one in self._actions if not one.option_strings]
+            words = [
+                str(one.metavar or one.dest.upper())
+                for one in self._actions
+                if one.required and not one.option_strings
+            ]
             shape = " ".join([self.prog, *words])
             return f"Write `{shape}`; `{self.prog} --help` has examples"
         return f"`{self.prog} --help` lists the arguments"
