@@ -2,7 +2,8 @@
 
 It takes the same steps as a run: tokenised data, launch, runner, callback, adapter.  It trains
 twice: once to check that a fixed loss falls, and once with learning rate 0 to check that training
-is what makes it fall.
+is what makes it fall.  The two run at the same time, each in its own process, so that neither can
+change the other.  They import the stack while model and data are made.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import shutil
 import signal
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from colablock._common.fs import make_private
 from colablock._common.process import last_lines
 from colablock._common.reporter import Reporter
 from colablock._common.scratch import scratch_folder
@@ -31,7 +33,7 @@ from colablock.training.runs.config import Adapter, DataSource, TrainConfig
 from colablock.training.runs.folder import RunFolder, RunRecord, State
 from colablock.training.runs.launch import exit_code_of
 from colablock.training.runs.loss_curve import number_of
-from colablock.training.start import Job, start_job, workarounds_for
+from colablock.training.start import Job, start_early_for, start_job, workarounds_for
 
 __all__ = ["STEPS", "smoke"]
 
@@ -111,9 +113,31 @@ class _Attempt:
 
     def train_twice(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Train with the learning rate and with 0; return the events of both."""
-        prepared = self.prepare()
-        learning = self.train("learning", prepared, learning_rate=_RATE)
-        return learning, self.train("holding", prepared, learning_rate=0.0)
+        rates = {"learning": _RATE, "holding": 0.0}
+        folders = [RunFolder(make_private(self.scratch / name)) for name in rates]
+        with ExitStack() as ending:
+            data = self._job(_RATE)
+            starts = [start_early_for(data, folder, self.variables, self.accelerator) for folder in folders]
+            launchers = [ending.enter_context(start) for start in starts]
+            prepared = self.prepare()
+            self.reporter.stage(f"Training {STEPS} steps, and {STEPS} with learning rate 0")
+            records = []
+            for rate, folder, early in zip(rates.values(), folders, launchers, strict=True):
+                shutil.copytree(self.prepared_folder.data, folder.data)
+                record = start_job(
+                    self._job(rate),
+                    prepared,
+                    folder,
+                    home=self.scratch,
+                    environ=self.variables,
+                    early=early,
+                )
+                ending.callback(_kill, record)  # its folder will be deleted
+                records.append(record)
+            for record, folder in zip(records, folders, strict=True):
+                self._wait(record, folder)
+        learning, holding = (folder.metrics() for folder in folders)
+        return learning, holding
 
     def prepare(self) -> dict[str, Any]:
         """Make the tiny model, its tokenizer and the tokenised data; return the result of ``prepare.py``."""
@@ -127,23 +151,6 @@ class _Attempt:
             if time.monotonic() < self.deadline:
                 raise
             raise _timed_out() from error
-
-    def train(self, name: str, prepared: Mapping[str, Any], *, learning_rate: float) -> list[dict[str, Any]]:
-        """Train once and return the events."""
-        folder = RunFolder(self.scratch / name)
-        shutil.copytree(self.prepared_folder.data, folder.data)
-        rate = "" if learning_rate else " with learning rate 0"
-        self.reporter.stage(f"Training {STEPS} steps{rate}")
-        job = self._job(learning_rate)
-        record = start_job(job, prepared, folder, home=self.scratch, environ=self.variables)
-        try:
-            self._wait(record, folder)
-        except BaseException:
-            _kill(record)  # its folder will be deleted
-            raise
-        if folder.state() is not State.DONE:
-            raise _failed(folder)
-        return folder.metrics()
 
     def receipt(
         self, learning: list[dict[str, Any]], holding: list[dict[str, Any]], *, seconds: float
@@ -206,7 +213,7 @@ class _Attempt:
         )
 
     def _wait(self, record: RunRecord, folder: RunFolder) -> None:
-        """Report the progress until the run has ended.  Raises TrainingFailed after the deadline."""
+        """Report the progress until the run has ended.  Raises TrainingFailed if it fails or is late."""
         while exit_code_of(record.process, record.process_started) is None:
             if time.monotonic() > self.deadline:
                 raise _timed_out()
@@ -215,10 +222,14 @@ class _Attempt:
             if steps:
                 self.reporter.step(f"step {steps[-1]}", min(steps[-1], STEPS), STEPS)
             time.sleep(_PAUSE)
+        if folder.state() is not State.DONE:
+            raise _failed(folder)
 
 
 def _kill(record: RunRecord) -> None:
     """Kill the session of a launcher, and wait for its end."""
+    if exit_code_of(record.process, record.process_started) is not None:
+        return
     with suppress(ProcessLookupError):
         os.killpg(record.process, signal.SIGKILL)
     while exit_code_of(record.process, record.process_started) is None:

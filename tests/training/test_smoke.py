@@ -54,8 +54,7 @@ def test_a_smoke_run_proves_that_a_stack_trains(bench: Bench) -> None:
     assert receipt.date.endswith("Z")
     assert reporter.stages == [
         "Making a tiny model and its data",
-        "Training 10 steps",
-        "Training 10 steps with learning rate 0",
+        "Training 10 steps, and 10 with learning rate 0",
     ]
     assert not (bench.folder / "home").exists()  # no run of the user's
 
