@@ -40,6 +40,8 @@ __all__ = ["STEPS", "smoke"]
 STEPS = 10
 _RATE = 1e-2
 _SEED = 0
+# Threads of a tiny model mostly wait for each other: where others use the cores, that takes seconds a step.
+_ONE_THREAD = ("--num_cpu_threads_per_process", "1")
 _ROWS = 8  # for the evaluation loss
 _HERE = Path(__file__).parent
 _TEXT = _HERE / "toy.jsonl"
@@ -117,7 +119,10 @@ class _Attempt:
         folders = [RunFolder(make_private(self.scratch / name)) for name in rates]
         with ExitStack() as ending:
             data = self._job(_RATE)
-            starts = [start_early_for(data, folder, self.variables, self.accelerator) for folder in folders]
+            starts = [
+                start_early_for(data, folder, self.variables, self.accelerator, _ONE_THREAD)
+                for folder in folders
+            ]
             launchers = [ending.enter_context(start) for start in starts]
             prepared = self.prepare()
             self.reporter.stage(f"Training {STEPS} steps, and {STEPS} with learning rate 0")
@@ -210,6 +215,7 @@ class _Attempt:
             cards=(0,) if self.accelerator.kind == "cuda" else None,
             evaluate=_ROWS,
             offline=True,
+            launch_arguments=_ONE_THREAD,
         )
 
     def _wait(self, record: RunRecord, folder: RunFolder) -> None:

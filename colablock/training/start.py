@@ -29,7 +29,6 @@ from colablock.training.runs.launch import (
     ranks_of,
     start_early,
     start_process,
-    threads_for,
     write_job,
 )
 from colablock.training.runs.progress import attach_hint
@@ -177,7 +176,7 @@ def _environment(
         reports=bool(job.config.report_to),
         has_card=has_card,
         cards=cards,
-        threads=threads_for(ranks.per_host),
+        threads=ranks.threads(environ),
         secrets=job.secrets,
         offline=job.offline,
     )
@@ -213,7 +212,7 @@ def start_job(
         precision=decisions.precision,
         processes=job.processes,
         has_card=job.has_card,
-        threads=threads_for(ranks.per_host),
+        threads=ranks.threads(environ),
         extra=job.launch_arguments,
     )
     record = replace(

@@ -55,15 +55,20 @@ class StartedProcess:
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """The number of ranks: *total*, spread evenly over *hosts*."""
+    """The number of ranks: *total*, spread evenly over *hosts*, with *threads_each* if that was given."""
 
     total: int = 1
     hosts: int = 1
+    threads_each: int | None = None
 
     @property
     def per_host(self) -> int:
         """The number of ranks on this host."""
         return max(1, self.total // self.hosts)
+
+    def threads(self, environ: Mapping[str, str]) -> int:
+        """Return the number of threads for each rank of this host."""
+        return self.threads_each or threads_for(self.per_host, environ)
 
 
 def ranks_of(processes: int, extra: Sequence[str] = ()) -> Ranks:
@@ -74,12 +79,14 @@ def ranks_of(processes: int, extra: Sequence[str] = ()) -> Ranks:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--num_machines", "--num-machines", type=int, default=1)
     parser.add_argument("--num_processes", "--num-processes", type=int)
+    threads = "--num_cpu_threads_per_process"
+    parser.add_argument(threads, threads.replace("_", "-"), dest="threads", type=int)
     try:
         given, _ = parser.parse_known_args(list(extra))
     except argparse.ArgumentError as error:
         raise InvalidInput(f"invalid arguments for accelerate: {error}") from error
     hosts = max(1, given.num_machines)
-    return Ranks(max(1, given.num_processes or processes * hosts), hosts)
+    return Ranks(max(1, given.num_processes or processes * hosts), hosts, given.threads)
 
 
 def launch_command(
@@ -329,6 +336,9 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def threads_for(processes: int) -> int:
-    """Return the number of threads for each of *processes* on this host."""
+def threads_for(processes: int, environ: Mapping[str, str]) -> int:
+    """Return the number of threads for each of *processes* here: the user's, or its share of the cores."""
+    asked = environ.get("OMP_NUM_THREADS", "")
+    if asked.isdecimal() and int(asked) > 0:
+        return int(asked)
     return max(1, len(os.sched_getaffinity(0)) // max(1, processes))

@@ -99,6 +99,12 @@ def test_ranks_are_counted_over_all_hosts(processes: int, extra: str, expected: 
     assert (found.total, found.hosts, found.per_host) == expected
 
 
+def test_the_threads_of_a_rank_can_be_given() -> None:
+    given = ranks_of(2, ["--num_cpu_threads_per_process", "5"])
+    assert (given.total, given.threads({"OMP_NUM_THREADS": "3"})) == (2, 5)
+    assert ranks_of(2).threads({"OMP_NUM_THREADS": "3"}) == 3
+
+
 def test_an_invalid_number_of_ranks_is_refused() -> None:
     with pytest.raises(InvalidInput, match="--num_processes"):
         ranks_of(1, ["--num_processes", "many"])
@@ -276,10 +282,11 @@ def test_secrets_reach_the_child_and_no_file(bench: Bench) -> None:
 def test_ports_and_threads_come_from_this_host() -> None:
     with socket.socket() as found:
         found.bind(("127.0.0.1", free_port()))
-    whole = threads_for(1)
+    whole = threads_for(1, {})
     assert whole == len(os.sched_getaffinity(0))
-    assert threads_for(10_000) == 1
-    assert threads_for(0) == whole
+    assert threads_for(10_000, {}) == 1
+    assert threads_for(0, {"OMP_NUM_THREADS": ""}) == threads_for(1, {"OMP_NUM_THREADS": "0"}) == whole
+    assert threads_for(8, {"OMP_NUM_THREADS": "3"}) == 3  # what accelerate takes, too
 
 
 def test_a_file_in_the_run_folder_cannot_hide_the_launcher(tmp_path: Path) -> None:
