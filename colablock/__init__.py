@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from colablock.api.catalog import info, list, show  # noqa: A004 - the words of the command line
-    from colablock.api.locks import audit, export, lock
+    from colablock.api.locks import audit, bundle, export, lock
     from colablock.api.stack import apply, explain, history, plan, rollback, run, verify, why
     from colablock.api.training import attach, runs, smoke, train
     from colablock.cli.notebook_magics import load_ipython_extension
@@ -30,6 +30,7 @@ __all__ = [
     "apply",
     "attach",
     "audit",
+    "bundle",
     "explain",
     "export",
     "history",
@@ -51,7 +52,7 @@ __all__ = [
 
 _HOMES = {
     "api.catalog": "info list show",
-    "api.locks": "audit export lock",
+    "api.locks": "audit bundle export lock",
     "api.stack": "apply explain history plan rollback run verify why",
     "api.training": "attach runs smoke train",
     "cli.notebook_magics": "load_ipython_extension",

@@ -31,6 +31,7 @@ _SWITCHES = frozenset(
 _VALUED = frozenset(
     {
         "--broken",
+        "--bundle",
         "--config",
         "--dataset",
         "--default-index",
@@ -68,6 +69,7 @@ _FUNCTIONS = frozenset(
     {
         "apply",
         "audit",
+        "bundle",
         "check",
         "explain",
         "export",

@@ -19,6 +19,7 @@ __all__ = [
     "ARCHIVE_RATIO_FROM",
     "ARCHIVE_UNPACKED",
     "ARGUMENT",
+    "BUNDLE_MANIFEST",
     "CONFIG_FILE",
     "CONFIG_VALUES",
     "CRASH_TEXT",
@@ -167,6 +168,9 @@ ARCHIVE_RATIO: Final = 200
 
 ARCHIVE_RATIO_FROM: Final = 128 << 20
 """Unpacked bytes below which the ratio does not count: less does no harm."""
+
+BUNDLE_MANIFEST: Final = 8 << 20
+"""The manifest of a bundle: 300 files have 60 kB."""
 
 # Metadata and other files
 

@@ -11,7 +11,7 @@ from colablock._common import lazy_surface
 
 if TYPE_CHECKING:
     from colablock.api.catalog import check, info, list, show  # noqa: A004 - the words of the command line
-    from colablock.api.locks import audit, export, lock
+    from colablock.api.locks import audit, bundle, export, lock
     from colablock.api.stack import apply, explain, history, plan, rollback, run, verify, why
     from colablock.api.training import Run, attach, runs, smoke, train
 else:
@@ -19,7 +19,7 @@ else:
         __name__,
         {
             "catalog": "check info list show",
-            "locks": "audit export lock",
+            "locks": "audit bundle export lock",
             "stack": "apply explain history plan rollback run verify why",
             "training": "Run attach runs smoke train",
         },
@@ -30,6 +30,7 @@ __all__ = [
     "apply",
     "attach",
     "audit",
+    "bundle",
     "check",
     "explain",
     "export",

@@ -1,4 +1,4 @@
-"""The functions of the Python API about locks: make one, export it, audit it."""
+"""The functions of the Python API about locks: make one, export it, bundle it with its files, audit it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from colablock._common.text import count
 from colablock.api.stack import Name, apply_options, choice, front_door, open_session, strings
-from colablock.api.values import Exported, LockBytes
+from colablock.api.values import Exported, Facts, LockBytes
 from colablock.display.notebook import show, show_as
 from colablock.display.text import to_text
 from colablock.display.view import Document, Note, spoken_in_python
@@ -18,7 +18,7 @@ from colablock.environment.notebook_host import in_notebook
 if TYPE_CHECKING:
     from colablock.check.advisories import AuditResult
 
-__all__ = ["audit", "export", "lock"]
+__all__ = ["audit", "bundle", "export", "lock"]
 
 _COMPLETE = "Every file is complete: the old one or the new one."
 
@@ -74,6 +74,47 @@ def lock(
         made = lock_matrix(session, asked, wanted)
     about = f"the lock of `{os.fspath(name)}` has {count(made.text.count(b'[[packages]]'), 'package')}"
     return LockBytes(made.text).shown_as(lambda _: Document(blocks=(Note(about),)))
+
+
+@front_door(_COMPLETE)
+def bundle(
+    name: Name,
+    output: str | os.PathLike[str],
+    *,
+    runtime: str | None = None,
+    python_version: str | None = None,
+    platform: str | None = None,
+    variant: str | None = None,
+    with_: str | Sequence[str] | None = (),
+    lock: str | os.PathLike[str] | None = None,
+    default_index: str | None = None,
+    find_links: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = (),
+    offline: bool = False,
+    quiet: bool = False,
+) -> Facts:
+    """Write *output*, one archive with a matrix, its lock and the files that the lock installs.
+
+    ``colablock.apply(bundle=output)`` applies it without a network.  It is for the
+    recorded *runtime*, or for an empty environment with *python_version* on *platform*,
+    by default for the runtime of this notebook.  A second call fetches only what is missing.
+    Returns the facts of the bundle: its target, its size in bytes, its files with their hashes.
+    """
+    from colablock.operations.bundle import make_bundle
+
+    asked = apply_options(
+        name,
+        runtime=runtime,
+        variant=variant,
+        with_=with_,
+        lock=lock,
+        default_index=default_index,
+        find_links=find_links,
+        offline=offline,
+    )
+    with open_session(quiet=quiet) as session:
+        made = make_bundle(session, asked, Path(output), python_version=python_version, platform=platform)
+    about = f"`{made.path}` has {made.summary}"
+    return Facts(made.facts()).shown_as(lambda _: Document(blocks=(Note(about),)))
 
 
 @front_door(_COMPLETE)

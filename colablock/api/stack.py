@@ -74,8 +74,9 @@ def front_door(state: str) -> Iterator[None]:
 
 @front_door(UNCHANGED)
 def plan(
-    name: Name,
+    name: Name = "",
     *,
+    bundle: str | os.PathLike[str] | None = None,
     into: str | None = None,
     python: str | os.PathLike[str] | None = None,
     runtime: str | None = None,
@@ -100,6 +101,7 @@ def plan(
     with open_session(quiet=quiet) as session:
         options = apply_options(
             name,
+            bundle=bundle,
             into=into,
             python=python,
             runtime=runtime,
@@ -113,13 +115,14 @@ def plan(
             find_links=find_links,
             offline=offline,
         )
-        return plan_change(session, options).plan
+        return plan_change(session, _with_bundle(options)).plan
 
 
 @front_door(UNCHANGED)
 def apply(
-    name: Name,
+    name: Name = "",
     *,
+    bundle: str | os.PathLike[str] | None = None,
     into: str | None = None,
     python: str | os.PathLike[str] | None = None,
     variant: str | None = None,
@@ -147,6 +150,7 @@ def apply(
     - ``with_``: additional requirements, resolved together with the matrix
     - ``python``: the interpreter whose environment is the kernel target
     - ``find_links``, ``default_index``, ``offline``: the sources of candidates
+    - ``bundle``: an archive of `bundle`, whose matrix, lock and files are used, and no network
     - ``lock``: a lock file to take the pins from; default: the lock beside the matrix that
       fits; ``use_locks=False`` uses none
     - ``protect``: names of distributions to leave unchanged
@@ -168,6 +172,7 @@ def apply(
     """
     asked = apply_options(
         name,
+        bundle=bundle,
         into=into,
         python=python,
         variant=variant,
@@ -183,6 +188,7 @@ def apply(
         undo=undo,
         break_system_packages=break_system_packages,
     )
+    asked = _with_bundle(asked)
     restart_after = _restart_function(restart, then="run this cell again")
     register_displays()
     report = up_to_date_report(asked, os.environ)
@@ -205,7 +211,7 @@ def apply(
 @front_door(UNCHANGED)
 def verify(name: Name, *, quiet: bool = False) -> Report:
     """Prove the environment of the last apply of *name* again and return the report."""
-    from colablock.operations.verify import verify_last_apply
+    from colablock.operations.last_apply import verify_last_apply
 
     with open_session(quiet=quiet) as session:
         report = verify_last_apply(session, os.fspath(name))
@@ -409,13 +415,25 @@ def apply_options(name: Name, **options: Any) -> ApplyOptions:
         options["into"] = choice(Target, "into", options["into"])
     if options.get("broken") is not None:
         options["broken"] = choice(Remedy, "broken", options["broken"])
-    if options.get("lock") is not None:
-        options["lock"] = Path(options["lock"])
+    for key in ("lock", "bundle"):
+        if options.get(key) is not None:
+            options[key] = Path(options[key])
     for key in ("python", "default_index"):
         if options.get(key) is not None:
             options[key] = str(options[key])
     checked_index(options.get("default_index"))
     return ApplyOptions(name=os.fspath(name), **options)
+
+
+def _with_bundle(options: ApplyOptions) -> ApplyOptions:
+    """Return *options* with the matrix and the lock of their bundle, if they name one."""
+    if options.bundle is None:
+        if not options.name:
+            raise InvalidInput("no matrix is named", hint="Name one, or a bundle with `--bundle`")
+        return options
+    from colablock.operations.bundle import from_bundle
+
+    return from_bundle(options, os.environ)
 
 
 def _restart_function(restart: str, *, then: str = "go on below") -> Callable[[Sequence[str]], None]:

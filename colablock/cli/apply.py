@@ -38,7 +38,7 @@ def add(commands: Any) -> None:
 
 def _add_plan(commands: Any) -> None:
     parser = add_command(commands, "plan", "show what `apply` would change, and why; change nothing")
-    add_target(parser)
+    add_target(parser, has_bundle=True)
     parser.add_argument(
         "--runtime", metavar="R", help="plan for a recorded runtime, such as colab-2026.08-gpu"
     )
@@ -48,7 +48,7 @@ def _add_plan(commands: Any) -> None:
 
 def _add_apply(commands: Any) -> None:
     parser = add_command(commands, "apply", "change the environment to match a matrix, and prove it")
-    add_target(parser)
+    add_target(parser, has_bundle=True)
     parser.add_argument(
         "--yes", "-y", action="store_true", help="change an existing environment without asking"
     )
@@ -110,7 +110,7 @@ def _plan(call: Call) -> int:
     from colablock.transaction.serialise import plan_to_json
 
     with session_of(call) as session:
-        plan = plan_change(session, options_of(call.args)).plan
+        plan = plan_change(session, options_of(call.args, call.environ)).plan
     if call.args.json:
         print_json(plan_to_json(plan), call.out)
     else:
@@ -124,7 +124,7 @@ def _apply(call: Call) -> int:
     from colablock.transaction.serialise import plan_to_json, report_to_json
     from colablock.transaction.up_to_date import up_to_date_report
 
-    options = options_of(call.args)
+    options = options_of(call.args, call.environ)
     plan, report = None, up_to_date_report(options, call.environ)
     if report is None:
         plan, report = _carried_out(call, options)
@@ -174,7 +174,7 @@ def _run(call: Call) -> int:
 def _verify(call: Call) -> int:
     from colablock.display.report_view import report_document
     from colablock.display.text import render
-    from colablock.operations.verify import verify_last_apply
+    from colablock.operations.last_apply import verify_last_apply
     from colablock.transaction.serialise import report_to_json
 
     with session_of(call) as session:
@@ -195,7 +195,7 @@ def _why(call: Call) -> int:
     if args.package is not None and args.absent is not None:
         raise InvalidInput("`--not` cannot be used with another package", hint="Omit one of them")
     with session_of(call) as session:
-        lines = explain_plan(session, options_of(args), args.package, absent=args.absent)
+        lines = explain_plan(session, options_of(args, call.environ), args.package, absent=args.absent)
     if args.json:
         print_json({"package": args.package or args.absent, "because": lines}, call.out)
     else:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colablock._common.urls import checked_index
+from colablock.errors import InvalidInput
 from colablock.planning.plan import Remedy, Target
 
 if TYPE_CHECKING:
@@ -66,10 +67,19 @@ def add_command(
     return parser
 
 
-def add_target(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that choose a matrix, a target and versions."""
+def add_target(parser: argparse.ArgumentParser, *, has_bundle: bool = False) -> None:
+    """Add the arguments that choose a matrix, a target and versions; with *has_bundle*, also an archive."""
     group = parser.add_argument_group("request")
-    group.add_argument("name", metavar="NAME", help=MATRIX)
+    if has_bundle:
+        group.add_argument("name", metavar="NAME", nargs="?", default="", help=MATRIX)
+        group.add_argument(
+            "--bundle",
+            metavar="FILE",
+            type=Path,
+            help="use the matrix, the lock and the files of this archive, and no network",
+        )
+    else:
+        group.add_argument("name", metavar="NAME", help=MATRIX)
     group.add_argument(
         "--into",
         choices=[t.value for t in Target],
@@ -110,9 +120,14 @@ def add_target(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_lock_target(parser: Any) -> None:
-    """Add the arguments that choose Python, platform and variant of a complete lock."""
-    parser.add_argument("--python-version", metavar="X.Y[.Z]", help="Python of the target; default: this one")
+def add_lock_target(parser: Any, *more_names: str) -> None:
+    """Add the arguments that choose Python, platform and variant of a complete lock.
+
+    *more_names* are further names of ``--python-version``.
+    """
+    parser.add_argument(
+        "--python-version", *more_names, metavar="X.Y[.Z]", help="Python of the target; default: this one"
+    )
     parser.add_argument(
         "--platform",
         metavar="TAG",
@@ -151,12 +166,16 @@ def add_sources(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--offline", action="store_true", help="use no network")
 
 
-def options_of(args: argparse.Namespace) -> ApplyOptions:
-    """Return the arguments of `plan`, `apply` or `why` as ApplyOptions."""
+def options_of(args: argparse.Namespace, environ: Mapping[str, str]) -> ApplyOptions:
+    """Return the arguments of `plan`, `apply` or `why` as ApplyOptions.  A bundle names the matrix."""
     from colablock.planning.options import ApplyOptions
 
-    return ApplyOptions(
+    bundle = getattr(args, "bundle", None)
+    if bundle is None and not args.name:
+        raise InvalidInput("no matrix is named", hint="Name one, or a bundle with `--bundle FILE`")
+    options = ApplyOptions(
         name=args.name,
+        bundle=bundle,
         into=Target(args.into) if args.into else None,
         python=args.python,
         runtime=getattr(args, "runtime", None),
@@ -173,6 +192,11 @@ def options_of(args: argparse.Namespace) -> ApplyOptions:
         undo=getattr(args, "undo", True),
         break_system_packages=getattr(args, "break_system_packages", False),
     )
+    if bundle is None:
+        return options
+    from colablock.operations.bundle import from_bundle
+
+    return from_bundle(options, environ)
 
 
 def lock_options_of(args: argparse.Namespace) -> ApplyOptions:

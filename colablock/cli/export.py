@@ -1,7 +1,8 @@
-"""Export a lock for other installers."""
+"""Export a lock for other installers, and make a bundle of it for machines without a network."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,12 @@ FORMATS = ("requirements", "constraints", "notebook", "cyclonedx")
 
 
 def add(commands: Any) -> None:
-    """Add this command to the parser."""
+    """Add these commands to the parser."""
+    _add_export(commands)
+    _add_bundle(commands)
+
+
+def _add_export(commands: Any) -> None:
     parser = add_command(
         commands, "export", "export a lock as hashed requirements, constraints, script metadata or an SBOM"
     )
@@ -51,6 +57,57 @@ def add(commands: Any) -> None:
     add_lock_target(parser)
     add_sources(parser)
     parser.set_defaults(handler=_export)
+
+
+def _add_bundle(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "bundle",
+        "write a matrix, its lock and its files to one archive, for machines without a network",
+    )
+    parser.add_argument("name", metavar="NAME", help=MATRIX)
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, required=True, help="the archive to write"
+    )
+    parser.add_argument(
+        "--runtime",
+        metavar="R",
+        help="make it for this recorded runtime; default: that of this notebook",
+    )
+    parser.add_argument(
+        "--lock",
+        metavar="FILE",
+        type=Path,
+        help="lock file to use; default: the one beside the matrix, else a lock that is resolved now",
+    )
+    add_lock_target(parser, "--python")
+    add_sources(parser)
+    parser.set_defaults(handler=_bundle)
+
+
+def _bundle(call: Call) -> int:
+    from colablock.operations.bundle import make_bundle
+
+    args = call.args
+    with session_of(call) as session:
+        made = make_bundle(
+            session,
+            lock_options_of(args),
+            args.output,
+            python_version=args.python_version,
+            platform=args.platform,
+        )
+    if args.json:
+        print_json(made.facts(), call.out)
+    elif not args.quiet:
+        done = f"wrote {made.path}:" if made.is_changed else f"{made.path} is up to date:"
+        call.out.print(f"{done} {made.summary}", markup=False, soft_wrap=True)
+        call.out.print(
+            f"Apply it without a network: colablock apply --bundle {shlex.quote(str(made.path))}",
+            markup=False,
+            soft_wrap=True,
+        )
+    return ExitCode.DONE
 
 
 def _export(call: Call) -> int:

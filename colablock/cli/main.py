@@ -49,7 +49,7 @@ _COMPLETE = "Every file is complete: the old one or the new one."
 _DELETING = "What is not deleted can still be used."
 _STATES = {
     **dict.fromkeys(("apply", "plan", "rollback", "run", "smoke", "verify", "why"), UNCHANGED),
-    **dict.fromkeys(("check", "export", "lock", "new", "new-config", "runtime"), _COMPLETE),
+    **dict.fromkeys(("bundle", "check", "export", "lock", "new", "new-config", "runtime"), _COMPLETE),
     **dict.fromkeys(("cache", "env", "history"), _DELETING),
     "runs": "A run that was started goes on.",
     "train": "No run was started.",

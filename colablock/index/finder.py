@@ -9,7 +9,6 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from colablock._common.once_map import OnceMap
 from colablock._common.urls import Url, redacted
@@ -46,11 +45,6 @@ from colablock.matrix.package_sources import PackageSources
 from colablock.network.fetcher import Fetcher
 from colablock.network.settings import mirror_variable
 
-if TYPE_CHECKING:
-    from colablock._vendor.packaging.utils import NormalizedName
-    from colablock.index.candidates import File
-    from colablock.network.fetcher import Fetcher
-
 __all__ = ["IndexSource"]
 
 _WORKERS = 16  # threads; most of them wait for the network
@@ -71,9 +65,9 @@ class IndexSource:
     *takes_unhashed* a file that its page lists without a strong hash is a
     candidate; whoever locks it has to fetch and hash it.
 
-    Otherwise candidates are ordered newest first, those with the preferred local
-    label before the others.  Offline, those whose file is at hand come before the others,
-    and what cannot be read has no candidates: *unreached* has its names, with the errors.
+    Otherwise candidates are ordered newest first, those with the preferred local label first.
+    Offline, those whose file is at hand come first, and *unreached* has the names of which not all
+    candidates are known, with the errors.
     """
 
     def __init__(
@@ -118,6 +112,7 @@ class IndexSource:
         self._ahead: set[NormalizedName] = set()
         self._lock = threading.Lock()
         self.unreached: dict[NormalizedName, FetchFailed] = {}
+        self._errors = self.unreached if fetcher.offline else None
 
     @classmethod
     def for_matrix(
@@ -212,26 +207,13 @@ class IndexSource:
     def _judge(self, name: NormalizedName) -> ProjectCandidates:
         entry = self._entries.get(name)
         if entry is not None and entry.url is not None:
-            return self._if_reached(name, partial(self._direct, entry))
+            return _if_reached(name, partial(self._direct, entry), self._errors)
         if entry is None and (other := self._elsewhere.get(name)) is not None and other.url is not None:
             return ProjectCandidates(rejections=(not_here(other),))
         policy = _policy_for(self._policy, name, entry)
         linked = self._linked(name, policy)
-        listed = self._if_reached(name, partial(self._listed, name, entry, policy))
+        listed = _if_reached(name, partial(self._listed, name, entry, policy), self._errors)
         return self._chosen(entry, linked, listed)
-
-    def _if_reached(self, name: NormalizedName, judge: Callable[[], ProjectCandidates]) -> ProjectCandidates:
-        """Return what *judge* returns; offline, no candidates where it needs the network."""
-        try:
-            return judge()
-        except FetchFailed as error:
-            if not self._fetcher.offline:
-                raise
-            self.unreached[name] = error
-            unread = Rejection(
-                name=name, version=None, filename="", reason=Reason.UNREADABLE, detail=error.message
-            )
-            return ProjectCandidates(rejections=(unread,), found=False)
 
     def linked(self, name: NormalizedName) -> ProjectCandidates:
         """Return the candidates of *name* in find-links alone; none if the matrix takes it from a URL."""
@@ -362,9 +344,8 @@ class IndexSource:
         """Fetch the page of *name*, the metadata of its likeliest candidate, and the requirements of that."""
         try:
             likely = _likeliest(self.judge(name).candidates, specifier)
-            # An sdist may have to be built, which is not worth doing in advance.
             if likely is None or likely.file is None or not likely.file.is_wheel:
-                return
+                return  # an sdist may have to be built, which is not worth doing in advance
             needed = self.metadata(likely).requires
         except ColablockError:
             return  # the error is raised again when the resolver asks for it
@@ -378,6 +359,22 @@ class IndexSource:
                 self._prefetch(
                     further, requirement.specifier & own.specifier if own else requirement.specifier
                 )
+
+
+def _if_reached(
+    name: NormalizedName,
+    judge: Callable[[], ProjectCandidates],
+    errors: dict[NormalizedName, FetchFailed] | None,
+) -> ProjectCandidates:
+    """Return what *judge* returns; with *errors*, none if it needs the network, and keep the error there."""
+    try:
+        return judge()
+    except FetchFailed as error:
+        if errors is None:
+            raise
+        errors[name], why = error, error.message
+        unread = Rejection(name=name, version=None, filename="", reason=Reason.UNREADABLE, detail=why)
+    return ProjectCandidates(rejections=(unread,), found=False)
 
 
 def _policy_for(policy: Policy, name: NormalizedName, entry: PackageEntry | None) -> Policy:
@@ -411,7 +408,7 @@ def _metadata_of(
 
 
 def _page_of_links(fetcher: Fetcher, link: str) -> Sequence[File] | None:
-    # No method: a reference of the source to itself would keep the cache locked until a garbage collection.
+    # No method: a reference of the source to itself would keep the cache locked until a collection.
     found = read_page(fetcher, fetcher.learn_credentials(link), None)
     return found[0] if found is not None else None
 

@@ -146,6 +146,8 @@ class LockOrigins:
             if self.allow_local or self._is_offered(local, indexes) or self._has_copy(file):
                 return None
             what = f"`{_shown(file.path or url)}` is a local file"
+            if self.settings.bundle is not None:
+                return f"{what}, and the bundle has no file of that name and sha256"
             if self.settings.find_links:
                 return f"{what}, and no folder of find-links has a file of that name and sha256"
             return f"{what}; name its folder with `--find-links` to use it"
@@ -189,7 +191,10 @@ class LockOrigins:
         return any(resolved.is_relative_to(one.resolve()) for one in (*links, *pages) if one is not None)
 
     def _has_copy(self, file: PackageWheel | PackageSdist) -> bool:
-        """Whether a folder of find-links has the same file: the lock was made where it was elsewhere."""
+        """Whether find-links or a bundle have the same file: it was elsewhere when the lock was made."""
+        bundle = self.settings.bundle
+        if bundle is not None and bundle.file(file.filename, file.hashes) is not None:
+            return True
         for folder in filter(None, map(local_path, self.settings.find_links)):
             copy = folder / file.filename
             try:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -33,6 +34,7 @@ from colablock.network.local_copies import LocalCopies, check_name
 from colablock.network.page_cache import Page, PageCache
 
 if TYPE_CHECKING:
+    from colablock.bundles.reader import Bundle
     from colablock.network.http import HttpClient, HttpResponse
     from colablock.network.settings import Settings
 
@@ -57,8 +59,8 @@ class Fetcher:
     It reads these variables of *environ*: ``COLABLOCK_CACHE_DIR``,
     ``COLABLOCK_MIRRORS``, ``COLABLOCK_TIMEOUT``, ``COLABLOCK_RETRIES``, those for
     proxies and certificates, ``NETRC``.  *mirrors* are additional mirrors of
-    whole indexes.  *folders* may have copies of files: one with the name and the
-    SHA-256 of a file is taken in place of a download.  With *offline*, only the
+    whole indexes.  *folders* and *bundle* may have copies of files: one with the name and
+    the hash of a file is taken in place of a download.  With *offline*, only the
     cache and local paths are read.  With *keyring*, the keyring is queried for
     passwords.  Raises FetchFailed if a URL
     cannot be read, and BadDistribution if a hash does not match.
@@ -73,6 +75,7 @@ class Fetcher:
         keyring: bool = False,
         mirrors: Iterable[tuple[str, str]] = (),
         folders: Iterable[str] = (),
+        bundle: Bundle | None = None,
         sleep: Callable[[float], None] = time.sleep,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -88,7 +91,7 @@ class Fetcher:
         self._lock = threading.Lock()
         self._client: HttpClient | None = None
         self._rangeless: set[str] = set()
-        self._copies = LocalCopies(self.cache, folders)
+        self.copies = LocalCopies(self.cache, folders, bundle)
 
     @classmethod
     def for_settings(cls, settings: Settings, environ: Mapping[str, str]) -> Fetcher:
@@ -99,6 +102,7 @@ class Fetcher:
             keyring=settings.keyring,
             mirrors=settings.mirrors,
             folders=settings.find_links,
+            bundle=settings.bundle,
         )
 
     def local(self, url: str) -> Path | None:
@@ -207,11 +211,12 @@ class Fetcher:
         """
         reporter = reporter or Reporter()
         into.mkdir(parents=True, exist_ok=True)
-        missing = self.require_offline(files)
+        self.require_offline(files)
+        moved = [file for file in files if self.local(file.url) is None and self.at_hand(file) is None]
         stop = threading.Event()
-        if not missing:
+        if not moved:
             return [self._obtain(file, into, reporter, stop) for file in files]
-        reporter.fetch_started(len(missing), sum(file.size or 0 for file in missing))
+        reporter.fetch_started(len(moved), sum(file.size or 0 for file in moved))
         pool = ThreadPoolExecutor(max_workers=min(workers, len(files)))
         jobs = [pool.submit(self._obtain, file, into, reporter, stop) for file in files]
         waits = True
@@ -236,12 +241,12 @@ class Fetcher:
             try:
                 _check_local(path, file)
             except (BadDistribution, FetchFailed):
-                copy = self.at_hand(file, hash_again=True)
+                copy = self.at_hand(file, hash_again=True) or self.copies.into_cache(file)
                 if copy is None:
                     raise
                 return copy
             return path
-        path = self.at_hand(file, hash_again=True)
+        path = self.at_hand(file, hash_again=True) or self.copies.into_cache(file)
         return path or self._stream(file, reporter or Reporter(), stop or threading.Event())
 
     def at_hand(self, file: Fetchable, *, hash_again: bool = False) -> Path | None:
@@ -249,19 +254,18 @@ class Fetcher:
 
         *hash_again* is that of `LocalCopies.find`.
         """
-        return self._copies.find(file, hash_again=hash_again)
+        return self.copies.find(file, hash_again=hash_again)
 
     def is_here(self, file: Fetchable) -> bool:
         """Whether *file* needs no network: it is a local file, or there is a copy of it."""
         path = self.local(file.url)
-        return (path is not None and path.is_file()) or self.at_hand(file) is not None
+        return (path is not None and path.is_file()) or self.copies.has(file)
 
-    def require_offline(self, files: Sequence[Fetchable]) -> list[Fetchable]:
-        """Return those of *files* that have to be downloaded.  Offline, raise FetchFailed instead."""
-        missing = [file for file in files if not self.is_here(file)]
-        if self.offline and missing:
-            raise self._copies.missing(missing)
-        return missing
+    def require_offline(self, files: Iterable[Fetchable]) -> None:
+        """Raise FetchFailed with those of *files* that have to be downloaded, if colablock is offline."""
+        missing = [file for file in files if not self.is_here(file)] if self.offline else []
+        if missing:
+            raise self.copies.missing(missing)
 
     def fetch_named(self, file: Fetchable) -> Path:
         """Return a path as ``fetch`` does, with the file's own name: builds need its extension."""
@@ -282,6 +286,10 @@ class Fetcher:
     def _obtain(self, file: Fetchable, into: Path, reporter: Reporter, stop: threading.Event) -> Path:
         check_name(file.filename)
         target = into / file.filename
+        count = partial(reporter.fetched, file.filename)
+        is_new = self.local(file.url) is None and not target.exists()
+        if is_new and self.copies.unpack(file, target, count):
+            return target
         for tries in range(TRIES):
             source = self.fetch(file, reporter, stop)
             try:
@@ -300,7 +308,7 @@ class Fetcher:
         try:
             with open_partial(self.cache.clear_path(self.cache.path("partial", key))) as (path, stream):
                 download = Download(file, stream, reporter, stop)
-                sha256 = self._whole(download)
+                sha256 = _completed(download, self._exchange)
                 stream.flush()
                 self.cache.note_hashes(file.hashes, sha256)
                 return self.cache.keep_file(sha256, path)
@@ -309,31 +317,7 @@ class Fetcher:
         except FetchFailed as error:
             raise _of_index(error, file) from error
 
-    def _whole(self, download: Download) -> str:
-        """Complete the download, check the hashes and return the SHA-256."""
-        download.resume()
-        for last in (False, True):
-            self._exchange(download.file.url, download.headers, download.receive, raw=True)
-            try:
-                return download.checker.finish(download.file.filename, download.file.url)
-            except BadDistribution:
-                pieced = download.is_pieced
-                download.restart()  # never keep a wrong file
-                if last or not pieced:  # the first part may be of another file: try once more
-                    raise
-        raise AssertionError
-
     # -- HTTP
-
-    @property
-    def _http(self) -> HttpClient:
-        with self._lock:
-            if self._client is None:
-                # Importing urllib3 takes longer than a whole plan from a lock.
-                from colablock.network.http import HttpClient  # noqa: PLC0415
-
-                self._client = HttpClient(self._environ, self._mirrors, self._credentials, sleep=self._sleep)
-            return self._client
 
     def _exchange(
         self,
@@ -345,8 +329,29 @@ class Fetcher:
     ) -> T:
         if self.offline:
             message = f"`{redacted(url)}` is not in the cache, and colablock is offline"
-            raise FetchFailed(message, url=redacted(url), hint=self._copies.hint())
-        return self._http.exchange(url, headers, consume, raw=raw)
+            raise FetchFailed(message, url=redacted(url), hint=self.copies.hint())
+        with self._lock:
+            if self._client is None:
+                # Importing urllib3 takes longer than a whole plan from a lock.
+                from colablock.network.http import HttpClient  # noqa: PLC0415
+
+                self._client = HttpClient(self._environ, self._mirrors, self._credentials, sleep=self._sleep)
+        return self._client.exchange(url, headers, consume, raw=raw)
+
+
+def _completed(download: Download, exchange: Callable[..., object]) -> str:
+    """Complete the download, check the hashes and return the SHA-256."""
+    download.resume()
+    for last in (False, True):
+        exchange(download.file.url, download.headers, download.receive, raw=True)
+        try:
+            return download.checker.finish(download.file.filename, download.file.url)
+        except BadDistribution:
+            pieced = download.is_pieced
+            download.restart()  # never keep a wrong file
+            if last or not pieced:  # the first part may be of another file: try once more
+                raise
+    raise AssertionError
 
 
 def _whole(answer: HttpResponse) -> bytes | None:

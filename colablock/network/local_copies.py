@@ -1,4 +1,4 @@
-"""Copies of listed files that need no network: those of the cache, and those in folders of find-links.
+"""Copies of listed files that need no network: in the cache, in folders of find-links, in a bundle.
 
 A copy counts only by its hash, so it does not matter which index or lock lists the file.
 """
@@ -6,15 +6,20 @@ A copy counts only by its hash, so it does not matter which index or lock lists 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
-from colablock._common.fs import file_digest
+from colablock._common.fs import NEW, file_digest, make_private
 from colablock._common.urls import local_path, redacted
 from colablock.errors import BadDistribution, FetchFailed
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from colablock.bundles.manifest import Member
+    from colablock.bundles.reader import Bundle
     from colablock.network.cache import Cache
     from colablock.network.download import Fetchable
 
@@ -27,18 +32,19 @@ _ONLINE = "run this once without `--offline` and COLABLOCK_OFFLINE"
 
 
 class LocalCopies:
-    """The copies in *cache* and in the folders of *links*, which are find-links.
+    """The copies in *cache*, in the folders of *links*, which are find-links, and in *bundle*.
 
     Of a page of links on this machine, the files beside it count.
     """
 
-    def __init__(self, cache: Cache, links: Iterable[str]) -> None:
+    def __init__(self, cache: Cache, links: Iterable[str], bundle: Bundle | None = None) -> None:
         self._cache = cache
+        self._bundle = bundle
         self._links = tuple(links)
         self._folders = [_folder(path) for path in map(local_path, self._links) if path is not None]
 
     def find(self, file: Fetchable, *, hash_again: bool = False) -> Path | None:
-        """Return the copy of *file*; None if there is none, or the file is listed without a strong hash.
+        """Return the copy of *file* on disk; None if there is none, or it is listed without a strong hash.
 
         Without *hash_again*, the hash of a copy in a folder may be that of an earlier call, if the
         size and mtime of the copy are the same.  That is for listing only: other users may write there.
@@ -49,6 +55,48 @@ class LocalCopies:
         sha256 = expected.get("sha256") or self._cache.sha256_of(expected)
         cached = self._cache.file(sha256) if sha256 else None
         return cached or self._beside(file, expected, hash_again=hash_again)
+
+    def has(self, file: Fetchable) -> bool:
+        """Whether there is a copy of *file* on disk or in the bundle."""
+        return self._packed(file) is not None or self.find(file) is not None
+
+    def unpack(self, file: Fetchable, to: Path, progress: Callable[[int], None] | None = None) -> bool:
+        """Copy *file* from the bundle to *to* and check its hashes; return whether this was done.
+
+        A file that is on disk already is left in the bundle.  Raises BadDistribution, and
+        FetchFailed if *to* cannot be written.
+        """
+        member = self._packed(file)
+        if member is None or self._bundle is None or self.find(file, hash_again=True) is not None:
+            return False
+        try:
+            self._bundle.copy(member, to, progress=progress)
+            for name, value in _strong(file.hashes).items():
+                if name != "sha256" and file_digest(to, name) != value:
+                    to.unlink()
+                    message = f"`{file.filename}` in the bundle `{self._bundle.path}` has another {name}"
+                    raise BadDistribution(f"{message} than its lock lists")
+        except OSError as error:
+            raise FetchFailed(f"`{to}` cannot be written: {error.strerror or error}", url=file.url) from error
+        return True
+
+    def into_cache(self, file: Fetchable) -> Path | None:
+        """Return *file* from the bundle, copied into the cache; None if the bundle has none."""
+        member = self._packed(file)
+        if member is None:
+            return None
+        with tempfile.TemporaryDirectory(prefix=NEW, dir=make_private(self._cache.unfinished)) as folder:
+            copy = Path(folder) / file.filename
+            return self._cache.keep_file(member.sha256, copy) if self.unpack(file, copy) else None
+
+    def packed(self, file: Fetchable) -> AbstractContextManager[IO[bytes]] | None:
+        """Return *file* to be read in the bundle, where only parts of it are needed; None if it has none."""
+        member = self._packed(file)
+        return self._bundle.opened(member) if member is not None and self._bundle is not None else None
+
+    def _packed(self, file: Fetchable) -> Member | None:
+        is_proven = self._bundle is not None and bool(_strong(file.hashes))
+        return self._bundle.file(file.filename, file.hashes) if self._bundle and is_proven else None
 
     def _beside(self, file: Fetchable, expected: Mapping[str, str], *, hash_again: bool) -> Path | None:
         check_name(file.filename)
@@ -69,6 +117,10 @@ class LocalCopies:
     def missing(self, files: Sequence[Fetchable]) -> FetchFailed:
         """Return the error for *files* of which there is no copy, while colablock is offline."""
         names = ", ".join(f"`{file.filename}`" for file in files)
+        if self._bundle is not None:
+            message = f"`{self._bundle.path}` lacks files that this environment needs: {names}"
+            hint = "Make the bundle on such an environment, or for it, with `--runtime` or `--python`"
+            return FetchFailed(message, url=redacted(files[0].url), hint=hint)
         lines = [f"not in the cache, and colablock is offline: {names}"]
         lines += [line for file in files if (line := self._another(file)) is not None][:_SHOWN]
         return FetchFailed("\n  ".join(lines), url=redacted(files[0].url), hint=self.hint(len(files)))

@@ -19,6 +19,7 @@ from colablock.errors import InvalidInput
 from colablock.network.cache import cache_folder, distrusted
 
 if TYPE_CHECKING:
+    from colablock.bundles.reader import Bundle
     from colablock.matrix.model import Index
 
 __all__ = ["DEFAULT_INDEX", "MIRROR", "Settings", "mirror_variable", "read_settings"]
@@ -36,14 +37,15 @@ class Settings:
     With *links_override* the find-links are those of this call, and their files come first.
     Without it they are those of the machine, and change no version that a lock or an index
     has.  *mirrors* are pairs of the URL of an index and the URL of its mirror.
-    *file_hosts* are hosts on which the default index keeps its files.  With
-    *keyring*, the keyring is queried for credentials.
+    *bundle* has files in place of an index.  *file_hosts* are hosts on which the default
+    index keeps its files.  With *keyring*, the keyring is queried for credentials.
     """
 
     default_index: Url
     find_links: tuple[Url, ...] = ()
     links_override: bool = False
     offline: bool = False
+    bundle: Bundle | None = None
     keyring: bool = False
     mirrors: tuple[tuple[str, Url], ...] = ()
     file_hosts: tuple[str, ...] = ()

@@ -50,7 +50,15 @@ if TYPE_CHECKING:
     from colablock.planning.wheels import WheelPreparer
     from colablock.resolver.model import Resolution
 
-__all__ = ["LockResult", "lock_all", "lock_matrix", "nothing_installed", "up_to_date_lock", "write_wheels"]
+__all__ = [
+    "LockResult",
+    "lock_all",
+    "lock_matrix",
+    "lock_state",
+    "nothing_installed",
+    "up_to_date_lock",
+    "write_wheels",
+]
 
 _STDOUT = Path("-")
 
@@ -83,6 +91,11 @@ def lock_matrix(session: Session, options: ApplyOptions, wanted: LockOptions) ->
         message = "a recorded runtime has its own Python and platform"
         raise InvalidInput(message, hint="Omit `--python-version` and `--platform`")
     return _lock_runtime(run, load_runtime(options.runtime, environ=session.environ))
+
+
+def lock_state(session: Session, options: ApplyOptions, wanted: LockOptions, state: Snapshot) -> LockResult:
+    """Make a delta over *state*, the live state of an environment.  Raises as `lock_matrix` does."""
+    return _lock_runtime(_LockRun.of(session, options, wanted), state)
 
 
 def lock_all(session: Session, options: ApplyOptions, wanted: LockOptions) -> Iterator[LockResult]:

@@ -13,12 +13,14 @@ from colablock.environment.site import is_unfinished
 from colablock.environment.snapshot import Host, Snapshot
 from colablock.errors import BadDistribution, NoSolution, Refused
 from colablock.lockfile.pylock import lock_digest, make_lock
-from colablock.lockfile.store import LockStore
+from colablock.lockfile.store import LockStore, read_head
+from colablock.lockfile.tool_table import DELTA
 from colablock.matrix.catalog import list_matrices, lock_files
 from colablock.matrix.model import roots, select_variant
 from colablock.operations.last_apply import drifts_since, requirements_to_hold
 from colablock.operations.rollback import recover_interrupted
 from colablock.operations.session import Session, comparable
+from colablock.planning.locks import check_assumed
 from colablock.planning.options import ApplyOptions
 from colablock.planning.plan import Target
 from colablock.planning.planned import NotKernel, PlannedChange, changes_between, exclusions
@@ -68,6 +70,9 @@ def plan_change(session: Session, options: ApplyOptions, *, recover: bool = Fals
     proof = _proof(matrix, kernel.accelerator)
     hidden = _hidden(session, planned).values()
     more = (_EXPLAINED.format(options.name),) if planned.not_kernel else ()
+    if options.bundle is not None:  # `why` takes none
+        more = ()
+        planned = replace(planned, plan=replace(planned.plan, lock=str(options.bundle), lock_hosts=()))
     plan = replace(planned.plan, beforehand=(*since, *planned.plan.beforehand, *hidden, *proof, *more))
     return replace(planned, plan=plan)
 
@@ -202,7 +207,12 @@ def _plan_for_target(session: Session, options: ApplyOptions, solver: Solver) ->
     """Plan for the target that was asked for, else for the kernel where that does no harm."""
     if options.into is not None:
         return solver.in_env("requested") if options.into is Target.ENV else solver.in_kernel("requested")
-    if not is_kernel(solver.kernel, named=bool(options.python or options.runtime)):
+    may_change = is_kernel(solver.kernel, named=bool(options.python or options.runtime))
+    head = read_head(solver.lock) if solver.lock is not None else None
+    if head is not None and head.kind == DELTA:
+        check_assumed(head, solver.kernel if may_change else None)
+        return solver.in_kernel("its lock is for this environment as it stands")
+    if not may_change:
         return solver.in_env("not in a notebook")
     try:
         planned = solver.in_kernel("harmless: no loaded module changes and nothing breaks")

@@ -64,6 +64,10 @@ class Session:
             offline=options.offline,
             indexes=matrix.indexes if matrix is not None else (),
         )
+        if options.bundle is not None:
+            from colablock.bundles.reader import Bundle  # noqa: PLC0415 - few calls use one
+
+            settings = replace(settings, bundle=Bundle.open(options.bundle))
         for note in (*settings.notes, *_missing_links(settings), *self._unencrypted(settings, matrix)):
             if note not in self._noted:
                 self._noted.add(note)
@@ -74,9 +78,13 @@ class Session:
         """Yield a note for each index and find-links that another machine answers without TLS."""
         mirrors = Mirrors.parse(self.environ.get("COLABLOCK_MIRRORS", "")).and_indexes(settings.mirrors)
         places = (
-            settings.default_index,
-            *settings.find_links,
-            *(one.url for one in (matrix.indexes if matrix else ())),
+            ()
+            if settings.bundle is not None
+            else (
+                settings.default_index,
+                *settings.find_links,
+                *(one.url for one in (matrix.indexes if matrix else ())),
+            )
         )
         for place in places:
             url = mirrors.to_mirror(f"{str(place).rstrip('/')}/")

@@ -24,6 +24,7 @@ class ApplyOptions:
     with_: tuple[str, ...] = ()
     lock: Path | None = None
     use_locks: bool = True  # the lock files beside the matrix
+    bundle: Path | None = None  # the archive that has the matrix, the lock and the files
     protect: tuple[str, ...] = ()
     broken: Remedy | None = None
     default_index: str | None = None

@@ -107,7 +107,11 @@ class WheelPreparer:
         file, entry = pin.candidate.file, self.entries.get(pin.name)
         if file is None or not file.is_wheel or (entry is not None and entry.is_rebuilt):
             return None
+        packed = self.fetcher.copies.packed(file)
         try:
+            if packed is not None:
+                with packed as stream:
+                    return wheel_claim(pin.name, snapshot.site, stream)
             stream = self._listable(file, at_hand=pin.name in snapshot.installed)
             return wheel_claim(pin.name, snapshot.site, stream)
         except (ColablockError, *UNREADABLE):

@@ -39,7 +39,7 @@ __all__ = [
 SET_ASIDE = "set-aside"
 """The folder of the files that a rollback found in folders that a change had created."""
 
-_FOLDERS = ("applied", "current", "envs", "runs", SET_ASIDE)
+_FOLDERS = ("applied", "bundles", "current", "envs", "runs", SET_ASIDE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from colablock.transaction.serialise import report_from_json
 from colablock.verification.verify import Report
 
 # Options that do not change the result of an apply.
-_IRRELEVANT = frozenset({"break_system_packages", "keep", "offline", "undo"})
+_IRRELEVANT = frozenset({"bundle", "break_system_packages", "keep", "offline", "undo"})
 
 __all__ = ["digest_of", "request_key", "up_to_date_report"]
 

@@ -14,10 +14,10 @@ from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.errors import ExitCode, NoSolution, NotFound
 from colablock.operations.apply import apply_matrix
+from colablock.operations.last_apply import verify_last_apply
 from colablock.operations.plan import plan_change
 from colablock.operations.run import run_command
 from colablock.operations.session import Session
-from colablock.operations.verify import verify_last_apply
 from colablock.planning.options import ApplyOptions
 from colablock.planning.plan import Action, Plan, Remedy, Target
 from colablock.runtimes.catalog import load_runtime

@@ -13,10 +13,10 @@ from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.environment.record import differences, read_record
 from colablock.errors import PlanOutdated, Refused
 from colablock.operations.apply import apply_matrix, carry_out
+from colablock.operations.last_apply import verify_last_apply
 from colablock.operations.plan import plan_change
 from colablock.operations.rollback import undo_changes
 from colablock.operations.session import Session
-from colablock.operations.verify import verify_last_apply
 from colablock.planning.options import ApplyOptions
 from colablock.planning.plan import Plan, Target
 from tests.support.reporters import Notes

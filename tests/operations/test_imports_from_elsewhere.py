@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from colablock.errors import NotProven, RolledBack
-from colablock.operations.verify import verify_last_apply
+from colablock.operations.last_apply import verify_last_apply
 from colablock.planning.plan import Target
 from tests.support.runtime import Stub, build_site
 from tests.support.standing import MATRIX, Standing, make_standing

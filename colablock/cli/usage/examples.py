@@ -14,7 +14,7 @@ REFERENCE: Final = "docs/reference/cli.md"
 GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "Install a training stack": ("plan", "apply", "verify", "run", "why", "rollback", "history"),
     "Train": ("new-config", "train", "smoke", "runs", "explain"),
-    "Lock and check": ("lock", "export", "check", "audit"),
+    "Lock and check": ("lock", "export", "bundle", "check", "audit"),
     "Find and write matrices": ("list", "show", "new", "schema"),
     "Look at this machine": ("info", "runtime", "env", "cache", "completion"),
 }
@@ -47,6 +47,10 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
     "export": (
         "export qlora-2026 -o requirements.txt",
         "export qlora-2026 --runtime colab-2026.08-gpu --format notebook",
+    ),
+    "bundle": (
+        "bundle qlora-2026 -o qlora.bundle",
+        "bundle qlora-2026 --runtime colab-2026.08-gpu -o qlora.bundle",
     ),
     "check": ("check qlora-2026", "check --all --html compatibility.html"),
     "audit": ("audit qlora-2026", "audit qlora-2026 --all --json"),

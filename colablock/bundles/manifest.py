@@ -1,0 +1,104 @@
+"""The manifest of a bundle: what it is for, and its members with size and hash.
+
+It is the first member, so it can be read from the beginning of an archive whose end is missing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import msgspec
+
+from colablock._common.decoding import Malformed, decode, is_plain_name
+from colablock._common.limits import BUNDLE_MANIFEST, MEMBERS, SIZE
+
+__all__ = ["FILES", "FORMAT", "NAME", "Manifest", "Member"]
+
+#: The version of the format.  It grows when an older colablock cannot read a new bundle.
+FORMAT = 1
+NAME = "bundle.json"
+#: The folder, in the archive, of the files that are read in place.  All other members are written to disk.
+FILES = "files/"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_NESTED = 2  # the parts of the longest path: a folder and a file
+
+
+class Member(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of the archive: its path in it, its SHA-256 (hex), its size in bytes."""
+
+    path: str
+    sha256: str
+    size: int
+
+    @property
+    def filename(self) -> str:
+        """The name of the file, without its folder."""
+        return self.path.rpartition("/")[2]
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="kebab"):
+    """What a bundle is for: the *matrix* by name, and the target of its lock.
+
+    *kind* is that of the lock, ``complete`` or ``delta``; *runtime* names the state that a delta is for.
+    *python*, *platform* and *with_* are those of the lock.  *matrix_file* and *lock_file* are the paths of
+    two members.
+    """
+
+    format: int
+    matrix: str
+    kind: str
+    python: str
+    platform: str
+    matrix_file: str
+    lock_file: str
+    runtime: str | None = None
+    variant: str | None = None
+    with_: tuple[str, ...] = msgspec.field(default=(), name="with")
+    members: tuple[Member, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """The bytes of all members, without the manifest."""
+        return sum(member.size for member in self.members)
+
+    def encoded(self) -> bytes:
+        """Return the content of the member `NAME`: the same bytes for the same manifest."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
+
+    @classmethod
+    def decoded(cls, data: bytes) -> Manifest:
+        """Return the manifest in *data*.  Raises Malformed."""
+        if len(data) > BUNDLE_MANIFEST:
+            raise Malformed(f"its manifest has more than {BUNDLE_MANIFEST} bytes")
+        version = decode(data, _Version).format
+        if version != FORMAT:
+            raise Malformed(f"it has format {version}, and this colablock reads format {FORMAT}")
+        found = decode(data, cls)
+        for fault in found.faults():
+            raise Malformed(fault)
+        return found
+
+    def faults(self) -> Iterator[str]:
+        """Yield what is wrong with the values."""
+        if len(self.members) > MEMBERS:
+            yield f"it lists more than {MEMBERS} members"
+        texts = (self.matrix, self.kind, self.python, self.platform, self.runtime or "", self.variant or "")
+        if not all(text.isprintable() for text in (*texts, *self.with_)):
+            yield "its manifest has control characters"
+        paths = [member.path for member in self.members]
+        if len(set(paths)) != len(paths) or NAME in paths:
+            yield "its manifest lists a member twice"
+        for member in self.members:
+            parts = member.path.split("/")
+            if len(parts) > _NESTED or not all(map(is_plain_name, parts)) or not member.path.isprintable():
+                yield f"its manifest lists the path {member.path!r}"
+            if not _SHA256.fullmatch(member.sha256) or not 0 <= member.size <= SIZE:
+                yield f"its manifest has no valid hash and size of `{member.path}`"
+        for path in (self.matrix_file, self.lock_file):
+            if path not in paths or "/" in path:
+                yield f"its manifest names `{path!r}`, which is no member"
+
+
+class _Version(msgspec.Struct):
+    format: int

@@ -1,0 +1,353 @@
+"""Make a bundle of a matrix, its lock and its files, and use one in place of a matrix and the network."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from colablock._common.fs import NEW, file_digest, free_space, make_private
+from colablock._common.scratch import scratch_folder
+from colablock._common.text import count, size_text
+from colablock._vendor import tomli_w
+from colablock.bundles.manifest import FILES, FORMAT, Manifest
+from colablock.bundles.reader import Bundle
+from colablock.bundles.writer import Source, write_bundle
+from colablock.environment.markers_and_tags import environment_for
+from colablock.environment.snapshot import Host
+from colablock.errors import BadDistribution, InvalidInput, Refused
+from colablock.lockfile.lock_source import LockSource
+from colablock.lockfile.store import LockHead, lock_file_name, read_head
+from colablock.lockfile.tool_table import DELTA
+from colablock.matrix.model import select_variant
+from colablock.network.fetcher import Fetcher
+from colablock.operations.lock import lock_matrix, lock_state, nothing_installed, up_to_date_lock
+from colablock.operations.plan import solver_for
+from colablock.operations.session import Session, comparable
+from colablock.planning.options import ApplyOptions, LockOptions
+from colablock.runtimes.catalog import load_runtime, runtime_of
+from colablock.transaction.apply_record import home_folder
+from colablock.transaction.history import read_history
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+if TYPE_CHECKING:
+    from colablock.environment.snapshot import Snapshot
+    from colablock.matrix.model import Matrix
+    from colablock.matrix.packed_locks import LockFile
+    from colablock.planning.plan import Artifact
+    from colablock.planning.planned import PlannedChange
+
+__all__ = ["BundleResult", "from_bundle", "make_bundle"]
+
+_FOLDER = "bundles"  # in the home of colablock: the matrices and locks of the bundles that were used
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleResult:
+    """A bundle that was written, or was there already with the same members."""
+
+    path: Path
+    manifest: Manifest
+    is_changed: bool
+
+    @property
+    def summary(self) -> str:
+        """What the bundle has, and what it is for, in one line."""
+        made = self.manifest
+        files = f"{count(len(made.members), 'file')}, {size_text(made.size)}"
+        return f"{made.matrix} for {made.runtime or f'Python {made.python} on {made.platform}'} ({files})"
+
+    def facts(self) -> dict[str, object]:
+        """Return the result as plain values, for JSON."""
+        made = self.manifest
+        return {
+            "bundle": str(self.path),
+            "changed": self.is_changed,
+            "matrix": made.matrix,
+            "kind": made.kind,
+            "python": made.python,
+            "platform": made.platform,
+            "runtime": made.runtime,
+            "variant": made.variant,
+            "with": list(made.with_),
+            "size": made.size,
+            "files": [{"path": one.path, "sha256": one.sha256, "size": one.size} for one in made.members],
+        }
+
+
+def from_bundle(options: ApplyOptions, environ: Mapping[str, str]) -> ApplyOptions:
+    """Return *options* with the matrix and the lock of their bundle, if they name one, and offline.
+
+    Both are written to the home of colablock, where later calls such as `verify` find them.
+    Raises InvalidInput for an archive that is no bundle, and for options that contradict it.
+    """
+    if options.bundle is None:
+        return options
+    bundle = Bundle.open(options.bundle)
+    manifest = bundle.manifest
+    _check_options(options, manifest)
+    digest = hashlib.sha256(manifest.encoded()).hexdigest()
+    folder = home_folder(environ) / _FOLDER / digest[:32]
+    try:
+        bundle.unpack(make_private(folder))
+    except OSError as error:
+        raise Refused(f"`{folder}` cannot be written: {error.strerror or error}") from error
+    head = read_head(folder / manifest.lock_file)
+    if head is None:
+        raise InvalidInput(f"`{options.bundle}` has no lock of colablock", hint="Make the bundle again")
+    return replace(
+        options,
+        # Nothing is read from an index, so the one that the lock was made from counts, wherever this is.
+        default_index=options.default_index or head.index,
+        name=str(folder / manifest.matrix_file),
+        lock=folder / manifest.lock_file,
+        variant=manifest.variant,
+        with_=manifest.with_,
+        offline=True,
+    )
+
+
+def _check_options(options: ApplyOptions, manifest: Manifest) -> None:
+    """Raise InvalidInput for options that contradict the bundle."""
+    if options.name not in {"", manifest.matrix}:
+        message = f"the bundle has the matrix `{manifest.matrix}`, not `{options.name}`"
+        raise InvalidInput(message, hint="Omit the name: the bundle has it")
+    if options.lock is not None or not options.use_locks:
+        raise InvalidInput("a bundle has its own lock", hint="Omit `--lock` and `--no-lock`")
+    if options.variant not in {None, manifest.variant}:
+        message = f"the bundle is for the variant `{manifest.variant}`, not `{options.variant}`"
+        raise InvalidInput(message, hint="Make another bundle, with `--variant`")
+    more = [one for one in options.with_ if one not in manifest.with_]
+    if more:
+        message = f"the bundle does not have `{more[0]}`"
+        raise InvalidInput(message, hint="Make another bundle, with `--with`")
+
+
+def make_bundle(
+    session: Session,
+    options: ApplyOptions,
+    output: Path,
+    *,
+    python_version: str | None = None,
+    platform: str | None = None,
+) -> BundleResult:
+    """Write the bundle *output* with the matrix of *options*, its lock, and the files that it installs.
+
+    The lock is ``options.lock``, else it is for ``options.runtime``, for *python_version* and *platform*,
+    for the runtime of this notebook, or for this Python.  Files that were fetched before come from the
+    cache, also those of an interrupted call.  Nothing is written if *output* has the same members.
+
+    Raises NoSolution, FetchFailed, Refused (exit 1), InvalidInput (exit 2).
+    """
+    if output.is_dir():
+        raise InvalidInput(f"`{output}` cannot be written: it is a folder", hint="Name a file")
+    sources = _matrix_sources(session, options.name)
+    with scratch_folder() as scratch:
+        lock, state = _lock_for(session, options, scratch, python_version, platform)
+        head = read_head(lock)
+        if head is None:
+            message = f"`{lock.name}` is no lock of colablock"
+            raise InvalidInput(message, hint="Make one with `colablock lock`")
+        planned = _solved(session, options, lock, head, state)
+        manifest = _manifest(planned.matrix, head, f"{planned.matrix.name}.toml", lock)
+        sources[manifest.lock_file] = Source.of(lock.read_bytes())
+        sources |= _rebuilt_sources(planned, scratch / lock.name)
+        with _fetched(session, planned) as files:
+            sources |= files
+            return _written(session, output, manifest, sources)
+
+
+def _lock_for(
+    session: Session, options: ApplyOptions, scratch: Path, python_version: str | None, platform: str | None
+) -> tuple[LockFile, Snapshot | None]:
+    """Return the lock to bundle, and the state of this machine that it is a delta over, if it is."""
+    if options.lock is not None:
+        return options.lock, None
+    if not (options.runtime or python_version or platform):
+        runtime, state = _runtime_here(session, options)
+        options = replace(options, runtime=runtime)
+        if state is not None:
+            output = scratch / lock_file_name(session.matrix(options.name).name, "here")
+            return lock_state(session, options, LockOptions(output=output), state).path, state
+    if options.runtime and (python_version or platform):
+        runtime_state = load_runtime(options.runtime, environ=session.environ)
+        matrix = select_variant(session.matrix(options.name), runtime_state.accelerator, options.variant)
+        options = replace(options, runtime=None, variant=matrix.variant)
+        platform = platform or runtime_state.environment.platform
+        python_version = python_version or str(runtime_state.environment.python_version)
+    output = scratch / lock_file_name(session.matrix(options.name).name, options.runtime or "complete")
+    wanted = LockOptions(python_version=python_version, platform=platform, output=output)
+    existing = up_to_date_lock(session, options, wanted)
+    return existing or lock_matrix(session, options, wanted).path, None
+
+
+def _runtime_here(session: Session, options: ApplyOptions) -> tuple[str | None, Snapshot | None]:
+    """Return the recorded runtime of this notebook, or its state if that is not recorded.
+
+    Both are None outside of a notebook.  Raises Refused if colablock has changed a runtime that is
+    not recorded: the next session begins without that change.
+    """
+    state = session.snapshot(options.python, options.protect)
+    if state.host is Host.PLAIN and not options.python:
+        return None, None
+    changes = read_history(session.site(options.python))
+    runtime = next((one.runtime for one in changes if one.runtime), None)
+    runtime = runtime or (None if changes else runtime_of(state, environ=session.environ))
+    if runtime is None and changes:
+        raise Refused(
+            "colablock has changed this environment, and a bundle is for the state before that",
+            hint="Run `colablock rollback` first, or name a target with `--runtime` or `--python-version`",
+        )
+    session.reporter.note(f"the bundle is for {runtime or 'the state of this environment'}")
+    return runtime, None if runtime else comparable(state)
+
+
+def _solved(
+    session: Session, options: ApplyOptions, lock: LockFile, head: LockHead, state: Snapshot | None
+) -> PlannedChange:
+    """Return the plan of the lock for its own target, so that its steps have the files to pack."""
+    asked = replace(
+        options,
+        lock=None,
+        runtime=None,
+        variant=head.variant,
+        with_=tuple(sorted(head.with_)),
+        use_locks=False,
+    )
+    if head.kind == DELTA:
+        if state is None:
+            state = comparable(load_runtime(str(head.runtime), environ=session.environ))
+        solver = replace(solver_for(session, asked, state), lock=lock, lock_store=None)
+        return solver.in_kernel("bundled")
+    solver = replace(solver_for(session, asked, nothing_installed()), lock=lock, lock_store=None)
+    return solver.in_env_of(environment_for(head.python, head.platform), "bundled")
+
+
+def _manifest(matrix: Matrix, head: LockHead, matrix_file: str, lock: LockFile) -> Manifest:
+    return Manifest(
+        format=FORMAT,
+        matrix=matrix.name,
+        kind=head.kind,
+        python=head.python,
+        platform=head.platform,
+        matrix_file=matrix_file,
+        lock_file=lock.name,
+        runtime=head.runtime,
+        variant=head.variant,
+        with_=tuple(sorted(head.with_)),
+    )
+
+
+def _matrix_sources(session: Session, name: str) -> dict[str, Source]:
+    """Return the file of the matrix *name*, and those that it extends, each in the same folder."""
+    wanted = session.matrix(name)
+    found: dict[str, Source] = {}
+    file = f"{wanted.name}.toml"
+    while True:
+        content = Path(wanted.source).read_bytes()
+        base = tomllib.loads(content.decode("utf-8-sig")).get("extends")
+        if base is None:
+            found[file] = Source.of(content)
+            return found
+        beside = Path(wanted.source).parent / str(base)
+        wanted = session.matrix(str(beside) if str(base).endswith(".toml") else str(base))
+        table = {**tomllib.loads(content.decode("utf-8-sig")), "extends": f"{wanted.name}.base.toml"}
+        found[file] = Source.of(tomli_w.dumps(table).encode())
+        file = f"{wanted.name}.base.toml"
+
+
+def _rebuilt_sources(planned: PlannedChange, lock: Path) -> dict[str, Source]:
+    """Return the rebuilt wheels that the lock names, at the paths that it names."""
+    source = planned.preparer.source
+    assert isinstance(source, LockSource)  # noqa: S101 - the solve was made from a lock
+    found = {}
+    for name, made in planned.preparer.wheels_beside(planned.resolution, lock).items():
+        listed, path = source.wheel(name), lock.parent / made.path
+        if listed is None or listed.path is None or not path.is_file():
+            raise BadDistribution(
+                f"the wheel of {name} that the lock names cannot be made here",
+                hint="Its archive has to be reached: run the command again with a network",
+            )
+        found[listed.path] = Source(sha256=made.sha256, size=made.size, path=path)
+    return found
+
+
+@contextmanager
+def _fetched(session: Session, planned: PlannedChange) -> Iterator[dict[str, Source]]:
+    """Fetch the files of a plan into the cache, and yield them as members while they are there."""
+    fetcher: Fetcher = planned.preparer.fetcher
+    steps = (step.artifact for step in planned.plan.steps)
+    files = [one for one in steps if one is not None and one.rebuilt is None]
+    built = sorted(one.name for one in files if one.build)
+    if built:
+        session.reporter.note(
+            f"{', '.join(built)} will be built when the bundle is applied,"
+            " and what the build requires is not in the bundle"
+        )
+    # In the cache a file is linked, which takes no space.
+    with tempfile.TemporaryDirectory(prefix=NEW, dir=make_private(fetcher.cache.unfinished)) as folder:
+        paths = fetcher.download(files, Path(folder), session.reporter)
+        yield {f"{FILES}{path.name}": _source_of(one, path) for one, path in zip(files, paths, strict=True)}
+
+
+def _source_of(file: Artifact, path: Path) -> Source:
+    sha256 = file.hashes.get("sha256", "").lower() or file_digest(path)
+    return Source(sha256=sha256, size=path.stat().st_size, path=path)
+
+
+def _written(
+    session: Session, output: Path, manifest: Manifest, sources: Mapping[str, Source]
+) -> BundleResult:
+    """Write the bundle, unless *output* has these members already."""
+    size = sum(source.size for source in sources.values())
+    try:
+        standing = Bundle.open(output).manifest if output.is_file() else None
+    except InvalidInput:
+        standing = None  # it is replaced
+    if standing is not None and _is_same(standing, manifest, sources):
+        return BundleResult(path=output, manifest=standing, is_changed=False)
+    try:
+        free = free_space(output.absolute().parent)
+        if size > free:
+            message = f"`{output}` needs {size_text(size)}, and {size_text(free)} are free there"
+            raise Refused(message, hint="Write it to another disk, with `--output`")
+        session.reporter.stage(f"Packing {count(len(sources), 'file')}, {size_text(size)}")
+        progress = partial(_progress, session)
+        made = write_bundle(output, manifest, sources, progress=progress)
+    except OSError as error:
+        raise InvalidInput(
+            f"`{output}` cannot be written: {error.strerror or error}", hint="Name another file"
+        ) from error
+    return BundleResult(path=output, manifest=made, is_changed=True)
+
+
+def _is_same(standing: Manifest, manifest: Manifest, sources: Mapping[str, Source]) -> bool:
+    members = {member.path: (member.sha256, member.size) for member in standing.members}
+    facts = (
+        "matrix",
+        "kind",
+        "python",
+        "platform",
+        "matrix_file",
+        "lock_file",
+        "runtime",
+        "variant",
+        "with_",
+    )
+    is_for_same = all(getattr(standing, name) == getattr(manifest, name) for name in facts)
+    return is_for_same and members == {path: (one.sha256, one.size) for path, one in sources.items()}
+
+
+def _progress(session: Session, path: str, done: int, total: int) -> None:
+    session.reporter.step(f"Packing {os.path.basename(path)}", done, total)  # noqa: PTH119 - no file system path

@@ -1,0 +1,315 @@
+"""A bundle: made once, then applied without a network, a cache, an index or the matrix."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from colablock.bundles.reader import Bundle
+from colablock.errors import FetchFailed, InvalidInput, NoSolution, Refused
+from colablock.operations.apply import apply_matrix
+from colablock.operations.bundle import BundleResult, from_bundle, make_bundle
+from colablock.operations.plan import plan_change
+from colablock.operations.session import Session
+from colablock.planning.options import ApplyOptions
+from colablock.planning.plan import Target
+from tests.support.fixtures import world_fixture
+from tests.support.reporters import Notes
+from tests.support.runtime import Stub, Venv
+from tests.support.server import Fault
+from tests.support.wheels import make_sdist, make_wheel
+from tests.support.world import World
+
+MATRIX = """\
+schema = 1
+name = "tiny"
+requirements = ["shapes"]
+[verify]
+imports = ["shapes"]
+"""
+HOST = "https://archives.example/"
+
+
+def fill(folder: Path) -> None:
+    index = folder / "index"
+    make_wheel(index, "shapes", "1.0", requires=["colours"])
+    make_wheel(index, "colours", "1.0")
+    make_wheel(index, "lines", "1.0")
+    make_sdist(folder / "files", "trainer", "1.0", requires=["lines"])
+
+
+world = world_fixture(fill, scope="module")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder with a matrix, in a world.  *home* and *cache* are those of one machine."""
+
+    world: World
+    folder: Path
+    machine: str = "first"
+
+    @property
+    def matrix(self) -> Path:
+        return self.folder / "tiny.toml"
+
+    @property
+    def bundle(self) -> Path:
+        return self.folder / "tiny.bundle"
+
+    def environ(self, **more: str) -> dict[str, str]:
+        return self.world.environ(
+            COLABLOCK_HOME=str(self.folder / self.machine / "home"),
+            COLABLOCK_CACHE_DIR=str(self.folder / self.machine / "cache"),
+            COLABLOCK_MIRRORS=f"{HOST}={(self.world.folder / 'files').as_uri()}/",
+            COLABLOCK_RETRIES="0",
+            **more,
+        )
+
+    def session(self, **more: str) -> Session:
+        return Session(environ=self.environ(**more), reporter=Notes())
+
+    def make(self, output: str = "tiny.bundle", **options: object) -> BundleResult:
+        target = {key: options.pop(key) for key in ("python_version", "platform") if key in options}
+        asked = replace(ApplyOptions(name=str(self.matrix)), **options)  # type: ignore[arg-type]
+        return make_bundle(self.session(), asked, self.folder / output, **target)  # type: ignore[arg-type]
+
+    def elsewhere(self) -> Place:
+        """Return another machine: nothing of the first is there but the bundle, and no index."""
+        self.matrix.unlink()
+        return replace(self, machine="second")
+
+    def options(self, **options: object) -> ApplyOptions:
+        """Return the options of an apply of the bundle on this machine."""
+        asked = ApplyOptions(name="", bundle=self.bundle, python=sys.executable, into=Target.ENV)
+        return from_bundle(replace(asked, **options), self.gone().environ)  # type: ignore[arg-type]
+
+    def gone(self) -> Session:
+        return self.session(COLABLOCK_DEFAULT_INDEX="http://127.0.0.1:9/simple/")
+
+
+@pytest.fixture
+def place(world: World, tmp_path: Path) -> Place:
+    (tmp_path / "tiny.toml").write_text(MATRIX)
+    return Place(world, tmp_path)
+
+
+def wheels_asked(world: World) -> list[str]:
+    return sorted(path.rpartition("/")[2] for path in world.server.paths if path.endswith(".whl"))
+
+
+def test_a_bundle_is_applied_where_there_is_no_network(place: Place) -> None:
+    """In a network namespace without interfaces, with nothing but the archive."""
+    unshare = shutil.which("unshare") or "/usr/bin/unshare"
+    if subprocess.run([unshare, "-rn", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine permits no network namespaces")
+    place.make()
+    there = place.elsewhere()
+    done = []
+    for words in (
+        ("plan", "--bundle", "tiny.bundle"),
+        ("apply", "--bundle", "tiny.bundle", "--into", "env"),
+        ("apply", "--bundle", "tiny.bundle", "--into", "env"),
+        ("run", "tiny", "--", "python", "-c", "import shapes; print(shapes.__version__)"),
+    ):
+        command = [unshare, "-rn", sys.executable, "-m", "colablock", *words]
+        environ = there.environ(UV_CACHE_DIR=str(there.folder / "uv"))
+        done.append(
+            subprocess.run(
+                command, env=environ, cwd=there.folder, capture_output=True, text=True, check=False
+            )
+        )
+        assert done[-1].returncode == 0, done[-1].stderr
+    plan, first, second, run = done
+    assert "tiny.bundle" in plan.stdout
+    assert "is proven" in first.stdout
+    assert "nothing was changed" in second.stdout
+    assert run.stdout == "1.0\n"
+    assert not list((there.folder / "second" / "cache" / "files").glob("*/*"))  # read in place
+
+
+def test_a_second_bundle_fetches_and_writes_nothing(place: Place) -> None:
+    assert place.make().is_changed
+    before = place.bundle.stat()
+    place.world.server.forget_requests()
+    assert not place.make().is_changed
+    assert place.make("again.bundle").is_changed
+    assert wheels_asked(place.world) == []
+    assert place.bundle.stat().st_mtime_ns == before.st_mtime_ns
+    assert (place.folder / "again.bundle").read_bytes() == place.bundle.read_bytes()
+
+
+def test_what_an_interrupted_bundle_has_fetched_is_used(place: Place) -> None:
+    path = "/files/colours-1.0-py3-none-any.whl"
+    place.world.server.fault(path, Fault(status=503, times=1))
+    with pytest.raises(FetchFailed):
+        place.make()
+    assert not place.bundle.exists()
+    place.world.server.forget_requests()
+    place.make()
+    assert wheels_asked(place.world) == ["colours-1.0-py3-none-any.whl"]
+
+
+# Targets
+
+
+def versions(place: Place, **options: object) -> dict[str, str]:
+    """Apply the bundle elsewhere and return the versions of the stack."""
+    asked = place.options(**options)
+    planned = plan_change(place.gone(), asked)
+    into = place.folder / place.machine / "wheels"
+    planned.preparer.gather(planned.plan, into, Notes())
+    return {str(name): version.partition("+")[0] for name, version in planned.pins().items()}
+
+
+def test_a_bundle_for_a_recorded_runtime_has_the_difference(place: Place) -> None:
+    made = place.make(runtime="colab-2026.08-gpu").manifest
+    assert (made.kind, made.runtime) == ("delta", "colab-2026.08-gpu")
+    there = place.elsewhere()
+    assert versions(there, runtime="colab-2026.08-gpu", python=None, into=None)["shapes"] == "1.0"
+    with pytest.raises(NoSolution, match=r"delta over colab-2026\.08-gpu"):
+        versions(there)
+
+
+def test_a_bundle_for_a_python_of_a_runtime_is_complete(place: Place) -> None:
+    made = place.make(runtime="colab-2026.08-gpu", python_version="3.12").manifest
+    assert (made.kind, made.runtime, made.platform) == ("complete", None, "manylinux_2_35_x86_64")
+    assert made.python.startswith("3.12")
+
+
+def test_a_bundle_for_an_environment_that_is_not_recorded(place: Place, tmp_path: Path) -> None:
+    """It is applied to the same state, and refused in another, and after a change of colablock."""
+    venv = Venv.make(tmp_path / "venv", Stub(name="colours", version="1.0"))
+    made = place.make(python=venv.python)
+    names = [member.filename for member in made.manifest.members if member.path.startswith("files/")]
+    assert names == ["shapes-1.0-py3-none-any.whl"]
+    other = Venv.make(tmp_path / "other", Stub(name="colours", version="0.9"))
+    there = replace(place, machine="second")
+    with pytest.raises(NoSolution, match=r"colours is 0\.9, not 1\.0"):
+        versions(there, python=other.python, into=None)
+    options = there.options(python=venv.python, into=None)
+    report = apply_matrix(there.gone(), options)
+    assert (report.passed, report.target) == (True, "kernel")
+    with pytest.raises(Refused, match="has changed this environment"):
+        place.make(python=venv.python)
+
+
+def with_base(place: Place) -> None:
+    (place.folder / "base.toml").write_text(MATRIX.replace('"tiny"', '"base"'))
+    place.matrix.write_text('schema = 1\nname = "tiny"\nextends = "base.toml"\n')
+
+
+def with_extra(place: Place) -> None:
+    place.matrix.write_text(MATRIX)
+
+
+def with_rebuilt(place: Place) -> None:
+    text = f"[packages.trainer]\nurl = '{HOST}trainer-1.0.tar.gz'\nsource-root = '.'\n"
+    place.matrix.write_text(f"{MATRIX}{text}requires-dist = ['lines']\n")
+
+
+def with_local_file(place: Place) -> None:
+    own = make_wheel(place.folder / "own", "own", "1.0")
+    place.matrix.write_text(f"{MATRIX}[packages.own]\nurl = '{own.as_uri()}'\n")
+
+
+def with_own_wheel(place: Place) -> None:
+    make_wheel(place.folder / "own", "shapes", "1.5", requires=["colours"])
+    place.matrix.write_text(MATRIX)
+
+
+CONTENTS: dict[str, tuple[Callable[[Place], None], dict[str, object], dict[str, str]]] = {
+    "a matrix that extends another": (with_base, {}, {"shapes": "1.0", "colours": "1.0"}),
+    "a requirement of the user": (
+        with_extra,
+        {"with_": ("lines",)},
+        {"shapes": "1.0", "colours": "1.0", "lines": "1.0"},
+    ),
+    "a rebuilt wheel": (
+        with_rebuilt,
+        {},
+        {"shapes": "1.0", "colours": "1.0", "lines": "1.0", "trainer": "1.0"},
+    ),
+    "a local file": (with_local_file, {}, {"shapes": "1.0", "colours": "1.0", "own": "1.0"}),
+    "a wheel of find-links": (
+        with_own_wheel,
+        {"find_links": ("{folder}/own",)},
+        {"shapes": "1.5", "colours": "1.0"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("prepare", "options", "expected"), CONTENTS.values(), ids=CONTENTS)
+def test_everything_that_an_apply_needs_is_in_it(
+    prepare: Callable[[Place], None], options: dict[str, object], expected: dict[str, str], place: Place
+) -> None:
+    prepare(place)
+    links = options.get("find_links", ())
+    assert isinstance(links, tuple)
+    if links:
+        options = {**options, "find_links": tuple(link.format(folder=place.folder) for link in links)}
+    place.make(**options)  # type: ignore[arg-type]
+    for folder in ("own", "base.toml"):
+        shutil.rmtree(place.folder / folder, ignore_errors=True)
+        (place.folder / folder).unlink(missing_ok=True)
+    assert versions(place.elsewhere()) == expected
+
+
+# Refusals
+
+
+CONTRADICTIONS: dict[str, tuple[dict[str, object], str]] = {
+    "another name": ({"name": "qlora-2026"}, "the bundle has the matrix `tiny`, not `qlora-2026`"),
+    "another lock": ({"lock": Path("pylock.toml")}, "a bundle has its own lock"),
+    "no lock": ({"use_locks": False}, "a bundle has its own lock"),
+    "another variant": ({"variant": "cuda"}, "the bundle is for the variant `None`, not `cuda`"),
+    "another requirement": ({"with_": ("lines",)}, "the bundle does not have `lines`"),
+    "no file": ({"bundle": Path("none.bundle")}, "there is no bundle `none.bundle`"),
+}
+
+
+def test_options_that_contradict_a_bundle_are_refused(place: Place) -> None:
+    place.make()
+    assert place.options(name="tiny").lock is not None
+    for options, words in CONTRADICTIONS.values():
+        with pytest.raises(InvalidInput) as caught:
+            place.options(**options)
+        assert words in str(caught.value)
+
+
+def test_what_cannot_be_bundled_is_said(place: Place) -> None:
+    with pytest.raises(InvalidInput, match="it is a folder"):
+        place.make(".")
+    with pytest.raises(InvalidInput, match="cannot be written"):
+        place.make("none/tiny.bundle")
+    (place.folder / "requirements.txt").write_text("shapes==1.0\n")
+    with pytest.raises(InvalidInput, match="is no lock"):
+        place.make(lock=place.folder / "requirements.txt")
+
+
+def test_a_file_that_the_bundle_lacks_is_named_before_anything_moves(place: Place) -> None:
+    """Here a wheel that is not the one of the lock: the manifest is honest, and the lock rules."""
+    place.make()
+    evil = make_wheel(place.folder / "evil", "shapes", "1.0", modules={"shapes/__init__.py": "EVIL = 1"})
+    rewrite(place.bundle, f"files/{evil.name}", evil.read_bytes())
+    there = place.elsewhere()
+    with pytest.raises(FetchFailed, match=r"lacks files that this environment needs: `shapes-1\.0"):
+        plan_change(there.gone(), there.options())
+
+
+def rewrite(path: Path, member: str, content: bytes) -> None:
+    """Write the bundle again with another content of *member*."""
+    from colablock.bundles.writer import Source, write_bundle  # noqa: PLC0415
+
+    bundle = Bundle.open(path)
+    sources = {}
+    for one in bundle.manifest.members:
+        with bundle.opened(one) as stream:
+            sources[one.path] = Source.of(content if one.path == member else stream.read())
+    write_bundle(path, bundle.manifest, sources)
