@@ -37,6 +37,7 @@ _MAX_PACKAGES = 3  # installed versions in an explanation
 _SIGNAL = re.compile(
     r"died with <Signals\.\w+: (?P<a>\d+)>|[Ss]ignal (?P<b>\d+) \(SIG|exitcode\s*: -(?P<c>\d+)"
     r"|(?:exit|return)\s?code\s?(?:=|:|is|of)?\s?-(?P<d>\d+)|(?:[Gg]ot signal:|[Cc]aught signal) (?P<e>\d+)"
+    r"|exited on signal (?P<k>\d+)"
     r"|(?:terminated|killed|interrupted) (?:with|by) signal (?:\d+: )?(?P<f>SIG\w+)"
     r"|Fatal Python error: (?P<g>Segmentation fault|Bus error|Illegal instruction|Aborted)"
     r"|Fatal Python error: (?!init)(?P<h>\w+)|Windows fatal exception: (?P<i>access violation)"

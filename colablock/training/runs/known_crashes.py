@@ -35,7 +35,7 @@ _ERROR_LINE = re.compile(
     r"(?:[A-Za-z_]*(?:Error|Exception|Interrupt|Exit|Failed|Unsupported)\b|(?<=\.)[A-Z]\w*)(?:: |:?$)"
     r"|^.{0,80}?(?:\b(?:ERROR|FATAL|CRITICAL)\b|\b(?:error|fatal|fatal error|\w*Error(?: #\d+)?|Exception): )"
     r"|^.{0,80}?\b[Ee]rror (?:while|in|during|when|loading|running|building|reading|opening)\b"
-    r"|^.{0,80}NCCL WARN |^dlopen\("
+    r"|^.{0,80}NCCL WARN |^dlopen\(|^[EF]\d{4} \d\d:\d\d:"
     r"|^.{0,400}: Assertion .{1,200} failed\.?$|^.{0,80}: command not found$"
     r"|^.{0,60}is not recognized as (?:an internal or external command|the name of a cmdlet)"
 )
@@ -44,6 +44,12 @@ _NO_ERROR_LINE = re.compile(
 )
 _CLASS = r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit|Failed|Unsupported)"
 _BEGINS_WITH_CLASS = re.compile(rf"{_CLASS}(?:: |:?$)")
+# Libraries whose errors are of other programs: general words about servers and values do not count.
+_FOREIGN = re.compile(
+    r"(?:pymongo|redis|psycopg2?|sqlalchemy|elasticsearch|openai|anthropic|django|flask|werkzeug|discord|telegram"
+    r"|selenium|playwright|celery|kafka|grpc|kubernetes|docker|paramiko|smtplib|ftplib|mysql|sqlite3|asyncpg|pika"
+    r"|jwt|boto3\.dynamodb|scrapy|bs4)\.\w"
+)
 # What a log, a launcher or a program writes before an exception: a rank, a time, a level, a name.
 _AFTER_PREFIX = re.compile(rf"^.{{0,160}}?(?<![\w.'`])(?P<name>{_CLASS})(?:: |\(['\"])(?P<message>.*)")
 # Messages that Python itself writes, as programs quote them without the class.
@@ -182,7 +188,7 @@ def _stated_errors(text: str) -> str:
     for line in text.splitlines():
         plain = _as_exception(line.strip())
         is_error = bool(plain) and (is_error or bool(_ERROR_LINE.match(plain)))
-        if _NO_ERROR_LINE.search(line) and not _BEGINS_WITH_CLASS.match(plain):
+        if _FOREIGN.match(plain) or (_NO_ERROR_LINE.search(line) and not _BEGINS_WITH_CLASS.match(plain)):
             is_error = False
         if is_error:
             kept.append(plain)
