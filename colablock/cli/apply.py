@@ -133,6 +133,10 @@ def _apply(call: Call) -> int:
         print_json({**written, "report": report_to_json(report)}, call.out)
     else:
         render(report_document(report), call.out, verbose=call.args.verbose)
+    if call.shell is not None:
+        from colablock.display.notebook import finish_command
+
+        finish_command(report.restart, call.shell, matrix=report.matrix)
     return ExitCode.DONE if report.passed else AppliedNotProven.exit_code
 
 

@@ -18,6 +18,7 @@ from colablock.planning.plan import Remedy, Target
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from colablock.environment.notebook_host import Shell
     from colablock.operations.session import Session
     from colablock.planning.options import ApplyOptions
 
@@ -41,12 +42,16 @@ MATRIX = "a matrix by name, or the path of its file"
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of the command line: its arguments, its environment, and its two consoles."""
+    """One call of the command line: its arguments, its environment, its two consoles.
+
+    *shell* is that of the notebook whose cell makes the call.
+    """
 
     args: argparse.Namespace
     environ: Mapping[str, str]
     out: Console
     err: Console
+    shell: Shell | None = None
 
 
 def add_command(
@@ -223,8 +228,9 @@ def session_of(call: Call) -> Iterator[Session]:
     from colablock.operations.session import Session
 
     sweep()
-    with reporter_for(call.err, quiet=call.args.quiet or call.args.json, environ=call.environ) as reporter:
-        yield Session(environ=call.environ, reporter=reporter)
+    is_quiet, in_cell = call.args.quiet or call.args.json, call.shell is not None
+    with reporter_for(call.err, quiet=is_quiet, notebook=in_cell, environ=call.environ) as reporter:
+        yield Session(environ=call.environ, reporter=reporter, in_kernel=in_cell)
 
 
 def can_ask(call: Call) -> bool:

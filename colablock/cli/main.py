@@ -7,8 +7,9 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from colablock._common.text import printable
@@ -35,6 +36,9 @@ from colablock.errors import UNCHANGED, ColablockError, ExitCode, Interrupted, I
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from colablock.display.view import Document
+    from colablock.environment.notebook_host import Shell
 
 __all__ = ["build_parser", "main"]
 
@@ -86,8 +90,17 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> int:
-    """Run one command and return its exit code."""
+def main(
+    argv: Sequence[str] | None = None,
+    environ: Mapping[str, str] | None = None,
+    *,
+    shell: Shell | None = None,
+) -> int:
+    """Run one command and return its exit code.
+
+    With the *shell* of a notebook, results are shown as HTML in its cell, and the modules that this
+    kernel has loaded count.
+    """
     environ = os.environ if environ is None else environ
     _open_missing_streams()
     words = list(sys.argv[1:] if argv is None else argv)
@@ -104,10 +117,10 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
     if not hasattr(args, "handler"):
         args.shown.print_help()
         return ExitCode.DONE
-    out, err = _consoles(environ)
+    out, err = _consoles(environ, shell)
     try:
         with interrupted_as(_STATES.get(args.command, "Nothing was changed.")):
-            code = _run_command(Call(args, environ, out, err))
+            code = _run_command(Call(args, environ, out, err, shell))
             sys.stdout.flush()
     except Interrupted as interrupt:
         _print_interrupt(interrupt, args, out, err)
@@ -192,10 +205,12 @@ def _discard_output() -> None:
     os.close(nowhere)
 
 
-def _consoles(environ: Mapping[str, str]) -> tuple[Console, Console]:
+def _consoles(environ: Mapping[str, str], shell: Shell | None = None) -> tuple[Console, Console]:
     from rich.console import Console as RichConsole  # heavy: not for --help
 
     class Console(RichConsole):
+        publish = _publisher(shell)
+
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError  # rich would exit with code 1
 
@@ -219,6 +234,15 @@ def _consoles(environ: Mapping[str, str]) -> tuple[Console, Console]:
         if name not in sizes or (value.isascii() and value.isdigit() and len(value) < 6)  # noqa: PLR2004
     }
     return Console(**keywords), Console(stderr=True, **keywords)
+
+
+def _publisher(shell: Shell | None) -> Callable[[Document], None] | None:
+    """Return the function that shows a document in a cell; None outside a notebook."""
+    if shell is None:
+        return None
+    from colablock.display.notebook import publish
+
+    return staticmethod(partial(publish, shell=shell, in_python=False))
 
 
 def _shown(value: object) -> object:

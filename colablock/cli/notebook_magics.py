@@ -20,7 +20,7 @@ from typing import Any
 
 from colablock._common.scratch import scratch_folder
 from colablock.display.notebook import last_matrix, register_displays
-from colablock.environment.notebook_host import in_notebook
+from colablock.environment.notebook_host import current_shell, in_notebook
 from colablock.errors import ExitCode, InvalidInput
 
 __all__ = ["CommandFailed", "Magic", "load_ipython_extension"]
@@ -177,7 +177,7 @@ def _cli_main(argv: Sequence[str]) -> int:
     # Deferred: a cell that shows a plan needs no command line.
     from colablock.cli.main import main
 
-    return int(main(list(argv)))
+    return int(main(list(argv), shell=current_shell()))
 
 
 def _api_run(name: str, argv: Sequence[str]) -> int:

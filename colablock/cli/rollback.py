@@ -90,6 +90,10 @@ def _rollback(call: Call) -> int:
         print_json({"undone": written, "interrupted": is_recovered}, call.out)
     else:
         render(undone_document(undone), call.out)
+    if call.shell is not None:
+        from colablock.display.notebook import finish_command
+
+        finish_command([module for one in undone for module in one.restart], call.shell)
     return ExitCode.NOT_PROVEN if any(one.broken for one in undone) else ExitCode.DONE
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KernelRestarts",
+    "finish_command",
     "is_ending",
     "is_shown",
     "last_matrix",
@@ -121,10 +122,16 @@ def show(value: object, *, shell: Shell | None = None) -> None:
         _Session.matrix = value.matrix
 
 
-def publish(document: Document, shell: Shell) -> None:
-    """Show *document* as an output of the current cell, in the words of Python."""
-    document = spoken_in_python(document)
+def publish(document: Document, shell: Shell, *, in_python: bool = True) -> None:
+    """Show *document* as an output of the current cell, in the words of Python or of the command line."""
+    document = spoken_in_python(document) if in_python else document
     shell.display_pub.publish({"text/html": to_html(document), "text/plain": to_text(document, width=_WIDTH)})
+
+
+def finish_command(modules: Sequence[str], shell: Shell, *, matrix: str | None = None) -> None:
+    """Ask for the restart that a command in a cell takes, and note the *matrix* that it has applied."""
+    _Session.matrix = matrix or _Session.matrix
+    restart_prompt(modules, shell=shell)
 
 
 def note_shown(value: object) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import singledispatch
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -86,7 +86,14 @@ Lines = Iterator[list[TextSpan]]
 
 
 def render(document: Document, console: Console, *, verbose: bool = False) -> None:
-    """Write *document* to *console*; *verbose* opens every section and cuts nothing."""
+    """Write *document* to *console*; *verbose* opens every section and cuts nothing.
+
+    A console of a notebook cell has a function ``publish``, which shows the document as HTML.
+    """
+    publish: Callable[[Document], None] | None = getattr(console, "publish", None)
+    if publish is not None:
+        publish(document)
+        return
     _write(_document_lines(document, _Canvas(console.width, verbose)), console)
 
 

@@ -7,12 +7,22 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-__all__ = ["Kernel", "Publisher", "Shell", "current_shell", "in_colab", "in_notebook"]
+__all__ = [
+    "Kernel",
+    "Publisher",
+    "Shell",
+    "current_shell",
+    "in_colab",
+    "in_notebook",
+    "versions_when_loaded",
+]
+
+N = TypeVar("N", bound=str)
 
 
 class Publisher(Protocol):
@@ -63,3 +73,25 @@ def in_notebook() -> bool:
 def in_colab(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether the notebook runs in Colab."""
     return "COLAB_RELEASE_TAG" in environ or "google.colab" in sys.modules
+
+
+# The version that was installed when a module was seen first, by module; it ends with the kernel.
+_SEEN: dict[str, tuple[int, str]] = {}
+
+
+def versions_when_loaded(
+    loaded: Mapping[N, Sequence[str]], modules: Mapping[str, object], installed: Mapping[N, str]
+) -> dict[N, str]:
+    """Return the versions of distributions as the kernel has loaded them, which may be others on disk now.
+
+    *loaded* are their loaded modules and *installed* their versions on disk.  A module counts as
+    loaded from what was installed when this function met it first.
+    """
+    found = {}
+    for name, own in loaded.items():
+        seen, version = _SEEN.get(own[0], (0, ""))
+        if seen != id(modules[own[0]]):
+            version = installed[name]
+            _SEEN[own[0]] = (id(modules[own[0]]), version)
+        found[name] = version
+    return found

@@ -24,9 +24,10 @@ from colablock.environment import _probe
 from colablock.environment.accelerator import Accelerator, detect
 from colablock.environment.direct_url import archive_sha256, editable_folder, read_direct_url
 from colablock.environment.markers_and_tags import Environment
+from colablock.environment.notebook_host import versions_when_loaded
 from colablock.environment.probe import ask_interpreter
 from colablock.environment.record import readable_rows
-from colablock.environment.requirements import applies, parse_requirement, version_of
+from colablock.environment.requirements import applies, parse_requirement, same_version, version_of
 from colablock.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class Installed:
 class Snapshot:
     """The state of one interpreter, live or recorded.
 
-    *loaded* maps a distribution to those of its modules that the kernel has loaded.
+    *loaded* maps a distribution to its modules that the kernel has loaded, *in_memory* to their version.
     *shared* maps a distribution to others that own some of the same files with
     different contents.  A top-level ``__init__.py`` does not count, because the portions
     of old namespace packages each ship one.  *protected* distributions must not change.
@@ -121,6 +122,7 @@ class Snapshot:
     site: str  # where pure modules go (purelib)
     installed: Mapping[NormalizedName, Installed]
     loaded: Mapping[NormalizedName, tuple[str, ...]] = field(default_factory=dict)
+    in_memory: Mapping[NormalizedName, str] = field(default_factory=dict)
     shared: Mapping[NormalizedName, frozenset[NormalizedName]] = field(default_factory=dict)
     protected: frozenset[NormalizedName] = frozenset()
     accelerator: Accelerator = field(default_factory=Accelerator)
@@ -154,6 +156,11 @@ class Snapshot:
         yield from self.everything.values()
         yield from self.other_records()
 
+    def loaded_otherwise(self, name: NormalizedName, version: str | None) -> tuple[str, ...]:
+        """Return the loaded modules of *name*, if they are not from *version*; None means removed."""
+        is_same = version is not None and same_version(self.in_memory.get(name, ""), version)
+        return () if is_same else self.loaded.get(name, ())
+
 
 def take_snapshot(
     *,
@@ -175,7 +182,9 @@ def take_snapshot(
         protect=protect,
         accelerator=accelerator,
     )
-    return replace(snapshot, loaded=_loaded(modules, snapshot.installed))
+    loaded = _loaded(modules, snapshot.installed)
+    versions = {name: snapshot.installed[name].version for name in loaded}
+    return replace(snapshot, loaded=loaded, in_memory=versions_when_loaded(loaded, modules, versions))
 
 
 def snapshot_of(

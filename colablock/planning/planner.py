@@ -69,7 +69,7 @@ def make_plan(
     judge_broken(draft, repair, broken)
     _refuse_mixed(draft, listed)
     steps = [*_removals(draft), *_installations(draft, resolution)]
-    changed = {step.name for step in steps}
+    stale = {step.name: snapshot.loaded_otherwise(step.name, step.version) for step in steps}
     return Plan(
         matrix=matrix.name,
         matrix_digest=matrix.digest,
@@ -82,7 +82,7 @@ def make_plan(
         kept=tuple(_kept(draft)),
         breakages=tuple(draft.breakages),
         unknown=_unknown(snapshot, steps),
-        restart={name: modules for name, modules in sorted(snapshot.loaded.items()) if name in changed},
+        restart={name: modules for name, modules in sorted(stale.items()) if modules},
         fingerprint=fingerprint,
         notes=(*notes, *draft.notes, *_tried(draft, repair)),
         requirements=tuple(entry.requirement for entry in resolution.request.asked),

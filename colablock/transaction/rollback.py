@@ -293,8 +293,8 @@ class _Rollback:
         self.reporter.step(f"Undid change {change.number}", 1, 1)
         importlib.invalidate_caches()  # the change may concern this interpreter
         names = {done.name for done in change.steps} | one.companions
-        loaded = [modules for name, modules in sorted(one.snapshot.loaded.items()) if name in names]
         now = installed_versions((self.site.purelib, self.site.platlib))
+        loaded = [one.snapshot.loaded_otherwise(name, now.get(name)) for name in sorted(names)]
         return UndoneChange(
             change=change,
             differences=tuple(differences(change.before, now)),

@@ -72,6 +72,27 @@ def test_a_restart_is_asked_for_where_the_kernel_was_asked_for(world: World, ker
     assert shown(used) == "2.0\n"
 
 
+def test_the_magic_sees_its_kernel_and_shows_html(world: World, kernel_venv: Venv) -> None:
+    cells = ["import colablock, colours", "%colablock plan painting.toml"]
+    cells += [
+        "%colablock apply painting.toml --into kernel",
+        "%%colablock run\nimport colours as it; print(it.__version__)",
+    ]
+    cells += ["%colablock rollback", "%colablock apply painting.toml --into kernel --json"]
+    _, planned, applied, ran, undone, again = run(world, kernel_venv, *cells)
+    assert '<div class="colablock">' in shown(planned, "text/html")
+    assert "colours would change while loaded" in " ".join(shown(planned).split())
+    assert "cannot see which modules" not in shown(planned)
+    assert '<div class="colablock">' in shown(applied, "text/html")
+    assert "Restart the kernel before you go on: it has loaded the old colours" in shown(applied)
+    assert "restart=" not in shown(applied)  # the command was written in the words of the command line
+    assert shown(ran) == "2.0\n"
+    # The version that the kernel has loaded is back on disk.
+    assert '<div class="colablock">' in shown(undone, "text/html")
+    assert "Restart the kernel" not in shown(undone)
+    assert "has loaded the old colours" in shown(again)
+
+
 async def restarted(world: World, venv: Venv, cell: str) -> list[str]:
     """Run *cell* in a kernel that is watched as by a notebook server, and again once it was restarted.
 
