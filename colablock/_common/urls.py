@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
-from urllib.request import url2pathname
 
 from colablock._common.limits import SHOWN
 from colablock._masking import MASK, is_secret_parameter, masked
@@ -25,6 +24,7 @@ __all__ = [
     "redacted",
     "split_credentials",
     "split_fragment",
+    "unquoted_path",
 ]
 
 #: Scheme, at most one ``user:password@``, and a host with its port.  Readers of URLs differ on other texts.
@@ -134,6 +134,15 @@ def _path_of(url: str) -> str:
         return url.partition("?")[0].partition("#")[0]
 
 
+def unquoted_path(path: str) -> str:
+    """Return the local path that *path*, the path of a ``file:`` URL, stands for.
+
+    `urllib.request` has this too, and takes as long to import as a tenth of a plan.
+    """
+    plain = unquote(path, errors="surrogateescape")
+    return plain.lstrip("/") if os.name == "nt" else plain
+
+
 def local_path(url: str) -> Path | None:
     """Return the local path of a ``file:`` URL or a plain path, or None for a remote URL."""
     scheme, colon, rest = url.partition(":")
@@ -142,7 +151,7 @@ def local_path(url: str) -> Path | None:
             parts = urlsplit(url)
         except ValueError:
             return None
-        return Path(url2pathname(parts.path)) if parts.netloc in {"", "localhost"} else None
+        return Path(unquoted_path(parts.path)) if parts.netloc in {"", "localhost"} else None
     # A single letter before the colon is a drive, not a scheme.
     if colon and len(scheme) > 1 and scheme.replace("+", "").isalnum() and rest.startswith("/"):
         return None

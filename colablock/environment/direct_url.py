@@ -6,9 +6,9 @@ import json
 import os
 import re
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
-from colablock._common.urls import redacted
+from colablock._common.urls import redacted, unquoted_path
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.direct_url import DirectUrl
@@ -59,9 +59,7 @@ def editable_folder(origin: DirectUrl | None) -> str | None:
     """Return the folder of the project, links resolved, if the installation is editable."""
     if origin is None or not is_editable(origin):
         return None
-    path = unquote(urlsplit(origin.url).path)
-    # `file:///C:/project`; urllib.request knows this too, and takes 20 ms to import.
-    return os.path.realpath(path.lstrip("/") if os.name == "nt" else path)
+    return os.path.realpath(unquoted_path(urlsplit(origin.url).path))
 
 
 def from_freeze(url: str) -> DirectUrl:

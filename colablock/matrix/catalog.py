@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from functools import lru_cache
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Protocol
@@ -271,9 +273,27 @@ def _places(environ: Mapping[str, str], cwd: Path) -> Iterator[_MatrixPlace]:
     for text in environ.get(VARIABLE, "").split(os.pathsep):
         if text:
             yield _MatrixPlace(title=text, folder=_below(cwd, text))
-    for entry_point in sorted(metadata.entry_points(group=ENTRY_POINTS), key=lambda found: found.name):
-        yield _package(entry_point.value)
+    yield from map(_package, _offered(tuple((path, _changed(path)) for path in sys.path)))
     yield _MatrixPlace(title=_SHIPPED, folder=_shipped())
+
+
+def _changed(path: str) -> int:
+    """Return when the folder *path* changed; 0 if there is none."""
+    try:
+        return os.stat(path or ".").st_mtime_ns  # noqa: PTH116 - of every folder of the import path
+    except OSError:
+        return 0
+
+
+@lru_cache(maxsize=1)
+def _offered(_folders: tuple[tuple[str, int], ...]) -> tuple[str, ...]:
+    """Return the modules that installed distributions name for matrices.
+
+    The metadata of every distribution is read, hundreds in a hosted notebook, so the result is kept
+    until a folder of the import path changes.
+    """
+    found = sorted(metadata.entry_points(group=ENTRY_POINTS), key=lambda found: found.name)
+    return tuple(entry_point.value for entry_point in found)
 
 
 def _package(module: str) -> _MatrixPlace:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.environment.accelerator import Accelerator, detect
@@ -15,7 +16,6 @@ from colablock.environment.snapshot import Snapshot, installed_versions, snapsho
 from colablock.errors import InvalidInput, NotFound
 from colablock.matrix.model import select_variant
 from colablock.matrix.reader import is_path
-from colablock.operations.rollback import recover_interrupted
 from colablock.operations.session import Session
 from colablock.planning.plan import Target
 from colablock.transaction import apply_record as applied
@@ -23,7 +23,9 @@ from colablock.transaction.apply_record import ApplyRecord
 from colablock.transaction.drift import SINCE, Drift, find_drifts, notes_of
 from colablock.transaction.serialise import report_from_json
 from colablock.verification.origins import hidden_imports
-from colablock.verification.verify import Check, Report, files_checks, prove
+
+if TYPE_CHECKING:
+    from colablock.verification.verify import Check, Report
 
 __all__ = ["drifts_since", "last_apply", "last_report", "requirements_to_hold", "verify_last_apply"]
 
@@ -38,6 +40,8 @@ def last_apply(session: Session, name: str) -> ApplyRecord:
     # A matrix that was applied by its path is recorded under its name.
     last = last or applied.require(session.matrix(name).name, session.home)
     if last.target == Target.KERNEL.value and is_unfinished(last.prefix, last.sites[0]):
+        from colablock.operations.rollback import recover_interrupted  # noqa: PLC0415 - hardly ever needed
+
         recover_interrupted(session, last.python)
     return last
 
@@ -85,6 +89,8 @@ def verify_last_apply(session: Session, name: str) -> Report:
     A pin whose version has changed since fails its check, and the check tells
     the cause.  Raises NotFound where the matrix has not been applied.
     """
+    from colablock.verification.verify import files_checks, prove  # noqa: PLC0415 - a plan proves nothing
+
     last = last_apply(session, name)
     matrix = select_variant(session.matrix(last.source or name), detect(session.environ), last.variant)
     started = time.monotonic()

@@ -18,7 +18,6 @@ from colablock.lockfile.tool_table import DELTA
 from colablock.matrix.catalog import list_matrices, lock_files
 from colablock.matrix.model import roots, select_variant
 from colablock.operations.last_apply import drifts_since, requirements_to_hold
-from colablock.operations.rollback import recover_interrupted
 from colablock.operations.session import Session, comparable
 from colablock.planning.locks import check_assumed
 from colablock.planning.options import ApplyOptions
@@ -30,7 +29,6 @@ from colablock.planning.target import is_kernel, why_not_kernel
 from colablock.runtimes.catalog import load_runtime, runtime_of
 from colablock.training.receipts import proof_note
 from colablock.transaction import apply_record as applied
-from colablock.transaction import isolated_envs as envs
 from colablock.transaction.disk_space import room_note, undo_cost
 from colablock.transaction.drift import notes_of
 from colablock.transaction.up_to_date import request_key
@@ -169,10 +167,14 @@ def _read_state(session: Session, options: ApplyOptions, *, recover: bool) -> Sn
     if options.runtime:
         return comparable(load_runtime(options.runtime, environ=session.environ))
     if recover:
-        envs.sweep_home(session.home)
+        from colablock.transaction.isolated_envs import sweep_home  # noqa: PLC0415 - not before a plan
+
+        sweep_home(session.home)
     snapshot = session.snapshot(options.python, options.protect)
     if is_unfinished(snapshot.prefix, snapshot.site):
         if recover:
+            from colablock.operations.rollback import recover_interrupted  # noqa: PLC0415 - hardly ever needed
+
             recover_interrupted(session, snapshot.python)
             snapshot = session.snapshot(options.python, options.protect)
         else:
@@ -266,8 +268,10 @@ def _env_exists(session: Session, planned: PlannedChange) -> bool:
     """Whether the isolated environment is known to exist; False where only a download could tell."""
     if not planned.preparer.is_at_hand(planned.resolution):
         return False
+    from colablock.transaction.isolated_envs import read_env  # noqa: PLC0415 - not for the kernel
+
     try:
-        return envs.read_env(session.home, env_digest(planned)) is not None
+        return read_env(session.home, env_digest(planned)) is not None
     except BadDistribution:
         return False  # the apply says what is wrong with it
 

@@ -6,8 +6,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from resolvelib import AbstractProvider
-
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
@@ -43,8 +41,11 @@ __all__ = ["Provider"]
 _PROMOTED = 5  # the conflicts after which a name is decided before the others, as in pip
 
 
-class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[NormalizedName, "str | None"]]):
-    """Answers the questions of resolvelib from a request and a source of candidates."""
+class Provider:
+    """Answers the questions of resolvelib from a request and a source of candidates.
+
+    It has the methods of `resolvelib.AbstractProvider`, and is none, since a lock needs no resolvelib.
+    """
 
     def __init__(
         self,

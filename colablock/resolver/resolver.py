@@ -9,12 +9,8 @@ may change them.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
-
-from resolvelib import BaseReporter, ResolutionImpossible, ResolutionTooDeep
-from resolvelib.resolvers import Resolution as Search
 
 from colablock._common.reporter import Reporter
 from colablock._common.text import count
@@ -42,11 +38,6 @@ from colablock.resolver.single_choice import only_solution
 
 __all__ = ["resolve"]
 
-# The bounds of resolvelib.  A real solve has fewer than ten conflicts and 300 rounds.  One with many meets
-# the same conflicts again and again, and the complete search learns from them.
-_CONFLICTS = 100
-_ROUNDS = 2_000
-_HELD_ROUNDS = 1_000  # with installed distributions, each conflict with a held one needs a search of its own
 _STEPS = 5_000_000  # of the complete search: about a minute
 _MOST_NAMES = 3  # of the projects with the most conflicts
 
@@ -85,7 +76,10 @@ def resolve(
         causes: tuple[Edge, ...] = ()
         try:
             if mapping is None:
-                mapping, causes = _search(provider, roots, held=may_release and bool(request.installed))
+                from colablock.resolver.bounded_search import search  # noqa: PLC0415 - it loads resolvelib
+
+                found, causes = search(provider, roots, held=may_release and bool(request.installed))
+                mapping = found if found is None or _is_admitted(found, roots, provider) else None
             if mapping is None:
                 mapping = CompleteSearch(provider, edges, steps=_STEPS).run()
         except Impossible as proof:
@@ -106,44 +100,18 @@ def resolve(
             )
 
 
-_Mapping = Mapping[Key, ResolverCandidate]
+def _is_admitted(
+    mapping: Mapping[Key, ResolverCandidate], roots: Iterable[ResolverRequirement], provider: Provider
+) -> bool:
+    """Whether each candidate is one that its requirements select.
 
-
-class _ConflictCounter(BaseReporter[ResolverRequirement, ResolverCandidate, Key]):
-    """Ends a search of resolvelib after too many conflicts."""
-
-    def __init__(self) -> None:
-        self._number = 0
-
-    def resolving_conflicts(self, causes: Collection[Any]) -> None:  # noqa: ARG002
-        self._number += 1
-        if self._number > _CONFLICTS:
-            raise ResolutionTooDeep(self._number)
-
-
-def _search(
-    provider: Provider, roots: Iterable[ResolverRequirement], *, held: bool
-) -> tuple[_Mapping | None, tuple[Edge, ...]]:
-    """Return the candidates that resolvelib selects; None and its last conflict if it finds none.
-
-    resolvelib may miss a solution: it goes back past decisions that its conflict does not name,
-    and a pin that it keeps from an abandoned branch may be one that nothing admits any more.
+    A pin that resolvelib keeps from an abandoned branch may be one that nothing admits any more.
     """
-    try:
-        # `Resolver` is not used: it walks from each pin up to the roots, and never ends if two pins that
-        # remain from an abandoned branch need each other.
-        search: Any = Search(provider, _ConflictCounter())
-        mapping = search.resolve(roots, max_rounds=_HELD_ROUNDS if held else _ROUNDS).mapping
-    except ResolutionImpossible as error:
-        return None, tuple(dict.fromkeys((info.requirement, info.parent) for info in error.causes))
-    except ResolutionTooDeep:
-        return None, ()
-    admitted = all(
+    return all(
         choice in provider.matches(provider.identify(choice), [w for w, _ in wants if w.exact is None])
         for choice, wants in _required(mapping, roots, provider)
         if choice.extra is None
     )
-    return (mapping if admitted else None), ()
 
 
 def _unfinished(ended: SearchEnded) -> NoSolution:
@@ -258,7 +226,7 @@ def _forced_releases(
 
 
 def _required(
-    mapping: _Mapping,
+    mapping: Mapping[Key, ResolverCandidate],
     roots: Iterable[ResolverRequirement],
     provider: Provider,
 ) -> list[tuple[ResolverCandidate, tuple[Edge, ...]]]:

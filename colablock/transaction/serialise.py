@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from colablock._common.plain_values import from_plain
 from colablock.errors import InvalidInput
 from colablock.planning.plan import Plan
-from colablock.verification.verify import Report
 
 if TYPE_CHECKING:
     from colablock.transaction.history import Change
     from colablock.transaction.isolated_envs import BuiltEnvironment
     from colablock.transaction.rollback import UndoneChange
+    from colablock.verification.verify import Report
 
 __all__ = [
     "FORM_VERSION",
@@ -53,6 +53,8 @@ def report_to_json(report: Report) -> dict[str, object]:
 
 def report_from_json(value: Mapping[str, object]) -> Report:
     """Return the report in the form of `report_to_json`.  Raises InvalidInput with the path of the fault."""
+    from colablock.verification.verify import Report  # noqa: PLC0415 - most plans have no report
+
     return read_form(Report, value, "report")
 
 

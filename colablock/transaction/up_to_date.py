@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from colablock._common.fs import file_digest
 from colablock.environment.site import is_unfinished
@@ -18,10 +19,12 @@ from colablock.matrix.packed_locks import LockFile
 from colablock.planning.options import ApplyOptions
 from colablock.transaction import apply_record as applied
 from colablock.transaction.serialise import report_from_json
-from colablock.verification.verify import Report
 
 # Options that do not change the result of an apply.
 _IRRELEVANT = frozenset({"bundle", "break_system_packages", "keep", "offline", "undo"})
+
+if TYPE_CHECKING:
+    from colablock.verification.verify import Report
 
 __all__ = ["digest_of", "request_key", "up_to_date_report"]
 

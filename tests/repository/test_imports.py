@@ -46,6 +46,21 @@ def test_the_list_command_loads_only_rich_and_uv() -> None:
     assert loaded_after(f"{command}\n{listing}") & HEAVY == {"rich", "uv"}
 
 
+def test_a_plan_of_a_lock_loads_no_search_and_no_http_client() -> None:
+    command = "import contextlib, io, sys; from colablock.cli.main import main"
+    arguments = ["plan", "qlora-2026", "--runtime", "colab-2026.08-gpu", "--offline", "--json"]
+    planning = f"with contextlib.redirect_stdout(io.StringIO()): assert main({arguments!r}) == 0"
+    names = "*(name for name in sys.modules if name.startswith('colablock.'))"
+    code = f"{command}\n{planning}\nprint({names}, *{{name.split('.')[0] for name in sys.modules}})"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent
+    )
+    loaded = set(ended.stdout.split())
+    assert loaded & {"resolvelib", "urllib3", "ssl", "http", "asyncio"} == set()
+    unneeded = {"resolver.bounded_search", "network.http", "transaction.staging", "transaction.recovery"}
+    assert loaded & {f"colablock.{name}" for name in unneeded} == set()
+
+
 def test_importing_in_ipython_registers_the_magics_and_loads_no_more() -> None:
     pytest.importorskip("IPython")
     code = (

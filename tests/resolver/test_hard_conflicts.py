@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.hard_conflicts import HardConflict, layers, parity, pigeons, random_ranges, two_columns
 from colablock.errors import NoSolution
-from colablock.resolver import resolver
+from colablock.resolver import bounded_search, resolver
 from colablock.resolver.complete_search import CompleteSearch
 from colablock.resolver.conflict_report import explain
 from colablock.resolver.model import Edge, Request, Unsolvable
@@ -52,7 +52,7 @@ def test_a_bounded_search_says_so_and_names_what_it_tried(monkeypatch: pytest.Mo
 
 def test_resolvelib_ends_after_a_number_of_conflicts(monkeypatch: pytest.MonkeyPatch) -> None:
     """It gives up early, and the answer is still a proof."""
-    monkeypatch.setattr(resolver, "_CONFLICTS", 3)
+    monkeypatch.setattr(bounded_search, "_CONFLICTS", 3)
     asked = count_searches(monkeypatch)
     with pytest.raises(Unsolvable):
         two_columns(40).solve()

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from colablock.errors import NoSolution
-from colablock.resolver import resolver
+from colablock.resolver import bounded_search
 from colablock.resolver.conflict_report import explain
 from colablock.resolver.model import Unsolvable
 from colablock.resolver.resolver import resolve
@@ -55,5 +55,5 @@ def test_no_solution_is_missed_because_of_installed_distributions(seed: int) -> 
 
 @pytest.mark.parametrize("seed", range(100))
 def test_the_complete_search_alone_gives_the_same_answers(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resolver, "_ROUNDS", 1)  # resolvelib gives up at once
+    monkeypatch.setattr(bounded_search, "_ROUNDS", 1)  # resolvelib gives up at once
     test_the_pins_are_a_solution_or_the_quoted_requirements_alone_have_none(seed)

@@ -237,7 +237,7 @@ def test_a_long_search_around_held_distributions_ends(monkeypatch: pytest.Monkey
     index |= {"crypto 1.0": [], "hub 1.0": list(clouds)}
     stands = installed({"crypto 2.0": []})
     found = solve(index, "hub", installed=stands)
-    monkeypatch.setattr("colablock.resolver.resolver._HELD_ROUNDS", 2)
+    monkeypatch.setattr("colablock.resolver.bounded_search._HELD_ROUNDS", 2)
     hasty = solve(index, "hub", installed=stands)
     assert (
         pins_of(hasty)
