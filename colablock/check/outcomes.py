@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from colablock.environment.accelerator import Accelerator
     from colablock.environment.snapshot import Snapshot
     from colablock.matrix.model import Matrix
+    from colablock.matrix.packed_locks import LockFile
 
 __all__ = ["MatrixChecker", "Outcome", "Regression", "Verdict", "broken_since", "differences", "outcomes_of"]
 
@@ -182,6 +183,7 @@ class MatrixChecker:
     environ: Mapping[str, str]
     cwd: Path = field(default_factory=Path)
     _envs: dict[tuple[str | None, str], _LockedPlan] = field(default_factory=dict)
+    _heads: dict[LockFile, LockHead | None] = field(default_factory=dict)
     _versions: dict[tuple[str, str | None], Mapping[NormalizedName, str]] = field(default_factory=dict)
 
     def outcomes(self) -> Iterator[Outcome]:
@@ -250,7 +252,9 @@ class MatrixChecker:
             environ=self.environ,
             reporter=Reporter(),
             lock_store=LockStore(
-                paths=lock_files(self.matrix, environ=self.environ, cwd=self.cwd), matrix=matrix
+                paths=lock_files(self.matrix, environ=self.environ, cwd=self.cwd),
+                matrix=matrix,
+                _read=self._heads,
             ),
         )
 

@@ -28,6 +28,7 @@ from colablock.errors import InvalidInput
 from colablock.index.candidates import Candidate, CandidateOrigin
 from colablock.lockfile.fields import field_faults
 from colablock.lockfile.package_files import Wheel, package_files
+from colablock.lockfile.parsed import parsed
 from colablock.lockfile.tool_table import CREATED_BY, LockOrigin, lock_table
 from colablock.matrix.packed_locks import PackedLock
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from colablock.environment.markers_and_tags import Environment
     from colablock.matrix.model import Matrix
     from colablock.matrix.packed_locks import LockFile
+    from colablock.network.cache import Cache
     from colablock.resolver.model import Pin, Resolution
 
 __all__ = ["check_lock_name", "lock_digest", "make_lock", "read_lock", "write_lock"]
@@ -106,17 +108,25 @@ def lock_digest(lock: Pylock) -> str:
     return hashlib.sha256(write_lock(lock)).hexdigest()
 
 
-def read_lock(path: LockFile) -> Pylock:
-    """Return the lock in *path*.  Raises InvalidInput if it is not a lock (PEP 751)."""
-    try:
-        data = load_toml(path.read_bytes() if isinstance(path, PackedLock) else read_text_file(path))
+def read_lock(path: LockFile, cache: Cache | None = None) -> Pylock:
+    """Return the lock in *path*.  Raises InvalidInput if it is not a lock (PEP 751).
+
+    With *cache*, a lock that was read before is not parsed again.
+    """
+
+    def checked(text: bytes) -> dict[str, Any]:
+        data = load_toml(text)
         faults = list(islice(field_faults(data), _SHOWN_FAULTS))
         if faults:
             hint = "Make the lock again, for example with `colablock lock`"
             raise InvalidInput(
                 "\n".join([f"the lock `{path}` is not valid", *map("  {}".format, faults)]), hint=hint
             )
-        return Pylock.from_dict(_with_urls(data))
+        return data
+
+    try:
+        text = path.read_bytes() if isinstance(path, PackedLock) else read_text_file(path)
+        return parsed(text, checked, lambda data: Pylock.from_dict(_with_urls(data)), cache)
     except OSError as error:
         raise InvalidInput(f"`{path}` cannot be read: {error.strerror}") from error
     except NotToml as error:

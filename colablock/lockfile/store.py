@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +20,14 @@ from colablock._vendor.packaging.utils import NormalizedName
 from colablock.environment.markers_and_tags import Environment, platform_family
 from colablock.environment.snapshot import Snapshot
 from colablock.lockfile.fields import table_faults
+from colablock.lockfile.parsed import parsed
 from colablock.lockfile.tool_table import ALL_FILES, COMPLETE, DELTA
 from colablock.matrix.model import Matrix
 from colablock.matrix.packed_locks import LockFile, PackedLock
 
 if TYPE_CHECKING:
     from colablock.matrix.model import Matrix
+    from colablock.network.cache import Cache
 
 __all__ = [
     "PLATFORM",
@@ -93,35 +96,43 @@ class LockHead:
         return ".".join(self.python.split(".")[:2])
 
 
-def read_head(path: LockFile) -> LockHead | None:
+def read_head(path: LockFile, cache: Cache | None = None) -> LockHead | None:
     """Return the head of a lock of colablock; None for another file, or one that cannot be read.
 
-    The table is at the end of the file, and only that part is parsed.
+    The table is at the end of the file, and only that part is parsed, with *cache* once.
     """
     try:
         text = path.read_bytes() if isinstance(path, PackedLock) else read_text_file(path)
-        table: dict[str, Any] = load_toml(text[text.rindex(_HEAD) :])["tool"]["colablock"]
-        if any(table_faults(table)):
-            return None
-        return LockHead(
-            path=path,
-            kind=str(table["kind"]),
-            matrix=str(table["matrix"]),
-            matrix_digest=str(table["matrix-digest"]),
-            python=str(table["python"]),
-            platform=str(table["platform"]),
-            variant=table.get("variant"),
-            runtime=table.get("runtime"),
-            index=table.get("index"),
-            with_=frozenset(table.get("with", ())),
-            exclude_newer=table.get("exclude-newer"),
-            all_files=table.get("files") == ALL_FILES,
-            assumes={
-                NormalizedName(name): str(version) for name, version in table.get("assumes", {}).items()
-            },
-        )
+        return parsed(text[text.rindex(_HEAD) :], _checked, partial(_head_of, path), cache)
     except (OSError, ValueError, LookupError, AttributeError, TypeError):
         return None
+
+
+def _head_of(path: LockFile, table: Mapping[str, Any]) -> LockHead:
+    """Return the head of the lock at *path* that *table* is."""
+    return LockHead(
+        path=path,
+        kind=str(table["kind"]),
+        matrix=str(table["matrix"]),
+        matrix_digest=str(table["matrix-digest"]),
+        python=str(table["python"]),
+        platform=str(table["platform"]),
+        variant=table.get("variant"),
+        runtime=table.get("runtime"),
+        index=table.get("index"),
+        with_=frozenset(table.get("with", ())),
+        exclude_newer=table.get("exclude-newer"),
+        all_files=table.get("files") == ALL_FILES,
+        assumes={NormalizedName(name): str(version) for name, version in table.get("assumes", {}).items()},
+    )
+
+
+def _checked(text: bytes) -> dict[str, Any]:
+    """Return the table in *text*.  Raises ValueError if it is not valid."""
+    table: dict[str, Any] = load_toml(text)["tool"]["colablock"]
+    for fault in table_faults(table):
+        raise ValueError(fault)
+    return table
 
 
 def assumption_failures(head: LockHead, snapshot: Snapshot) -> list[str]:
@@ -142,7 +153,7 @@ class LockStore:
 
     *with_* are the user's additions and *index* is the default index in force.  A
     lock that was made with others does not fit.  If a lock is for the target but
-    does not fit, the reason is noted.
+    does not fit, the reason is noted.  *cache* keeps what was parsed.
     """
 
     paths: Sequence[LockFile]
@@ -150,7 +161,9 @@ class LockStore:
     with_: Sequence[str] = ()
     index: str | None = None
     reporter: Reporter = field(default_factory=Reporter)
+    cache: Cache | None = None
     _noted: set[str] = field(default_factory=set)
+    _read: dict[LockFile, LockHead | None] = field(default_factory=dict)
 
     def for_kernel(self, snapshot: Snapshot) -> LockHead | None:
         """Return the delta whose assumptions hold in *snapshot*, None if there is none."""
@@ -190,11 +203,17 @@ class LockStore:
             other = re.search(r"--py(\d+)", path.name)
             if other and (kind == DELTA or f"py{other[1]}" != short):
                 continue  # the name says that it is for another target
-            head = read_head(path)
+            head = self._head(path)
             if head is None or (head.kind, head.short) != (kind, environment.short):
                 continue
             if head.matrix == self.matrix.name and head.variant == self.matrix.variant:
                 yield head
+
+    def _head(self, path: LockFile) -> LockHead | None:
+        """Return the head of a lock, read once: a plan may ask for several Pythons."""
+        if path not in self._read:
+            self._read[path] = read_head(path, self.cache)
+        return self._read[path]
 
     def _is_fresh(self, head: LockHead) -> bool:
         """Whether the lock was made from this matrix with the same options; notes the reason if not."""

@@ -265,6 +265,7 @@ _KINDS = (
     "built",
     "digests",
     "files",
+    "locks",
     "metadata",
     "named",
     "pages",

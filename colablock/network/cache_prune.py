@@ -39,6 +39,7 @@ KINDS = {
     "named": "files under their own names",
     "partial": "interrupted downloads",
     "digests": "hashes of local files",
+    "locks": "lock files, parsed",
     "stamps": "when each file was last verified",
 }
 T = TypeVar("T")
@@ -83,14 +84,14 @@ def prune(folder: Path, *, now: float, days: float | None = None) -> PruneResult
     """Remove entries that are no longer useful, and return their number and size.
 
     These are leftovers of interrupted processes, interrupted downloads, entries
-    of earlier releases, pages that were not requested for 30 days and, with
-    *days*, files that were not used for so many days.
+    of earlier releases, pages that were not requested and locks that were not parsed for 30 days
+    and, with *days*, files that were not used for so many days.
     """
     with _Pruner(folder) as pruner:
         for kind in _former(folder):
             pruner.prune(kind, lambda _: True)
         page_age = now - _PAGE_DAYS * _DAY
-        for kind in ("pages", ROWS, "digests"):
+        for kind in ("pages", ROWS, "digests", "locks"):
             pruner.prune(kind, lambda entry: _is_older(entry, page_age))
         if days is not None:
             age = now - days * _DAY

@@ -17,6 +17,7 @@ from colablock.lockfile.store import LockStore, read_head
 from colablock.lockfile.tool_table import DELTA
 from colablock.matrix.catalog import list_matrices, lock_files
 from colablock.matrix.model import roots, select_variant
+from colablock.network.cache import Cache, cache_folder
 from colablock.operations.last_apply import drifts_since, requirements_to_hold
 from colablock.operations.session import Session, comparable
 from colablock.planning.locks import check_assumed
@@ -198,6 +199,7 @@ def _lock_store(session: Session, options: ApplyOptions, matrix: Matrix, setting
         with_=options.with_,
         index=redacted(settings.default_index),
         reporter=session.reporter,
+        cache=Cache(cache_folder(session.environ)),
     )
 
 

@@ -15,6 +15,7 @@ from colablock.lockfile.store import LockHead, assumption_failures
 from colablock.lockfile.tool_table import DELTA
 from colablock.matrix.model import shadow_text
 from colablock.matrix.package_sources import PackageSources
+from colablock.network.cache import Cache, cache_folder
 
 if TYPE_CHECKING:
     from colablock.environment.markers_and_tags import Environment
@@ -53,7 +54,7 @@ def open_lock(
     of the lock does not come from the source of its package, and NoSolution if
     the lock is for another Python or platform.
     """
-    lock, name = read_lock(path), f"the lock `{path.name}`"
+    lock, name = read_lock(path, Cache(cache_folder(environ))), f"the lock `{path.name}`"
     origins = LockOrigins(
         sources=PackageSources.of(matrix, environment, additions),
         settings=settings,
