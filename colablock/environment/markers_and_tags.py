@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -54,6 +55,7 @@ class Environment:
     markers: Mapping[str, str]
     tags: tuple[Tag, ...]
     _ranks: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _pairs: set[tuple[str, str]] = field(default_factory=set, init=False, repr=False, compare=False)
 
     @property
     def ranks(self) -> Mapping[str, int]:
@@ -61,6 +63,13 @@ class Environment:
         if not self._ranks:
             self._ranks.update((str(tag), rank) for rank, tag in enumerate(self.tags))
         return self._ranks
+
+    @property
+    def interpreters(self) -> AbstractSet[tuple[str, str]]:
+        """The pairs of an interpreter and an ABI in the tags."""
+        if not self._pairs:
+            self._pairs.update((tag.interpreter, tag.abi) for tag in self.tags)
+        return self._pairs
 
     @property
     def python_version(self) -> Version:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, overload
 
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName
@@ -18,6 +18,7 @@ __all__ = [
     "Candidate",
     "CandidateOrigin",
     "CandidateSource",
+    "Deferred",
     "File",
     "Metadata",
     "ProjectCandidates",
@@ -135,6 +136,40 @@ class Rejection:
         return self.detail
 
 
+class Deferred(Sequence[Rejection]):
+    """Rejections that are worded when they are read first, which only a conflict report does."""
+
+    def __init__(self, make: Callable[[], Iterable[Rejection]]) -> None:
+        self._make = make
+        self._made: tuple[Rejection, ...] | None = None
+
+    @property
+    def _all(self) -> tuple[Rejection, ...]:
+        if self._made is None:
+            self._made = tuple(self._make())
+        return self._made
+
+    @overload
+    def __getitem__(self, index: int) -> Rejection: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Rejection, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> Rejection | tuple[Rejection, ...]:
+        return self._all[index]
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self._all == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(self._all)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProjectCandidates:
     """The candidates of one project, newest first, and the rejections.
@@ -144,7 +179,7 @@ class ProjectCandidates:
     """
 
     candidates: tuple[Candidate, ...] = ()
-    rejections: tuple[Rejection, ...] = ()
+    rejections: Sequence[Rejection] = ()
     found: bool = True
     where: tuple[str, ...] = ()
 

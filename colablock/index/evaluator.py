@@ -10,10 +10,10 @@ They are listed among the rejections as well, for the conflict report.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import prod
 from typing import NamedTuple
 
@@ -23,12 +23,21 @@ from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.environment.markers_and_tags import Environment
 from colablock.environment.requirements import specifier_of, version_of
-from colablock.index.candidates import Candidate, CandidateOrigin, File, ProjectCandidates, Reason, Rejection
+from colablock.index.candidates import (
+    Candidate,
+    CandidateOrigin,
+    Deferred,
+    File,
+    ProjectCandidates,
+    Reason,
+    Rejection,
+)
 
 __all__ = ["Policy", "WheelName", "judge_files", "parse_sdist_stem", "parse_wheel_name"]
 
 _ARCHIVES = (".tar.gz", ".zip", ".tgz", ".tar.bz2", ".tar.xz")
 _ALL = ":all:"
+_FEW_DOTS = 27
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,14 +103,16 @@ def judge_files(
         elif known is not None:
             versions.setdefault(known.version, []).append(known)
     candidates = []
+    refusals = []
     evaluator = _ProjectEvaluator(name, policy, origin)
     for version in sorted(versions, reverse=True):
-        candidate, rejection = evaluator.version(version, versions[version])
+        candidate, refusal = evaluator.version(version, versions[version])
         if candidate is not None:
             candidates.append(candidate)
-        if rejection is not None:
-            rejections.append(rejection)
-    return ProjectCandidates(candidates=tuple(candidates), rejections=tuple(rejections))
+        if refusal is not None:
+            refusals.append(refusal)
+    later = Deferred(lambda: [*rejections, *(refusal() for refusal in refusals)])
+    return ProjectCandidates(candidates=tuple(candidates), rejections=later)
 
 
 def parse_wheel_name(filename: str) -> WheelName:
@@ -110,7 +121,8 @@ def parse_wheel_name(filename: str) -> WheelName:
         message = f"the name of a file has at most {FILE_NAME} characters"
         raise ValueError(message)
     parts = filename.removesuffix(".whl").split("-")
-    if prod(part.count(".") + 1 for part in parts[-3:]) > TAGS:
+    # Three parts with 27 dots have at most a thousand tags.
+    if filename.count(".") > _FEW_DOTS and prod(part.count(".") + 1 for part in parts[-3:]) > TAGS:
         message = f"a wheel has at most {TAGS} tags"
         raise ValueError(message)
     if len(parts) not in {5, 6}:
@@ -186,15 +198,15 @@ class _ProjectEvaluator:
 
     def version(
         self, version: Version, known: Sequence[_NamedFile]
-    ) -> tuple[Candidate | None, Rejection | None]:
-        """Return the candidate of one version, or the rejection, or both if it is yanked."""
+    ) -> tuple[Candidate | None, Callable[[], Rejection] | None]:
+        """Return the candidate of one version, or a function that words the rejection, or both if yanked."""
         old = [item for item in known if self._is_old_enough(item.file)]
         if not old:
-            return None, self._too_new(version, known)
+            return None, partial(self._too_new, version, known)
         fitting = [item for item in old if self._takes_python(item.file)]
         ordered = self._usable(fitting)
         if not ordered:
-            return None, self._no_file(version, old, fitting)
+            return None, partial(self._no_file, version, old, fitting)
         chosen = [item for item in ordered if item.file.yanked is None] or ordered
         candidate = Candidate(
             name=self._name,
@@ -208,7 +220,7 @@ class _ProjectEvaluator:
             ),
         )
         why = chosen[0].file.yanked
-        return candidate, None if why is None else self._yanked(version, chosen[0].file, why)
+        return candidate, None if why is None else partial(self._yanked, version, chosen[0].file, why)
 
     def _is_old_enough(self, file: File) -> bool:
         return self._cutoff is None or (file.upload_time is not None and file.upload_time < self._cutoff)
@@ -316,7 +328,7 @@ def _rank(tags: str, ranks: Mapping[str, int]) -> int | None:
 
 def _missing(wheel_names: Sequence[WheelName], environment: Environment) -> str:
     """Return the tag that no wheel has, and those that the wheels have."""
-    pairs = {(tag.interpreter, tag.abi) for tag in environment.tags}
+    pairs = environment.interpreters
     split = [[part.split(".") for part in wheel_name.tags.split("-")] for wheel_name in wheel_names]
     fits = [any((p, a) in pairs for p in pythons for a in abis) for pythons, abis, _ in split]
     if any(fits):

@@ -21,6 +21,7 @@ from colablock.errors import BadDistribution, ColablockError, FetchFailed
 from colablock.index.candidates import (
     Candidate,
     CandidateOrigin,
+    Deferred,
     File,
     Metadata,
     ProjectCandidates,
@@ -239,7 +240,9 @@ class IndexSource:
         ]
         return ProjectCandidates(
             candidates=tuple(candidate for candidate in candidates if candidate not in unwanted),
-            rejections=(*linked.rejections, *listed.rejections, *map(_without_card, unwanted)),
+            rejections=Deferred(
+                lambda: (*linked.rejections, *listed.rejections, *map(_without_card, unwanted))
+            ),
             found=linked.found or listed.found,
             where=(*linked.where, *listed.where),
         )

@@ -149,7 +149,7 @@ class Cache:
             with contextlib.suppress(OSError):
                 stamp = _stamp(path, sampled=True)
                 if self.read("stamps", sha256) == stamp:
-                    self._note_use(sha256)
+                    self.note_use("stamps", sha256)
                     return path
                 if file_digest(path) == sha256:
                     self.write("stamps", sha256, stamp)
@@ -157,9 +157,10 @@ class Cache:
                 path.unlink()
         return None
 
-    def _note_use(self, sha256: str) -> None:
+    def note_use(self, kind: str, key: str) -> None:
+        """Note that an entry was used: one that is not is pruned after some time."""
         with contextlib.suppress(OSError):  # a read-only cache is not pruned
-            os.utime(self.path("stamps", sha256))
+            os.utime(self.path(kind, key))
 
     def keep_file(self, sha256: str, temporary: Path) -> Path:
         """Move *temporary*, whose hash the caller has verified, into the cache and return its new path."""
@@ -263,6 +264,7 @@ def _is_digest(text: str) -> bool:
 ROWS = "simple-3"  # the kind of parsed pages; the number changes with the format of their rows
 _KINDS = (
     "built",
+    "confirmed",
     "digests",
     "files",
     "locks",

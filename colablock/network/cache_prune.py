@@ -33,6 +33,7 @@ KINDS = {
     "files": "wheels, sdists and archives",
     "pages": "pages of indexes",
     ROWS: "the same pages, parsed",
+    "confirmed": "when each page was last revalidated",
     "metadata": "metadata of wheels and sdists",
     "built": "wheels built from sdists",
     "rebuilt": "wheels made for a matrix",
@@ -91,7 +92,7 @@ def prune(folder: Path, *, now: float, days: float | None = None) -> PruneResult
         for kind in _former(folder):
             pruner.prune(kind, lambda _: True)
         page_age = now - _PAGE_DAYS * _DAY
-        for kind in ("pages", ROWS, "digests", "locks"):
+        for kind in ("pages", ROWS, "confirmed", "digests", "locks"):
             pruner.prune(kind, lambda entry: _is_older(entry, page_age))
         if days is not None:
             age = now - days * _DAY

@@ -20,6 +20,9 @@ __all__ = ["Page", "PageCache"]
 
 _LONGEST_FRESH = 3600.0  # seconds: limit for the max-age of a page
 _KIND = "pages"
+_CONFIRMED = (
+    "confirmed"  # the kind of the facts of a page that was revalidated: its body is not written again
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +70,12 @@ class PageCache:
         head, _, body = data.partition(b"\n")
         try:
             facts = decode(head, dict[str, str])
+            later = self._cache.read_record(_CONFIRMED, key, dict[str, str])
+            facts = (
+                later
+                if later is not None and later.keys() == facts.keys() and _is_same(later, facts)
+                else facts
+            )
             page = Page(
                 url=facts["url"],
                 base=facts["base"],
@@ -103,6 +112,7 @@ class PageCache:
         else:
             return None
         before = cached.facts if cached is not None else {}
+        before_page = cached.page if cached is not None else None
         control = answer.headers.get("cache-control", "")
         facts = {
             "url": page.url,
@@ -114,9 +124,18 @@ class PageCache:
             "etag": answer.headers.get("etag") or before.get("etag", ""),
             "modified": answer.headers.get("last-modified") or before.get("modified", ""),
         }
-        if "no-store" not in control:
+        if page is before_page and "no-store" not in control:
+            self._cache.write_record(_CONFIRMED, key, facts)
+            self._cache.note_use(_KIND, key)
+        elif "no-store" not in control:
+            self._cache.remove(_CONFIRMED, key)
             self._cache.write(_KIND, key, json.dumps(facts).encode() + b"\n" + page.body)
         return page
+
+
+def _is_same(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Whether both facts are about one body from one place."""
+    return all(one[name] == other[name] for name in ("url", "base", "type", "sha256"))
 
 
 def _number(text: str) -> float:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import zlib
 from base64 import b64decode
 from pathlib import Path
 
@@ -68,6 +69,32 @@ def test_a_page_is_revalidated_by_its_etag(server: IndexServer, fetcher: Fetcher
     first, second = fetcher.get_page(url), fetcher.get_page(url)
     assert first == second
     assert [request.status for request in server.requests] == [200, 304]
+
+
+def test_a_revalidated_page_is_not_written_again(
+    server: IndexServer, fetcher: Fetcher, tmp_path: Path
+) -> None:
+    url = f"{server.url}demo/"
+    page = fetcher.get_page(url)
+    (stored,) = (path for path in (tmp_path / "cache" / "pages").rglob("*") if path.is_file())
+    os.utime(stored, (0, 0))
+    inode = stored.stat().st_ino
+    assert [fresh(tmp_path).get_page(url) for _ in range(2)] == [page, page]
+    assert [request.status for request in server.requests] == [200, 304, 304]
+    assert stored.stat().st_ino == inode
+    assert stored.stat().st_mtime > 0  # `cache prune` sees that it is used
+
+
+@pytest.mark.parametrize("entry", [b"", b"{}", b'{"sha256": "0"}'])
+def test_a_damaged_note_of_a_revalidation_does_not_count(
+    entry: bytes, server: IndexServer, fetcher: Fetcher, tmp_path: Path
+) -> None:
+    url = f"{server.url}demo/"
+    page = [fetcher.get_page(url), fetcher.get_page(url)][0]
+    (note,) = (path for path in (tmp_path / "cache" / "confirmed").rglob("*") if path.is_file())
+    note.write_bytes(f"{zlib.crc32(entry):08x} {len(entry)}\n".encode() + entry)
+    assert fresh(tmp_path).get_page(url) == page
+    assert [request.status for request in server.requests] == [200, 304, 304]
 
 
 def test_a_missing_page_is_none(server: IndexServer, fetcher: Fetcher) -> None:
