@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
-from benchmarks.bench import processor_time
 from colablock.environment.snapshot import installed_versions
 from colablock.environment.target_script import ask_target
 from colablock.matrix.catalog import find_matrix
@@ -121,6 +121,12 @@ def turn_of(here: Ground, number: int) -> Turn:
         plain_processor=between - began,
         parts=parts,
     )
+
+
+def processor_time() -> float:
+    """Return the seconds that the processes which ended so far used."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def run(command: Sequence[object], environ: Mapping[str, str]) -> str:
