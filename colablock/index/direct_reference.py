@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -103,10 +104,24 @@ def direct_file(entry: PackageEntry, fetcher: Fetcher) -> File:
         if urlsplit(url).scheme == "http" and not is_loopback(url) and fetcher.place(url) == url:
             message = f"{entry.path} names `{redacted(url)}`, which is fetched over http, without a sha256"
             raise FetchFailed(message, url=redacted(url), hint="add its `sha256`, or use https")
-        fetched = fetcher.fetch(file)
+        fetched = _fetched(entry, file, fetcher)
         file = replace(file, hashes={**hashes, "sha256": fetcher.cache.local_digest(fetched)})
         return replace(file, size=fetched.stat().st_size)
     return file
+
+
+def _fetched(entry: PackageEntry, file: File, fetcher: Fetcher) -> Path:
+    """Fetch a file whose hash nobody states.  Raises FetchFailed."""
+    try:
+        return fetcher.fetch(file)
+    except FetchFailed as error:
+        if not fetcher.offline:
+            raise
+        hint = (
+            f"Add `sha256` to {entry.path}: a copy in a folder of find-links counts by its hash."
+            " Or run this once without `--offline` and COLABLOCK_OFFLINE"
+        )
+        raise FetchFailed(error.message, url=error.url, hint=hint) from error
 
 
 def _check_direct(entry: PackageEntry, url: str) -> None:

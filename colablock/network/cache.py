@@ -169,8 +169,13 @@ class Cache:
         self.write("stamps", sha256, _stamp(path, sampled=True))
         return path
 
-    def note_hashes(self, hashes: Mapping[str, str], sha256: str) -> None:
-        """Remember that the file with these other strong *hashes* is the one with this *sha256*."""
+    def note_hashes(self, hashes: Mapping[str, str], sha256: str, *, url: str) -> None:
+        """Remember that the file with these other strong *hashes* is the one with this *sha256*.
+
+        Of a file without a strong hash, remember that *url*, without a password, gave it.
+        """
+        if not {"sha256", *_ALIASES} & {name.lower() for name in hashes}:
+            self.write("digests", f"url {url}", sha256.encode())
         for name, value in hashes.items():
             if name.lower() in _ALIASES:
                 self.write("digests", f"{name.lower()} {value.lower()}", sha256.encode())
@@ -182,6 +187,11 @@ class Cache:
         )
         known = [data for key in keys if (data := self.read("digests", key)) is not None]
         text = known[0].decode("ascii", "replace") if known and len(set(known)) == 1 else ""
+        return text if _is_digest(text) else None
+
+    def sha256_at(self, url: str) -> str | None:
+        """Return the sha256 of the file that *url* gave the last time; None if it was never fetched."""
+        text = (self.read("digests", f"url {url}") or b"").decode("ascii", "replace")
         return text if _is_digest(text) else None
 
     def local_digest(self, path: Path) -> str:

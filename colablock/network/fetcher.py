@@ -91,7 +91,7 @@ class Fetcher:
         self._lock = threading.Lock()
         self._client: HttpClient | None = None
         self._rangeless: set[str] = set()
-        self.copies = LocalCopies(self.cache, folders, bundle)
+        self.copies = LocalCopies(self.cache, folders, bundle, offline=offline)
 
     @classmethod
     def for_settings(cls, settings: Settings, environ: Mapping[str, str]) -> Fetcher:
@@ -310,7 +310,7 @@ class Fetcher:
                 download = Download(file, stream, reporter, stop)
                 sha256 = _completed(download, self._exchange)
                 stream.flush()
-                self.cache.note_hashes(file.hashes, sha256)
+                self.cache.note_hashes(file.hashes, sha256, url=redacted(file.url))
                 return self.cache.keep_file(sha256, path)
         except OSError as error:
             raise _disk(self.cache.folder, error) from error

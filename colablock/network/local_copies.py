@@ -34,11 +34,15 @@ _ONLINE = "run this once without `--offline` and COLABLOCK_OFFLINE"
 class LocalCopies:
     """The copies in *cache*, in the folders of *links*, which are find-links, and in *bundle*.
 
-    Of a page of links on this machine, the files beside it count.
+    Of a page of links on this machine, the files beside it count.  With *offline*, a file that nothing
+    lists a hash of is the one that its URL gave before.
     """
 
-    def __init__(self, cache: Cache, links: Iterable[str], bundle: Bundle | None = None) -> None:
+    def __init__(
+        self, cache: Cache, links: Iterable[str], bundle: Bundle | None = None, *, offline: bool = False
+    ) -> None:
         self._cache = cache
+        self._offline = offline
         self._bundle = bundle
         self._links = tuple(links)
         self._folders = [_folder(path) for path in map(local_path, self._links) if path is not None]
@@ -51,10 +55,17 @@ class LocalCopies:
         """
         expected = _strong(file.hashes)
         if not expected:
-            return None
+            known = self._cache.sha256_at(redacted(file.url)) if self._offline else None
+            return self._cache.file(known) if known else None
         sha256 = expected.get("sha256") or self._cache.sha256_of(expected)
         cached = self._cache.file(sha256) if sha256 else None
         return cached or self._beside(file, expected, hash_again=hash_again)
+
+    def by_name(self, filename: str) -> Path | None:
+        """Return the file of that name in a folder, whatever its hash: the caller proves it otherwise."""
+        check_name(filename)
+        paths = (folder / filename for folder in self._folders)
+        return next((path for path in paths if path.is_file()), None)
 
     def has(self, file: Fetchable) -> bool:
         """Whether there is a copy of *file* on disk or in the bundle."""

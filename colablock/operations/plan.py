@@ -62,7 +62,8 @@ def plan_change(session: Session, options: ApplyOptions, *, recover: bool = Fals
     must_hold = requirements_to_hold(last, kernel) if last else frozenset()
     solver = replace(solver_for(session, options, kernel), must_hold=must_hold)
     planned = _with_costs(session, options, _plan_for_target(session, options, solver))
-    if not options.runtime and ENV_EXISTS not in planned.plan.beforehand:
+    is_checked = options.bundle is not None or not options.runtime
+    if is_checked and ENV_EXISTS not in planned.plan.beforehand:
         planned.preparer.check_at_hand(planned.plan)
     is_same = last is not None and last.key == request_key(options, matrix, session.environ)
     since = tuple(notes_of(drifts_since(session, last, kernel))) if last and is_same else ()

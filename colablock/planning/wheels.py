@@ -59,7 +59,11 @@ class WheelPreparer:
         Raises FetchFailed and BadDistribution; nothing outside of *into* and the cache changes.
         """
         artifacts = [step.artifact for step in plan.steps if step.artifact is not None]
-        wheels, missing = self._to_fetch(artifacts)
+        wheels, archives = self._rebuilt_at_hand(artifacts)
+        for artifact in artifacts:
+            if artifact.name in archives:
+                wheels[artifact.name] = self._wheel(artifact, archives[artifact.name])
+        missing = [artifact for artifact in artifacts if artifact.name not in wheels]
         paths = self.fetcher.download(missing, into, reporter)
         for artifact, path in zip(missing, paths, strict=True):
             wheels[artifact.name] = self._wheel(artifact, path)
@@ -77,17 +81,35 @@ class WheelPreparer:
         """Raise FetchFailed with the files of *plan* that are not at hand, if colablock is offline."""
         if self.fetcher.offline:
             artifacts = [step.artifact for step in plan.steps if step.artifact is not None]
-            self.fetcher.require_offline(self._to_fetch(artifacts)[1])
+            wheels, archives = self._rebuilt_at_hand(artifacts)
+            here = wheels.keys() | archives.keys()
+            self.fetcher.require_offline(one for one in artifacts if one.name not in here)
 
-    def _to_fetch(self, artifacts: Sequence[Artifact]) -> tuple[dict[NormalizedName, Path], list[Artifact]]:
-        """Return the rebuilt wheels that are at hand, and the artifacts of which the file is needed."""
-        wheels = {
-            artifact.name: wheel
-            for artifact in artifacts
-            if artifact.rebuilt is not None
-            and (wheel := self._cached(self.entries[artifact.name])) is not None
-        }
-        return wheels, [artifact for artifact in artifacts if artifact.name not in wheels]
+    def _rebuilt_at_hand(
+        self, artifacts: Sequence[Artifact]
+    ) -> tuple[dict[NormalizedName, Path], dict[NormalizedName, Path]]:
+        """Return the rebuilt wheels that are at hand, and the archives in find-links to make others of.
+
+        Of an archive without a hash the name is enough offline: the lock has the hash of its wheel.
+        """
+        wheels: dict[NormalizedName, Path] = {}
+        archives: dict[NormalizedName, Path] = {}
+        for artifact in artifacts:
+            if artifact.rebuilt is None:
+                continue
+            entry = self.entries[artifact.name]
+            wheel = self._cached(entry)
+            if wheel is not None:
+                wheels[artifact.name] = wheel
+            elif (archive := self._archive(entry, artifact)) is not None:
+                archives[artifact.name] = archive
+        return wheels, archives
+
+    def _archive(self, entry: PackageEntry, file: Artifact | File) -> Path | None:
+        """Return the archive in find-links to make a rebuilt wheel of, if its name alone is enough."""
+        if not self.fetcher.offline or file.hashes or self._promised(entry) is None:
+            return None
+        return self.fetcher.copies.by_name(file.filename)
 
     def claims(self, resolution: Resolution, snapshot: Snapshot) -> list[Claim]:
         """Return the modules of the wheels of *resolution*, as far as they are known.
@@ -204,9 +226,11 @@ class WheelPreparer:
     def _rebuilt(self, entry: PackageEntry, candidate: Candidate, file: File) -> Path:
         if candidate.origin is CandidateOrigin.LOCK:  # a lock names the rebuilt wheel itself
             return self.fetcher.fetch_named(file)
-        return self._cached(entry) or self._rebuild(
-            entry, self.fetcher.fetch_named(file), file.hashes.get("sha256")
-        )
+        cached = self._cached(entry)
+        if cached is not None:
+            return cached
+        archive = self._archive(entry, file) or self.fetcher.fetch_named(file)
+        return self._rebuild(entry, archive, file.hashes.get("sha256"))
 
     def _rebuild(self, entry: PackageEntry, path: Path, sha256: str | None) -> Path:
         # Without a source root the modules come from a build, if the matrix allows one.

@@ -8,6 +8,9 @@ from functools import cache, partial
 from pathlib import Path
 
 from colablock._common.urls import Url
+from colablock.bundles.manifest import FORMAT, Manifest
+from colablock.bundles.reader import Bundle
+from colablock.bundles.writer import Source, write_bundle
 from colablock.check.advisories import AuditedRelease, AuditResult, read_news
 from colablock.display.check_view import audit_document
 from colablock.display.text import to_text
@@ -217,6 +220,39 @@ def _wheels() -> tuple[bytes, ...]:
 
 
 @cache
+def _bundles() -> tuple[bytes, ...]:
+    import tempfile  # noqa: PLC0415 - once
+
+    names = ("tiny.toml", "pylock.tiny.toml", "files/demo-1.0-py3-none-any.whl")
+    manifest = Manifest(
+        format=FORMAT,
+        matrix="tiny",
+        kind="complete",
+        python="3.12.11",
+        platform="manylinux_2_35_x86_64",
+        matrix_file=names[0],
+        lock_file=names[1],
+    )
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name, "tiny.bundle")
+        write_bundle(path, manifest, {one: Source.of(one.encode()) for one in names})
+        return (path.read_bytes(),)
+
+
+def _bundle(data: bytes, folder: Path) -> object:
+    """Open a bundle, and read what it has."""
+    path = folder / "tiny.bundle"
+    path.write_bytes(data)
+    bundle = Bundle.open(path)
+    into = folder / "into"
+    into.mkdir(exist_ok=True)
+    for member in bundle.manifest.members:
+        bundle.copy(member, into / member.filename)
+    bundle.unpack(into)
+    return bundle.manifest.encoded()
+
+
+@cache
 def _sdists() -> tuple[bytes, ...]:
     import tempfile  # noqa: PLC0415 - once
 
@@ -299,6 +335,7 @@ INDEX: tuple[Target, ...] = (
     Target(name="pruned-file", form="zip", samples=_wheels, call=partial(_pruned, kind="metadata")),
     target("core-metadata", "lines", _metadata, METADATA, weight=4),
     Target(name="wheel-metadata", form="zip", samples=_wheels, call=_metadata_of_wheel, weight=3),
+    Target(name="bundle", form="zip", samples=_bundles, call=_bundle, weight=2),
     Target(name="sdist", form="bytes", samples=_sdists, call=_sdist, weight=2),
     Target(name="source-zip", form="zip", samples=_source_zips, call=_sdist, weight=2),
     target("sdist-project", "toml", _sdist_project, PROJECT, weight=2),

@@ -279,3 +279,30 @@ def test_a_version_at_hand_comes_before_a_newer_one_on_a_page(place: Place, worl
         found = plan_change(session, replace(options, offline=offline))
         versions += found.pins().values()
     assert versions == ["1.0", "2.0"]
+
+
+DIRECT = MATRIX.format(roots=[]) + "[packages.own]\nurl = '{url}own-1.0-py3-none-any.whl'\n{more}"
+
+
+def test_a_direct_reference_without_a_hash_is_the_file_that_its_url_gave(
+    world: World, tmp_path: Path
+) -> None:
+    """With a hash, also a copy in a folder counts; without one, what was fetched before."""
+    wheel = make_wheel(world.folder / "index", "own", "1.0")
+    (tmp_path / "links").mkdir()
+    shutil.copy(wheel, tmp_path / "links")
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    session = Session(environ=world.environ(COLABLOCK_CACHE_DIR=str(tmp_path / "cache")))
+    options = ApplyOptions(
+        name=str(tmp_path / "tiny.toml"), into=Target.ENV, python=sys.executable, offline=True
+    )
+    linked = replace(options, find_links=(str(tmp_path / "links"),))
+    url = f"{world.server.root}/files/"
+    (tmp_path / "tiny.toml").write_text(DIRECT.format(url=url, more=f"sha256 = '{digest}'\n"))
+    assert plan_change(session, linked).pins() == {"own": "1.0"}
+    (tmp_path / "tiny.toml").write_text(DIRECT.format(url=url, more=""))
+    with pytest.raises(FetchFailed) as caught:
+        plan_change(session, linked)
+    assert (caught.value.hint or "").startswith("Add `sha256` to packages.own")
+    plan_change(session, replace(options, offline=False))
+    assert plan_change(session, options).pins() == {"own": "1.0"}

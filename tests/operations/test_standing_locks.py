@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from colablock._vendor.packaging.utils import canonicalize_name
-from colablock.errors import FetchFailed
+from colablock.errors import BadDistribution, FetchFailed
 from colablock.operations.lock import LockResult, lock_matrix, nothing_installed
-from colablock.operations.plan import plan_change, solver_for
+from colablock.operations.plan import env_digest, plan_change, solver_for
 from colablock.operations.session import Session
 from colablock.planning.options import ApplyOptions, LockOptions
 from colablock.planning.plan import Target
@@ -159,6 +159,32 @@ def test_a_rebuilt_wheel_with_the_hash_of_the_lock_is_taken_from_find_links(
     wheels = found.preparer.gather(found.plan, place.folder / "wheels", Notes())
     assert wheels[canonicalize_name("trainer")].parent == links
     assert found.pins().keys() == {"trainer", "lines"}
+
+
+@pytest.mark.parametrize("archive", REBUILT)
+def test_a_rebuilt_wheel_is_made_of_the_archive_in_find_links(
+    archive: str, place: Place, there: str, gone: str
+) -> None:
+    """The lock has no hash of the archive, but that of the wheel, which another archive does not give."""
+    place.write(archive)
+    place.lock(there)
+    for beside in place.folder.glob("*.wheels"):
+        shutil.rmtree(beside)
+    links = place.folder / "links"
+    shutil.copytree(place.world.folder / "files", links)
+    shutil.copy(next(place.world.folder.glob("index/lines-2.0*")), links)
+    session = place.session(gone, PIP_FIND_LINKS=str(links))
+    options = ApplyOptions(name=str(place.matrix), into=Target.ENV, python=sys.executable, offline=True)
+    found = plan_change(session, options)
+    wheels = found.preparer.gather(found.plan, place.folder / "wheels", Notes())
+    assert wheels.keys() == {"trainer", "lines"}
+    assert len(env_digest(found)) == 64
+    make_sdist(links, "trainer", "1.0", requires=["lines"], modules={"trainer/__init__.py": "X = 2"})
+    make_wheel(links, "trainer", "1.0", requires=["lines"], modules={"trainer/__init__.py": "X = 2"})
+    session = place.session(gone, PIP_FIND_LINKS=str(links))
+    with pytest.raises((BadDistribution, FetchFailed)):
+        found = plan_change(session, options)
+        found.preparer.gather(found.plan, place.folder / "again", Notes())
 
 
 def test_an_archive_that_is_known_to_be_away_is_not_tried_again(place: Place, there: str, gone: str) -> None:
