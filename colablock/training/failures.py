@@ -152,7 +152,8 @@ def _raised(lines: Sequence[str]) -> Iterator[Traceback]:
 def _cause_of_lines(lines: Sequence[str], tail: str) -> Cause | None:
     """Return the cause that the lines themselves tell: all of a short text, else those that say an error."""
     told = [line for line in lines[-_LAST_LINES:] if not _WARNING.search(line)]
-    if len(lines) > _FEW_LINES:
+    is_log = len(lines) > _FEW_LINES
+    if is_log:
         told = [line for line in told if _LOOKS_WRONG.search(line)]
     found = cause_in("\n".join(told))
     if found is not None and not found.is_consequence:
@@ -161,5 +162,6 @@ def _cause_of_lines(lines: Sequence[str], tail: str) -> Cause | None:
         cause_in(tail, is_log=True)
         or cause_of_signal(signal_in(tail))
         or found
-        or general_cause_in("\n".join(told))
+        # The lines of a log say one thing each; those of a message belong together.
+        or general_cause_in(("\n\n" if is_log else "\n").join(told))
     )

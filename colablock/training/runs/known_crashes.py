@@ -35,7 +35,7 @@ _ERROR_LINE = re.compile(
     r"(?:[A-Za-z_]*(?:Error|Exception|Interrupt|Exit|Failed|Unsupported)\b|(?<=\.)[A-Z]\w*)(?:: |:?$)"
     r"|^.{0,80}?(?:\b(?:ERROR|FATAL|CRITICAL)\b|\b(?:error|fatal|fatal error|\w*Error(?: #\d+)?|Exception): )"
     r"|^.{0,80}?\b[Ee]rror (?:while|in|during|when|loading|running|building|reading|opening)\b"
-    r"|^.{0,80}NCCL WARN |^dlopen\(|^[EF]\d{4} \d\d:\d\d:"
+    r"|^.{0,80}NCCL WARN |^dlopen\(|^!* ?Exception |^[EF]\d{4} \d\d:\d\d:"
     r"|^.{0,400}: Assertion .{1,200} failed\.?$|^.{0,80}: command not found$"
     r"|^.{0,60}is not recognized as (?:an internal or external command|the name of a cmdlet)"
 )
