@@ -179,7 +179,7 @@ def _lock_for(
         options = replace(options, runtime=runtime)
         if state is not None:
             output = scratch / lock_file_name(session.matrix(options.name).name, "here")
-            return lock_state(session, options, LockOptions(output=output), state).path, state
+            return lock_state(session, options, LockOptions(output=output, has_files=True), state).path, state
     if options.runtime and (python_version or platform):
         runtime_state = load_runtime(options.runtime, environ=session.environ)
         matrix = select_variant(session.matrix(options.name), runtime_state.accelerator, options.variant)
@@ -187,7 +187,7 @@ def _lock_for(
         platform = platform or runtime_state.environment.platform
         python_version = python_version or str(runtime_state.environment.python_version)
     output = scratch / lock_file_name(session.matrix(options.name).name, options.runtime or "complete")
-    wanted = LockOptions(python_version=python_version, platform=platform, output=output)
+    wanted = LockOptions(python_version=python_version, platform=platform, output=output, has_files=True)
     existing = up_to_date_lock(session, options, wanted)
     return existing or lock_matrix(session, options, wanted).path, None
 

@@ -310,7 +310,7 @@ def _write(
     )
     text = write_lock(lock)
     local = [str(pin.name) for pin in resolution.pins.values() if _is_local(pin)]
-    if local:
+    if local and not wanted.has_files:
         note(f"the lock works on this machine only: it names local files of {', '.join(local)}")
     before = path.read_bytes() if path.is_file() else None
     moved = tuple(_moves(_versions(path), {p.name: p.version for p in lock.packages if p.version}))

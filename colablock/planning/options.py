@@ -43,7 +43,8 @@ class LockOptions:
     *upgrade_packages* has the name.  *exclude_newer* replaces the matrix's own.
     With *all_files* the lock lists the files of every platform, with False those
     of its target; None keeps what an existing lock lists, by default those of its
-    target.  With *dry* nothing is written.
+    target.  With *dry* nothing is written.  With *has_files*, the files go with the lock,
+    so that local ones are no fault.
     """
 
     python_version: str | None = None
@@ -54,6 +55,7 @@ class LockOptions:
     exclude_newer: datetime | None = None
     all_files: bool | None = None
     dry: bool = False
+    has_files: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
