@@ -177,7 +177,9 @@ def options_of(args: argparse.Namespace, environ: Mapping[str, str]) -> ApplyOpt
 
     bundle = getattr(args, "bundle", None)
     if bundle is None and not args.name:
-        raise InvalidInput("no matrix is named", hint="Name one, or a bundle with `--bundle FILE`")
+        command = f"colablock {args.command}"
+        hint = f"Write `{command} NAME`; `{command} --help` has examples"
+        raise InvalidInput(f"`{command}` needs `NAME`", hint=hint)
     options = ApplyOptions(
         name=args.name,
         bundle=bundle,
