@@ -427,15 +427,24 @@ def test_facts_and_tokens_come_from_one_process(tmp_path: Path) -> None:
     assert len(called.read_text().split()) == 2
 
 
+def works_in(process: Path, folder: Path) -> bool:
+    try:
+        return (process / "cwd").readlink() == folder
+    except OSError:  # it has ended, or is another user's
+        return False
+
+
 def test_a_refused_run_keeps_earlier_tokens_and_leaves_no_process(bench: Bench) -> None:
     config = bench.config(max_steps=8, save_steps=2)
     folder = cut_off(bench, config)
-    before = (folder.data / "result.json").read_bytes()
+    before, log = (folder.data / "result.json").read_bytes(), folder.log.read_bytes()
     bench.data.write_text('{"text": "something else"}\n' * 20_000)  # takes a while
     with pytest.raises(Refused, match="no layer `none`"):
         Call(bench, replace(config, lora_target_modules=("none",)), resume_anyway=True)
     assert (folder.data / "result.json").read_bytes() == before
+    assert folder.log.read_bytes() == log
     assert not list(folder.path.glob(".data"))
+    assert not any(works_in(process, folder.path) for process in Path("/proc").glob("[0-9]*"))
 
 
 def test_a_plain_run_takes_the_largest_batch_and_keeps_it(bench: Bench) -> None:

@@ -13,18 +13,19 @@ With ``python -m`` the working folder, which is the folder of the run, would com
 path, and a file there could hide a module of the target.
 """
 
+import os
 import sys
 
 # The folder of this file has modules of colablock, which could hide those of the target.
-del sys.path[0]
+if os.path.realpath(sys.path[0]) == os.path.dirname(os.path.realpath(__file__)):  # noqa: PTH120
+    del sys.path[0]
 
-import importlib  # noqa: E402
-import json  # noqa: E402
-import os  # noqa: E402
-import runpy  # noqa: E402
-import subprocess  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+import importlib
+import json
+import runpy
+import subprocess
+from pathlib import Path
+from typing import Any
 
 EARLY, INNER = "--early", "--inner"
 # These are read when something is trained.  Others are read when a library is loaded.
@@ -55,7 +56,7 @@ def inner(told: int, arguments: "list[str]") -> None:
     script = launched(arguments)
     if script is not None:
         sys.argv = script
-        sys.path.insert(0, str(Path(script[0]).parent))
+        sys.path.insert(0, str(Path(script[0]).resolve().parent))
         runpy.run_path(script[0], run_name="__main__")
 
 

@@ -6,18 +6,20 @@ ended.  `colablock.training.runs.folder` describes the files.
 """
 
 # Modules of the target are imported where they are used.  They are not installed where this is checked.
-# ruff: noqa: PLC0415, E402
+# ruff: noqa: PLC0415
 # mypy: disable-error-code="import-not-found,misc"
 
+import os
 import sys
 
-# The folder of this file has modules of colablock, which could hide those of the target.
-del sys.path[0]
+# The folder of this file has modules of colablock, which could hide those of the target.  A process that
+# `multiprocessing` spawns runs this file again, with the path as it is then.
+if os.path.realpath(sys.path[0]) == os.path.dirname(os.path.realpath(__file__)):  # noqa: PTH120
+    del sys.path[0]
 
 import functools
 import hashlib
 import json
-import os
 import resource
 import runpy
 import shutil

@@ -326,6 +326,25 @@ def test_a_killed_rank_is_seen_at_once(bench: Bench) -> None:
     assert folder.state() in (State.KILLED, State.FAILED)
 
 
+# How the shim is run: the path of it, and the first folder of the import path.
+PATHS = {
+    "as a script": (str(SHIM), str(SCRIPTS)),
+    "through a link": ("LINK", str(SCRIPTS)),
+    "again, by a spawned process": (str(SHIM), ""),
+}
+
+
+@pytest.mark.parametrize(("path", "first"), PATHS.values(), ids=PATHS.keys())
+def test_the_import_path_has_only_the_targets_folders(tmp_path: Path, path: str, first: str) -> None:
+    link = tmp_path / "shim.py"
+    link.symlink_to(SHIM)
+    begin = f"import runpy, sys; usual = sys.path[1:]; sys.path[0] = {first!r}"
+    run = f"runpy.run_path({path.replace('LINK', str(link))!r}, run_name='shim')"
+    expected = "usual" if first else "['', *usual]"
+    code = f"{begin}; {run}; assert sys.path == {expected}, sys.path"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_the_peak_of_memory_outlives_a_reset_by_the_runner(monkeypatch: pytest.MonkeyPatch) -> None:
     now = {"allocated": 7, "reserved": 9}
     torch = SimpleNamespace(
@@ -337,7 +356,7 @@ def test_the_peak_of_memory_outlives_a_reset_by_the_runner(monkeypatch: pytest.M
         _C=SimpleNamespace(_cuda_resetPeakMemoryStats=lambda _device: now.update(allocated=1, reserved=1)),
     )
     monkeypatch.setitem(sys.modules, "torch", torch)
-    monkeypatch.setattr(sys, "path", ["the folder of the script", *sys.path])
+    monkeypatch.setattr(sys, "path", [str(SCRIPTS), *sys.path])
     memory = runpy.run_path(str(SHIM), run_name="shim")["PeakMemory"]()
     memory.guard(torch)
     torch._C._cuda_resetPeakMemoryStats(0)
