@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from colablock._common.urls import redacted
 from colablock.check.import_risks import find_import_risks
-from colablock.check.results_file import fits_kernel
 from colablock.environment.site import is_unfinished
 from colablock.environment.snapshot import Host, Snapshot
 from colablock.errors import BadDistribution, NoSolution, Refused
@@ -122,6 +121,8 @@ def _why_not(session: Session, options: ApplyOptions, text: str) -> list[str]:
 
 def _with_other_matrices(session: Session, options: ApplyOptions, planned: PlannedChange) -> PlannedChange:
     """Add the matrices that are known to fit the kernel which *planned* does not use."""
+    from colablock.check.results_file import fits_kernel  # noqa: PLC0415 - only `why` asks
+
     cause = planned.not_kernel
     if cause is None:
         return planned

@@ -152,9 +152,10 @@ class _Packages:
         if not both:
             return False
         plain = {path for path in both if os.path.basename(path) != "__init__.py"}  # noqa: PTH119
-        main = self._mains(one) | self._mains(other)
-        if any(self._package(path, one.folder) in main for path in plain):
-            return True
+        if plain:  # most pairs share only the start of a namespace
+            main = self._mains(one) | self._mains(other)
+            if any(self._package(path, one.folder) in main for path in plain):
+                return True
         starts = [path for path in both - plain if self._is_regular(os.path.dirname(path))]
         return 2 * len(starts) > min(len(one.paths), len(other.paths))
 
