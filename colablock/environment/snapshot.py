@@ -25,7 +25,7 @@ from colablock.environment.accelerator import Accelerator, detect
 from colablock.environment.direct_url import archive_sha256, editable_folder, read_direct_url
 from colablock.environment.markers_and_tags import Environment
 from colablock.environment.notebook_host import versions_when_loaded
-from colablock.environment.probe import ask_interpreter
+from colablock.environment.probe import AnswerStore, ask_interpreter
 from colablock.environment.record import readable_rows
 from colablock.environment.requirements import applies, parse_requirement, same_version, version_of
 from colablock.errors import InvalidInput, NotFound
@@ -193,14 +193,14 @@ def snapshot_of(
     protect: Iterable[str] = (),
     environ: Mapping[str, str],
     accelerator: Accelerator | None = None,
+    store: AnswerStore | None = None,
 ) -> Snapshot:
     """Return the snapshot of the interpreter *python*, or of the environment in that folder.
 
-    Raises NotFound if there is no interpreter, and InvalidInput if it does not run as a
-    supported Python.
+    With *store*, the interpreter is started only if its environment has changed.  Raises NotFound
+    if there is no interpreter, and InvalidInput if it does not run as a supported Python.
     """
-    executable = find_executable(python, environ)
-    answer = _ask(executable, environ)
+    answer = _ask(find_executable(python, environ), environ, store)
     return _assemble(answer, environ=environ, modules={}, protect=protect, accelerator=accelerator)
 
 
@@ -364,10 +364,10 @@ def find_executable(python: str | Path, environ: Mapping[str, str]) -> Path:
     return Path(found).absolute()
 
 
-def _ask(executable: Path, environ: Mapping[str, str]) -> dict[str, Any]:
+def _ask(executable: Path, environ: Mapping[str, str], store: AnswerStore | None) -> dict[str, Any]:
     """Return the answer of the probe, run by *executable*.  Raises InvalidInput."""
     try:
-        return ask_interpreter(executable, environ, timeout=_PROBE_SECONDS)
+        return ask_interpreter(executable, environ, timeout=_PROBE_SECONDS, store=store)
     except ChildFailed as error:
         if error.status is None:
             raise InvalidInput(f"`{executable}` cannot be run: {error}") from error

@@ -282,6 +282,7 @@ _KINDS = (
     "named",
     "pages",
     "partial",
+    "probes",
     "rebuilt",
     ROWS,
     "stamps",

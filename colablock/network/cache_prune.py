@@ -41,6 +41,7 @@ KINDS = {
     "partial": "interrupted downloads",
     "digests": "hashes of local files",
     "locks": "lock files, parsed",
+    "probes": "what is installed in other environments",
     "stamps": "when each file was last verified",
 }
 T = TypeVar("T")
@@ -92,7 +93,7 @@ def prune(folder: Path, *, now: float, days: float | None = None) -> PruneResult
         for kind in _former(folder):
             pruner.prune(kind, lambda _: True)
         page_age = now - _PAGE_DAYS * _DAY
-        for kind in ("pages", ROWS, "confirmed", "digests", "locks"):
+        for kind in ("pages", ROWS, "confirmed", "digests", "locks", "probes"):
             pruner.prune(kind, lambda entry: _is_older(entry, page_age))
         if days is not None:
             age = now - days * _DAY

@@ -16,6 +16,7 @@ from colablock.environment.site import Site, read_site
 from colablock.environment.snapshot import Snapshot, find_executable, is_version, snapshot_of, take_snapshot
 from colablock.matrix.catalog import find_matrix
 from colablock.matrix.model import shadow_text
+from colablock.network.cache import Cache, cache_folder
 from colablock.network.settings import Settings, read_settings
 from colablock.transaction.apply_record import home_folder
 
@@ -109,7 +110,10 @@ class Session:
         Without *accelerator* the machine's own is detected.
         """
         if python:
-            return snapshot_of(python, protect=protect, environ=self.environ, accelerator=accelerator)
+            cache = Cache(cache_folder(self.environ))
+            return snapshot_of(
+                python, protect=protect, environ=self.environ, accelerator=accelerator, store=cache
+            )
         modules = sys.modules if self.in_kernel else None
         return take_snapshot(
             protect=protect, loaded_modules=modules, environ=self.environ, accelerator=accelerator
