@@ -2,8 +2,9 @@
 
 It takes the same steps as a run: tokenised data, launch, runner, callback, adapter.  It trains
 twice: once to check that a fixed loss falls, and once with learning rate 0 to check that training
-is what makes it fall.  The two run at the same time, each in its own process, so that neither can
-change the other.  They import the stack while model and data are made.
+is what makes it fall.  The two run at the same time, unless the card takes one process only, and
+each in its own process, so that neither can change the other.  They import the stack while model
+and data are made.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import shutil
 import signal
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +29,12 @@ from colablock._version import __version__
 from colablock.environment.accelerator import Accelerator, has_nf4
 from colablock.errors import TrainingFailed, Unmet
 from colablock.training.preflight.facts import Precision, ProvenEnvironment, precision_for
+from colablock.training.preflight.machine import is_exclusive
 from colablock.training.prepared_data import prepare_data
 from colablock.training.receipts import Receipt
 from colablock.training.runs.config import Adapter, DataSource, TrainConfig
 from colablock.training.runs.folder import RunFolder, RunRecord, State
-from colablock.training.runs.launch import exit_code_of
+from colablock.training.runs.launch import EarlyLauncher, exit_code_of
 from colablock.training.runs.loss_curve import number_of
 from colablock.training.start import Job, start_early_for, start_job, workarounds_for
 
@@ -116,20 +119,18 @@ class _Attempt:
     def train_twice(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Train with the learning rate and with 0; return the events of both."""
         rates = {"learning": _RATE, "holding": 0.0}
-        folders = [RunFolder(make_private(self.scratch / name)) for name in rates]
+        runs = {RunFolder(make_private(self.scratch / name)): rate for name, rate in rates.items()}
+        alone = self.accelerator.kind == "cuda" and is_exclusive(self.environ)
         with ExitStack() as ending:
-            data = self._job(_RATE)
-            starts = [
-                start_early_for(data, folder, self.variables, self.accelerator, _ONE_THREAD)
-                for folder in folders
+            launchers = [
+                ending.enter_context(self._early(folder)) for folder in list(runs)[: 1 if alone else 2]
             ]
-            launchers = [ending.enter_context(start) for start in starts]
             prepared = self.prepare()
             self.reporter.stage(f"Training {STEPS} steps, and {STEPS} with learning rate 0")
-            records = []
-            for rate, folder, early in zip(rates.values(), folders, launchers, strict=True):
+            records: dict[RunFolder, RunRecord] = {}
+            for (folder, rate), early in zip_longest(runs.items(), launchers):
                 shutil.copytree(self.prepared_folder.data, folder.data)
-                record = start_job(
+                records[folder] = start_job(
                     self._job(rate),
                     prepared,
                     folder,
@@ -137,12 +138,17 @@ class _Attempt:
                     environ=self.variables,
                     early=early,
                 )
-                ending.callback(_kill, record)  # its folder will be deleted
-                records.append(record)
-            for record, folder in zip(records, folders, strict=True):
+                ending.callback(_kill, records[folder])  # its folder will be deleted
+                if alone:
+                    self._wait(records[folder], folder)
+            for folder, record in records.items():
                 self._wait(record, folder)
-        learning, holding = (folder.metrics() for folder in folders)
+        learning, holding = (folder.metrics() for folder in runs)
         return learning, holding
+
+    def _early(self, folder: RunFolder) -> AbstractContextManager[EarlyLauncher | None]:
+        data = self._job(_RATE)
+        return start_early_for(data, folder, self.variables, self.accelerator, data.launch_arguments)
 
     def prepare(self) -> dict[str, Any]:
         """Make the tiny model, its tokenizer and the tokenised data; return the result of ``prepare.py``."""

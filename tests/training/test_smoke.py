@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,17 @@ def test_card_and_bitsandbytes_decide_between_lora_and_qlora(bench: Bench) -> No
     assert receipt.workarounds == ("gqa-before-ampere",)
     assert receipt.quantized
     assert receipt.passed  # its adapters are cast, or the scaler would refuse them
+
+
+def test_a_card_for_one_process_trains_one_after_the_other(bench: Bench) -> None:
+    smi = bench.folder / "bin" / "nvidia-smi"
+    smi.parent.mkdir()
+    smi.write_text("#!/bin/sh\necho Exclusive_Process\n")
+    smi.chmod(0o755)
+    notes = bench.folder / "notes"
+    environ = {"PATH": f"{smi.parent}:{os.environ['PATH']}", "STAND_IN_NOTES": str(notes)}
+    assert smoked(bench, accelerator=declared("T4"), environ=environ).passed
+    assert notes.read_text().split() == ["begin", "end"] * 2
 
 
 def test_axolotl_needs_its_workaround(bench: Bench) -> None:

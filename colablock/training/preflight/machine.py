@@ -34,6 +34,7 @@ from colablock.training.scripts import FOLDER as SCRIPTS
 __all__ = [
     "STACK_TIMEOUT",
     "card_of",
+    "is_exclusive",
     "read_machine",
     "read_stack",
     "stack_from",
@@ -105,6 +106,12 @@ def read_machine(
         accelerator=_seen(accelerator, seen),
         has_slices=bool(seen) and _names_slices(environ),
     )
+
+
+def is_exclusive(environ: Mapping[str, str]) -> bool:
+    """Whether a card takes only one process at a time, as its compute mode says; false if it is unknown."""
+    modes = _rows(environ, "--query-gpu=compute_mode")
+    return any(row[0].startswith("Exclusive") for row in modes)
 
 
 def visible(accelerator: Accelerator, environ: Mapping[str, str]) -> Accelerator:

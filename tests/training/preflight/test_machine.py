@@ -14,6 +14,7 @@ from colablock.errors import Unmet
 from colablock.training.preflight.facts import Card, Stack
 from colablock.training.preflight.machine import (
     card_of,
+    is_exclusive,
     read_machine,
     read_stack,
     system_memory,
@@ -29,13 +30,14 @@ has_nvml = detect({}).source == "nvml"
 without_nvml = pytest.mark.skipif(has_nvml, reason="this machine's own driver answers first")
 
 
-def nvidia_smi(folder: Path, cards: str, processes: str = "") -> dict[str, str]:
+def nvidia_smi(folder: Path, cards: str, processes: str = "", modes: str = "") -> dict[str, str]:
     """Write an nvidia-smi to *folder*, and return variables that find it first."""
     listed = "Tesla T4, 580.82.07, 15360, 7.5\\n" * cards.count("GPU-")
     script = f"""#!/bin/sh
 case "$1" in
   --query-gpu=name*) printf '{listed}' ;;
   --query-gpu=uuid,memory.free) printf '{cards}' ;;
+  --query-gpu=compute_mode) printf '{modes}' ;;
   --query-compute-apps=gpu_uuid,pid,used_memory) printf '{processes}' ;;
   *) exit 9 ;;
 esac
@@ -110,6 +112,16 @@ def test_hidden_cards_are_not_included(value: str | None, expected: str, tmp_pat
     assert len(machine.accelerator.devices) == len(expected)
     assert visible(detect(environ), environ) == machine.accelerator
     assert machine.has_slices is (value is not None and value.startswith("MIG"))
+
+
+MODES = [("Default\\n", False), ("Default\\nExclusive_Process\\n", True), ("[N/A]\\n", False), ("\\n", False)]
+
+
+@pytest.mark.parametrize(("modes", "expected"), MODES)
+def test_a_card_may_take_one_process_only(modes: str, expected: bool, tmp_path: Path) -> None:
+    environ = nvidia_smi(tmp_path, "GPU-a, 1\\n", modes=modes)
+    assert is_exclusive(environ) is expected
+    assert not is_exclusive({"PATH": ""})
 
 
 @without_nvml

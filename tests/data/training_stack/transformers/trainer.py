@@ -81,6 +81,12 @@ class TrainerCallback:
     def on_train_end(self, args, state, control, **kwargs): ...
 
 
+def note(word):
+    if (file := os.environ.get("STAND_IN_NOTES")) is not None:
+        with Path(file).open("a", encoding="utf-8") as notes:
+            notes.write(f"{word}\n")
+
+
 class Trainer:
     def __init__(
         self, model=None, args=None, data_collator=None, train_dataset=None, eval_dataset=None, callbacks=None
@@ -121,6 +127,7 @@ class Trainer:
             args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * of_epoch)
         )
         self._tell("on_train_begin")
+        note("begin")
         while state.global_step < state.max_steps:
             loss = self._step(whole)
             state.global_step += 1
@@ -138,6 +145,7 @@ class Trainer:
                 self._save()
             if self.control.should_training_stop:
                 break
+        note("end")
         self.log({"train_runtime": 1.0})
         self._tell("on_train_end")
 
