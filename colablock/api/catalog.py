@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from colablock.api.stack import Name, front_door, open_session
 from colablock.api.values import Facts, Rows
-from colablock.display.info_view import facts_document
+from colablock.display.info_view import facts_document, list_document
 from colablock.display.view import Document, Note
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def list() -> Facts:  # noqa: A001 - the word of the command line
     from colablock.operations.info import list_facts
 
     with open_session(quiet=True) as session:
-        return Facts(list_facts(session.environ)).shown_as(facts_document)
+        return Facts(list_facts(session.environ)).shown_as(list_document)
 
 
 @front_door(_UNTOUCHED)

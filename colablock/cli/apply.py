@@ -20,6 +20,8 @@ from colablock.errors import AppliedNotProven, ExitCode, InvalidInput, PlanOutda
 from colablock.planning.plan import Target
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from colablock.planning.options import ApplyOptions
     from colablock.planning.plan import Plan
     from colablock.verification.verify import Report
@@ -104,8 +106,6 @@ def _add_why(commands: Any) -> None:
 
 
 def _plan(call: Call) -> int:
-    from colablock.display.plan_view import plan_document
-    from colablock.display.text import render
     from colablock.operations.plan import plan_change
     from colablock.transaction.serialise import plan_to_json
 
@@ -114,8 +114,20 @@ def _plan(call: Call) -> int:
     if call.args.json:
         print_json(plan_to_json(plan), call.out)
     else:
-        render(plan_document(plan), call.out, verbose=call.args.verbose)
+        _show_plan(call, plan, call.out)
     return ExitCode.DONE
+
+
+def _show_plan(call: Call, plan: Plan, console: Console) -> None:
+    """Write *plan*, and how the rest of it is shown."""
+    from colablock.display.plan_view import plan_document
+    from colablock.display.text import render
+    from colablock.display.view import Document, Note
+
+    render(plan_document(plan), console, verbose=call.args.verbose)
+    if not call.args.verbose and call.shell is None and (plan.steps or plan.kept):
+        text = "`--verbose` lists every distribution, with its whole reason and its file"
+        render(Document(blocks=(Note(label="note", text=text),)), console)
 
 
 def _apply(call: Call) -> int:
@@ -142,8 +154,6 @@ def _apply(call: Call) -> int:
 
 def _carried_out(call: Call, options: ApplyOptions, *, earlier_plans: int = 0) -> tuple[Plan, Report]:
     """Plan, show the plan, ask for consent, and carry the plan out.  Raises Refused without consent."""
-    from colablock.display.plan_view import plan_document
-    from colablock.display.text import render
     from colablock.operations.apply import MOST_PLANS, carry_out
     from colablock.operations.plan import plan_change
 
@@ -151,7 +161,7 @@ def _carried_out(call: Call, options: ApplyOptions, *, earlier_plans: int = 0) -
         planned = plan_change(session, options, recover=True)
     plan = planned.plan
     if plan.steps and not (call.args.quiet or call.args.json):
-        render(plan_document(plan), call.err, verbose=call.args.verbose)
+        _show_plan(call, plan, call.err)
     if plan.steps and plan.target is Target.KERNEL and not agreed(call, "Change this environment?"):
         raise Refused("nothing was changed: the plan was declined", hint="Answer `y`, or pass `--yes`")
     with session_of(call) as session:

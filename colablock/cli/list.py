@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
 
 
 def _list(call: Call) -> int:
-    from colablock.display.info_view import facts_document
+    from colablock.display.info_view import list_document
     from colablock.display.text import render
     from colablock.operations.info import list_facts
 
@@ -31,7 +31,7 @@ def _list(call: Call) -> int:
     if call.args.json:
         print_json(found, call.out)
     else:
-        render(facts_document(found), call.out)
+        render(list_document(found), call.out)
     return ExitCode.DONE
 
 

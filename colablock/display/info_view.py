@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from colablock._common.text import count, size_text, some_of
-from colablock.display.view import Document, Headline, Item, Items, Note, Pair, Pairs, Section, Span, Tone
+from colablock.display.view import (
+    Document,
+    Grid,
+    GridRow,
+    Headline,
+    Item,
+    Items,
+    Note,
+    Pair,
+    Pairs,
+    Section,
+    Span,
+    Tone,
+)
 from colablock.planning.plan import Action
 
 if TYPE_CHECKING:
@@ -16,7 +29,14 @@ if TYPE_CHECKING:
     from colablock.transaction.rollback import UndoneChange
     from colablock.transaction.undo.preview import UndoPreview
 
-__all__ = ["envs_document", "facts_document", "history_document", "notes_document", "undone_document"]
+__all__ = [
+    "envs_document",
+    "facts_document",
+    "history_document",
+    "list_document",
+    "notes_document",
+    "undone_document",
+]
 
 _SHOWN = 5  # files
 
@@ -36,6 +56,35 @@ def facts_document(facts: Mapping[str, object]) -> Document:
             title = f"{_label(key).capitalize()} ({len(parts)})"
             blocks.append(Section(title=title, body=(Pairs(pairs),)))
     return Document(blocks=tuple(blocks))
+
+
+def list_document(facts: Mapping[str, Any]) -> Document:
+    """Return the matrices and the recorded runtimes as two tables."""
+    matrices, runtimes = facts["matrices"], facts["runtimes"]
+    rows = tuple(
+        GridRow(cells=(one["name"], _proven(one.get("training")), one.get("summary") or "-"))
+        for one in matrices
+    )
+    blocks: list[Block] = [Grid(rows=rows, header=("matrix", "proven on", "summary"))]
+    blocks += [_remark(one) for one in matrices if "fault" in one or "shadowed_by" in one]
+    columns = ("name", "python", "torch", "distributions", "date")
+    cells = (tuple(str(one[key] or "-") for key in columns) for one in runtimes)
+    header = ("runtime", "Python", "torch", "distributions", "date")
+    blocks.append(Grid(rows=tuple(map(GridRow, cells)), header=header, right=frozenset({3})))
+    blocks.append(Note(text="`colablock show NAME` and `colablock runtime show NAME` tell more about one"))
+    return Document(blocks=tuple(blocks))
+
+
+def _proven(training: str | None) -> str:
+    """Return the cards on which training is proven, without their makers: ``H100``."""
+    cards = (training or "").removeprefix("proven on ").split(", ")
+    found = [card.removeprefix("NVIDIA ").removeprefix("Tesla ").split()[0] for card in cards if card]
+    return ", ".join(found) if training and training.startswith("proven on") else "-"
+
+
+def _remark(one: Mapping[str, Any]) -> Note:
+    text = one.get("fault") or f"not used: `{one['shadowed_by']}` has the same name"
+    return Note(label=one["name"], text=f"{text} ({one['source']})", tone=Tone.WARN)
 
 
 def notes_document(title: str, notes: Sequence[str]) -> Document:

@@ -9,6 +9,8 @@ from colablock._common.text import count, seconds_text, size_text, some_of
 from colablock.display.view import (
     FOLD,
     Document,
+    Grid,
+    GridRow,
     Headline,
     Item,
     Items,
@@ -19,7 +21,6 @@ from colablock.display.view import (
     Section,
     Span,
     Tone,
-    first_of,
     one_line,
 )
 from colablock.environment.state_change import SHARED_FILES
@@ -40,6 +41,7 @@ _MARKER = re.compile(
     r"\s*;\s*\(*(?:(?:python|platform|implementation)_\w+|os_name|sys_platform|extra)\s*(?:[<>=!~]|not|in\b)"
     r".*?(?=: |, |$)"
 )
+_ASKED = re.compile(r"^\S+ asks for \S+: ")  # before the reason that the matrix gives
 _ACTION_TONES = {Action.REMOVE: Tone.BAD, Action.REPLACE: Tone.WARN, Action.INSTALL: Tone.GOOD}
 _REMEDIES = {
     Remedy.REPAIR: Span("another version is installed", Tone.GOOD),
@@ -129,18 +131,21 @@ def _steps(action: Action, steps: Sequence[Step]) -> Section:
     folded: list[Block] = []
     if len(others) > (_FOLD_REMOVALS if action is Action.REMOVE else FOLD):
         shown, others = named, sorted(others, key=lambda step: step.name)
+        # What is installed beside the requested packages matters to few; what goes or moves to all.
+        names = () if action is Action.INSTALL else (Names(tuple(map(_step_text, others))),)
         folded = [
             Section(
                 title=_rest_title(action, named, others),
                 body=(_step_pairs(others),),
-                brief=(Names(tuple(map(_step_text, others))),),
+                brief=names,
                 is_open=False,
             )
         ]
+    brief = _step_rows(shown) if action is Action.INSTALL else _step_pairs(shown, in_brief=True)
     return Section(
         title=f"{action.value.capitalize()} ({len(steps)})",
         body=(*([_step_pairs(shown)] if shown else []), *folded),
-        brief=(*([_step_pairs(shown, in_brief=True)] if shown else []), *folded),
+        brief=(*([brief] if shown else []), *folded),
         is_open=len(shown) <= 2 * FOLD,
         tone=_ACTION_TONES[action],
     )
@@ -157,6 +162,21 @@ def _rest_title(action: Action, shown: Sequence[Step], others: Sequence[Step]) -
 
 def _step_pairs(steps: Sequence[Step], *, in_brief: bool = False) -> Pairs:
     return Pairs(tuple(_step_pair(step, in_brief=in_brief) for step in steps))
+
+
+def _step_rows(steps: Sequence[Step]) -> Grid:
+    """Return steps in brief, a line each: what, the size of a large download, and the beginning of why."""
+    rows = (
+        GridRow(
+            cells=(
+                (Span(step.name, Tone.STRONG if step.requested else Tone.PLAIN), f" {_versions(step)}"),
+                _size(step, least=_LARGE),
+                "; ".join(filter(None, (_making(step), _ASKED.sub("", _reason(step, in_brief=True))))),
+            )
+        )
+        for step in steps
+    )
+    return Grid(rows=tuple(rows), may_cut=True)
 
 
 def _step_pair(step: Step, *, in_brief: bool) -> Pair:
@@ -189,16 +209,23 @@ def _reason(step: Step, *, in_brief: bool) -> str:
 
 def _extras(step: Step, *, least: int) -> str:
     """Return the size, from *least* bytes on, and how the file is made: ``797 MB, built from source``."""
+    return ", ".join(filter(None, (_size(step, least=least), _making(step))))
+
+
+def _size(step: Step, *, least: int) -> str:
+    size = step.artifact.size if step.artifact else None
+    return size_text(size) if size is not None and size >= least else ""
+
+
+def _making(step: Step) -> str:
+    """Return how the file of a step is made, if that takes more than a download."""
     artifact = step.artifact
-    if artifact is None:
-        return ""
-    size = artifact.size
-    extras = [
-        size_text(size) if size is not None and size >= least else "",
-        "built from source" if artifact.build else "",
-        f"rebuilt as declared in `{one_line(artifact.rebuilt)}`" if artifact.rebuilt else "",
-    ]
-    return ", ".join(filter(None, extras))
+    rebuilt = artifact.rebuilt if artifact else None
+    parts = (
+        "built from source" if artifact and artifact.build else "",
+        f"rebuilt as declared in `{one_line(rebuilt)}`" if rebuilt else "",
+    )
+    return ", ".join(filter(None, parts))
 
 
 def _source(step: Step) -> tuple[str, ...]:
@@ -216,7 +243,7 @@ def _kept(kept: Sequence[Kept]) -> Section:
     return Section(
         title=f"Keep ({len(kept)})",
         body=(Pairs(tuple(Pair(lead=name, text=one.reason) for name, one in zip(names, kept, strict=True))),),
-        brief=(Names(first_of(names, 2 * FOLD)),),
+        brief=(Names(names),) if len(kept) <= FOLD else (),
         is_open=len(kept) <= FOLD,
     )
 

@@ -13,7 +13,7 @@ from colablock._common.reporter import Reporter
 from colablock._common.text import count, seconds_text, size_text
 from colablock.display.html import to_html
 from colablock.display.text import to_text
-from colablock.display.view import Bar, Document, Headline, Note, one_line, spoken_in_python
+from colablock.display.view import Bar, Document, Headline, Note, cut, one_line, spoken_in_python
 from colablock.environment.notebook_host import current_shell
 
 if TYPE_CHECKING:
@@ -229,6 +229,11 @@ class DrawingReporter(LiveReporter):
         """Draw the final state."""
 
 
+def _note_text(text: str, console: Console) -> str:
+    """Return a note in lines that fit *console*."""
+    return to_text(Document(blocks=(Note(label="note", text=text),)), width=console.width)
+
+
 class PlainReporter(DrawingReporter):
     """Plain lines for logs and pipes: a stage begins, goes on, ends."""
 
@@ -246,14 +251,14 @@ class PlainReporter(DrawingReporter):
 
     def _moved(self) -> None:
         if self._clock() - self._last >= _BEAT:
-            self._write(f"  {self._work.line()}")
+            self._write(cut(f"  {self._work.line()}", self._console.width))
 
     def _ended(self, stage: str, outcome: str) -> None:
         if stage:
             self._write(f"  {outcome}")
 
     def _noted(self, text: str) -> None:
-        self._write(f"note: {text}")
+        self._write(_note_text(text, self._console))
 
 
 class TerminalReporter(DrawingReporter):
@@ -298,7 +303,7 @@ class TerminalReporter(DrawingReporter):
             self._console.out(f"{stage}: {outcome}", highlight=False)
 
     def _noted(self, text: str) -> None:
-        self._console.out(f"note: {text}", highlight=False)
+        self._console.out(_note_text(text, self._console), highlight=False)
 
     def _closed(self, *, failed: bool) -> None:
         del failed  # the error that follows says so

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -72,9 +73,12 @@ def test_what_may_no_longer_import_is_listed_with_its_reason() -> None:
 @pytest.mark.parametrize("verbose", [False, True])
 @pytest.mark.parametrize("name", PLANS)
 def test_plan_as_text(name: str, *, verbose: bool) -> None:
-    expected = (CASES / f"{name}{'.verbose' if verbose else ''}.txt").read_text(encoding="utf-8")
+    path = CASES / f"{name}{'.verbose' if verbose else ''}.txt"
     view, to = plan_document(read_plan(name)), console()
     render(view, to, verbose=verbose)
+    if "UPDATE_SNAPSHOTS" in os.environ:
+        path.write_text(stripped(to), encoding="utf-8")
+    expected = path.read_text(encoding="utf-8")
     assert stripped(to) == expected
     assert to_text(view, verbose=verbose) + "\n" == expected
 
@@ -107,10 +111,11 @@ def test_verbose_text_shows_everything(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PLANS)
-def test_brief_text_names_every_change(name: str) -> None:
+def test_brief_text_names_everything_but_the_dependencies_that_are_installed(name: str) -> None:
     plan = read_plan(name)
     text = words(to_text(plan_document(plan)))
-    assert all(f"{step.name} {step.previous or step.version}" in text for step in plan.steps)
+    shown = [step for step in plan.steps if step.requested or step.action is not Action.INSTALL]
+    assert all(f"{step.name} {step.previous or step.version}" in text for step in shown)
     assert all(f"{breakage.name} {breakage.version} needs" in text for breakage in plan.breakages)
 
 
@@ -138,11 +143,13 @@ def test_breakages_by_a_removal_are_grouped_if_they_are_many() -> None:
     assert to_text(plan_document(many), verbose=True).count("because torch 2.8.0 is removed") == 13
 
 
-def test_long_list_of_kept_distributions_is_cut() -> None:
+def test_long_list_of_kept_distributions_is_folded() -> None:
     kept = tuple(Kept(name=NormalizedName(f"name-{at}"), version="1.0", reason="why") for at in range(30))
     view = plan_document(replace(plan(), kept=kept))
     assert "Keep (30)" in to_text(view)
-    assert "name-23 1.0, and 6 more" in words(to_text(view))
+    assert "name-2" not in to_text(view)
+    few = to_text(plan_document(replace(plan(), kept=kept[:3])))
+    assert "Keep (3)\n  name-0 1.0, name-1 1.0, name-2 1.0" in few
     assert "name-29 1.0  why" in to_text(view, verbose=True)
 
 
