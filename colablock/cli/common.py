@@ -33,6 +33,7 @@ __all__ = [
     "lock_options_of",
     "options_of",
     "print_json",
+    "print_note",
     "session_of",
 ]
 
@@ -254,6 +255,14 @@ def agreed(call: Call, question: str) -> bool:
     except KeyboardInterrupt:
         call.err.print()  # what follows has a line of its own
         raise
+
+
+def print_note(call: Call, text: str) -> None:
+    """Print a note on standard error, in lines that fit the terminal."""
+    from colablock.display.text import render
+    from colablock.display.view import Document, Note
+
+    render(Document(blocks=(Note(label="note", text=text),)), call.err)
 
 
 def print_json(value: object, out: Console) -> None:

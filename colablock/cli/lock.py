@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from colablock._common.text import count
 from colablock._common.urls import checked_index
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.cli.common import (
@@ -72,8 +73,8 @@ def add(commands: Any) -> None:
         "--all-files",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="list the files of every platform; by default those that the target can install, or what the"
-        " lock that is there lists",
+        help="list the files of every platform; default: those that the target can install, or those that the"
+        " existing lock lists",
     )
     add_sources(parser)
     parser.set_defaults(handler=_lock)
@@ -137,13 +138,14 @@ def _lines(one: LockResult, *, checked: bool) -> Iterator[str]:
     """Yield the lines about one lock: its outcome, and the pins that moved."""
     what = f"{one.target}" + (f" ({one.variant})" if one.variant else "")
     if one.refusal is not None:
-        yield f"no lock     {what}: {one.refusal.splitlines()[0]}"
+        yield f"no lock      {what}: {one.refusal.splitlines()[0]}"
         return
-    changed = "not current " if checked else "wrote       "
-    count = f"{one.packages} package{'' if one.packages == 1 else 's'}"
+    changed = "not current" if checked else "wrote"
     hosts = f", files from {', '.join(one.hosts)}" if one.hosts else ""
-    yield f"{changed if one.is_changed else 'up to date  '}{one.path}: {what}, {count}{hosts}"
-    yield from (f"              {line}" for line in one.moved)
+    # The path has the line to itself: it is long, and is copied from here.
+    yield f"{changed if one.is_changed else 'up to date':<11}  {one.path}"
+    yield f"{'':<13}{what}, {count(one.packages, 'package')}{hosts}"
+    yield from (f"{'':<15}{line}" for line in one.moved)
 
 
 def _facts(made: Sequence[LockResult], *, whole: bool) -> list[dict[str, object]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colablock._common.urls import redacted
-from colablock.cli.common import MATRIX, Call, add_command, agreed, print_json, session_of
+from colablock.cli.common import MATRIX, Call, add_command, agreed, print_json, print_note, session_of
 from colablock.errors import ColablockError, ExitCode
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _new(call: Call) -> int:
     elif not args.quiet:
         call.err.print(f"wrote {written.output}{_counted(written)}", markup=False, soft_wrap=True)
         for note in written.notes:
-            call.err.print(f"note: {note}", markup=False)
+            print_note(call, note)
         call.err.print("\nNext, after you have filled in every `why`:", markup=False)
         for command in written.following:
             call.err.print(f"  {command}", markup=False, soft_wrap=True)
@@ -211,7 +211,7 @@ def _new_config(call: Call) -> int:
     elif not args.quiet:
         call.err.print(f"wrote {args.output}", markup=False, soft_wrap=True)
     for note in () if args.quiet else notes:
-        call.err.print(f"note: {note}", markup=False, soft_wrap=True)
+        print_note(call, note)
     return ExitCode.DONE
 
 

@@ -63,7 +63,7 @@ def _package_faults(package: Mapping[str, Any], where: str) -> Iterator[str]:
             yield from _file_faults(file, at)
     needed = package.get("dependencies", [])
     if not isinstance(needed, list) or not all(_is_dependency(one) for one in needed):
-        yield f"{where}.dependencies has what is no package"
+        yield f"{where}.dependencies has an entry that is not a package"
     if "index" in package and not (_is_url(package["index"]) or str(package["index"]).startswith("/")):
         yield f"{where}.index is neither a URL nor a folder"
     tool = package.get("tool")
@@ -78,9 +78,9 @@ def _own_faults(own: object, where: str) -> Iterator[str]:
         return
     yield from _text_faults(own, where, 0)
     if not _are_requirements(own.get("requires-dist", [])):
-        yield f"{where}.requires-dist has what is no requirement"
+        yield f"{where}.requires-dist has an entry that is not a requirement"
     if not _are_names(own.get("extras", [])):
-        yield f"{where}.extras has what is no name"
+        yield f"{where}.extras has an entry that is not a name"
     made_from = own.get("made-from")
     if made_from is not None:
         if not isinstance(made_from, dict) or not _is_url(made_from.get("url")):

@@ -133,7 +133,7 @@ def _check_kind(text: str, cwd: Path) -> None:
     name = Path(text).name
     for pattern, what, hint in _OTHER_FILES:
         if fnmatch(name, pattern) and _below(cwd, text).is_file():
-            raise InvalidInput(f"`{text}` is no matrix: it is {what}", hint=hint.format(file=text))
+            raise InvalidInput(f"`{text}` is not a matrix: it is {what}", hint=hint.format(file=text))
 
 
 def lock_files(

@@ -203,7 +203,8 @@ def _matrix_name(raw: object, _key: Key) -> str:
     if not MATRIX_NAME.fullmatch(name):
         wished = "-".join(re.findall(r"[a-z0-9]+", name.lower()))
         raise _Wrong(
-            f"`{name}` is no matrix name: lower-case letters and digits, with single `-` or `_` between them",
+            f"`{name}` is not a valid matrix name: lower-case letters and digits,"
+            " with single `-` or `_` between them",
             f"`{wished}` would do" if wished else None,
         )
     return name
@@ -213,7 +214,8 @@ def _index_name(raw: object, _key: Key) -> str:
     name = _string(raw)
     if not _PROJECT_NAME.fullmatch(name):
         raise _Wrong(
-            f"`{name}` is no index name: letters, digits, `-`, `_` and `.`, the ends a letter or digit"
+            f"`{name}` is not a valid index name: letters, digits, `-`, `_` and `.`,"
+            " the ends a letter or digit"
         )
     return name
 
@@ -221,7 +223,7 @@ def _index_name(raw: object, _key: Key) -> str:
 def _name(raw: object, _key: Key) -> NormalizedName:
     name = project_name(_string(raw))
     if name is None:
-        raise _Wrong(f"`{raw}` is no valid name (PEP 508)")
+        raise _Wrong(f"`{raw}` is not a valid name (PEP 508)")
     return name
 
 
@@ -234,7 +236,7 @@ def _specifier(raw: object, _key: Key) -> SpecifierSet:
     try:
         return specifier_of(text)
     except InvalidSpecifier:
-        raise _Wrong(f"`{text}` is no version specifier (PEP 440)", _specifier_hint(text)) from None
+        raise _Wrong(f"`{text}` is not a valid version specifier (PEP 440)", _specifier_hint(text)) from None
 
 
 def _specifier_hint(text: str) -> str | None:
@@ -261,7 +263,7 @@ def _version(raw: object, _key: Key) -> str:
         exact = text.strip().lstrip("=").strip()
         hint = f"write `{exact}`" if text.startswith("==") and "*" not in text and "," not in text else None
         raise _Wrong(
-            f"`{text}` is no version (PEP 440): beside `url` one exact version stands here", hint
+            f"`{text}` is not a version (PEP 440): an entry with `url` takes one exact version", hint
         ) from None
 
 
@@ -269,7 +271,7 @@ def _local(raw: object, _key: Key) -> str:
     text = _string(raw)
     if not _LOCAL.fullmatch(text):
         hint = f"write `{text[1:]}`" if text.startswith("+") and _LOCAL.fullmatch(text[1:]) else None
-        raise _Wrong(f"`{text}` is no local version label (PEP 440)", hint)
+        raise _Wrong(f"`{text}` is not a valid local version label (PEP 440)", hint)
     return text.lower().replace("-", ".").replace("_", ".")
 
 
@@ -282,7 +284,7 @@ def _marker(raw: object, _key: Key) -> Marker:
     try:
         return marker_of(text)
     except InvalidMarker as error:
-        raise _Wrong(f"`{text}` is no environment marker (PEP 508): {_first_line(error)}") from None
+        raise _Wrong(f"`{text}` is not a valid environment marker (PEP 508): {_first_line(error)}") from None
 
 
 def _requirement(raw: object, key: Key) -> Requirement:
@@ -305,11 +307,11 @@ def _url(raw: object, _key: Key) -> str:
     try:
         parts = urlsplit(text)
     except ValueError as error:
-        raise _Wrong(f"`{text}` is no URL: {error}") from None
+        raise _Wrong(f"`{text}` is not a valid URL: {error}") from None
     local = parts.scheme == "file" and parts.path
     remote = parts.scheme in {"http", "https"} and parts.hostname
     if not (local or remote) or re.search(r"\s", text) or is_unclear(text):
-        raise _Wrong(f"`{text}` is no URL that can be fetched: `https:`, `http:` or `file:`")
+        raise _Wrong(f"`{text}` is not a URL that can be fetched: `https:`, `http:` or `file:`")
     return text
 
 
@@ -319,7 +321,9 @@ def _host_name(raw: object, _key: Key) -> str:
         host = urlsplit(text).hostname if re.match(r"https?://[^\s\[\]]+$", text) else None
         hint = f"write `{host}`" if host else None
         raise _Wrong(
-            f"`{text}` is no host name: lower-case letters, digits, `-` and `.`, with `:port` if needed", hint
+            f"`{text}` is not a valid host name: lower-case letters, digits, `-` and `.`,"
+            " with `:port` if needed",
+            hint,
         )
     return text
 
@@ -347,7 +351,7 @@ def _date_time(raw: object, _key: Key) -> datetime:
             moment = datetime.fromisoformat(raw.replace("Z", "+00:00"))
         except ValueError:
             raise _Wrong(
-                f"`{raw}` is no date-time (RFC 3339)", "write it like `2024-09-01T00:00:00Z`"
+                f"`{raw}` is not a valid date-time (RFC 3339)", "write it like `2024-09-01T00:00:00Z`"
             ) from None
     if isinstance(moment, datetime) and moment.tzinfo is not None:
         return in_utc(moment)
@@ -379,7 +383,7 @@ def _import_name(raw: object, _key: Key) -> str:
     module, colon, attribute = text.partition(":")
     parts = module.split(".") + (attribute.split(".") if colon else [])
     if not all(part.isidentifier() and not keyword.iskeyword(part) for part in parts):
-        raise _Wrong(f"`{text}` is no import: `module` or `module:attribute`")
+        raise _Wrong(f"`{text}` is not a valid import: `module` or `module:attribute`")
     return text
 
 

@@ -157,7 +157,7 @@ def make_bundle(
         lock, state = _lock_for(session, options, scratch, python_version, platform)
         head = read_head(lock)
         if head is None:
-            message = f"`{lock.name}` is no lock of colablock"
+            message = f"`{lock.name}` is not a lock made by colablock"
             raise InvalidInput(message, hint="Make one with `colablock lock`")
         planned = _solved(session, options, lock, head, state)
         manifest = _manifest(planned.matrix, head, f"{planned.matrix.name}.toml", lock)

@@ -112,7 +112,7 @@ def _build_time(environ: Mapping[str, str]) -> datetime | None:
     try:
         return datetime.fromtimestamp(int(text), tz=timezone.utc) if text else None
     except (ValueError, OverflowError, OSError) as error:
-        message = f"SOURCE_DATE_EPOCH is {text!r}, which is no time"
+        message = f"SOURCE_DATE_EPOCH is {text!r}, which is not a time"
         raise InvalidInput(message, hint="Write the seconds since 1970-01-01, or unset it") from error
 
 

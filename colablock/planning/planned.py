@@ -230,7 +230,7 @@ def _project_name(package: str) -> NormalizedName:
     try:
         return canonicalize_name(package, validate=True)
     except InvalidName as error:
-        raise InvalidInput(f"`{package}` is no name of a project") from error
+        raise InvalidInput(f"`{package}` is not a valid project name") from error
 
 
 def exclusions(matrix: Matrix, name: NormalizedName) -> Iterator[str]:

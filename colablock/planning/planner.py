@@ -114,11 +114,11 @@ def _remove_absent(draft: PlanDraft, matrix: Matrix) -> None:
         if absent.specifier.contains(Version(there.version), prereleases=True):
             is_protected = absent.name in draft.snapshot.protected
             if fixed := why_kept(draft, absent.name):
-                message = f"{absent.path} wants {absent.name} {there.version} away, but {fixed}"
+                message = f"{absent.path} excludes {absent.name} {there.version}, but {fixed}"
                 raise Refused(message, hint="`--into env` makes an environment without it")
             if is_protected or absent.name in needed:
-                why = "it is protected" if is_protected else "what is protected needs it"
-                message = f"{absent.path} wants {absent.name} {there.version} away, and {why} here"
+                why = "it is protected" if is_protected else "a protected distribution needs it"
+                message = f"{absent.path} excludes {absent.name} {there.version}, but {why} here"
                 raise Refused(message, hint="`--into env` makes an environment without it")
             draft.removed[absent.name] = (
                 absent.why or f"{absent.path} excludes {absent.name}{absent.specifier}"

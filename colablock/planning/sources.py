@@ -78,7 +78,7 @@ def check_reached(conflict: Conflict, source: CandidateSource) -> None:
     first = errors[0]
     lines = list(dict.fromkeys(error.message for error in errors))
     if len(lines) > 1:
-        lines = ["no solution with what is at hand", *lines[:_SHOWN]]
+        lines = ["no solution with the files that are available", *lines[:_SHOWN]]
         lines += [f"and {len(errors) - _SHOWN} more"] if len(errors) > _SHOWN else []
     raise FetchFailed("\n  ".join(lines), url=first.url, hint=first.hint) from first
 

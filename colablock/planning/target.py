@@ -103,13 +103,13 @@ def best_python(candidates: Sequence[PythonCandidate]) -> tuple[PythonCandidate,
     dearer = [candidate for candidate in candidates if candidate not in near]
     if dearer:
         others = ", ".join(f"{o.version.major}.{o.version.minor} {size_text(o.size)}" for o in dearer)
-        return best, f"Python {best.version} takes it with {size_text(best.size)} to fetch (others: {others})"
+        return best, f"Python {best.version} fits with {size_text(best.size)} to download (others: {others})"
     if best.running:
         here = "the one that runs here" if best.python else "the runtime's own"
         return best, f"Python {best.version} is {here}"
     if not best.python:
-        return best, f"Python {best.version} takes it, and is fetched first"
-    return best, f"Python {best.version} is the newest at hand that takes it"
+        return best, f"Python {best.version} fits, and is downloaded first"
+    return best, f"Python {best.version} is the newest installed one that fits"
 
 
 def has_preferred_builds(resolution: Resolution, entries: Iterable[PackageEntry]) -> bool:

@@ -157,7 +157,7 @@ class WheelPreparer:
         """Return the wheel that installs *pin*: rebuilt, built, or as published.  Raises BadDistribution."""
         file, entry = pin.candidate.file, self.entries.get(pin.name)
         if file is None:
-            raise BadDistribution(f"{pin.candidate} is installed, and no wheel of it is at hand")
+            raise BadDistribution(f"{pin.candidate} is installed, and no wheel of it is available")
         if entry is not None and entry.is_rebuilt:
             return self._rebuilt(entry, pin.candidate, file)
         path = self.fetcher.fetch_named(file)

@@ -172,7 +172,7 @@ def test_a_file_name_other_than_the_matrix_name_is_noted(capsys: pytest.CaptureF
     [
         (["My Stack"], "`My Stack` is no matrix name"),
         (["matrices/mine.toml"], "`matrices/mine.toml` is a path, not a name"),
-        (["mine", "--python", "3.11"], "requires-python: `3.11` is no version specifier"),
+        (["mine", "--python", "3.11"], "requires-python: `3.11` is not a valid version specifier"),
         (["mine", "--summary", " "], "summary: must not be empty"),
         (["mine", "--extends", "qlora-2025x"], "there is no matrix `qlora-2025x`"),
         (["mine", "--extends", "mine"], "a matrix named `mine` cannot extend `mine`"),

@@ -659,7 +659,7 @@ def test_an_empty_lock_says_so(world: World, tmp_path: Path) -> None:
         (["plan", "tiny", "--python", "x" * 300], "no interpreter found"),
         (["lock", "tiny", "-o", "matrices/../pylock.toml"], "cannot be written"),
         (["plan", "tiny", "--default-index", "foo"], "`foo` is neither a URL nor an existing"),
-        (["why", "tiny", "!!"], "`!!` is no name of a project"),
+        (["why", "tiny", "!!"], "`!!` is not a valid project name"),
         (["why", "tiny", "nothing"], "nothing is neither installed nor part of tiny"),
         (["run", "tiny", "word", "--", "true"], "unexpected argument `word` before `--`"),
     ],

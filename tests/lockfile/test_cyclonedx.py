@@ -235,4 +235,4 @@ def test_the_command_writes_a_document_with_the_time_of_the_build(world: World) 
     assert edges(bill)["lock"] == [purl]
     done = world.run(*argv, SOURCE_DATE_EPOCH="yesterday")
     assert done.code == 2
-    assert "SOURCE_DATE_EPOCH is 'yesterday', which is no time" in done.err
+    assert "SOURCE_DATE_EPOCH is 'yesterday', which is not a time" in done.err

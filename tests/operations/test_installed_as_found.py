@@ -251,7 +251,7 @@ def test_what_has_no_record_is_not_planned_to_be_removed(name: str, standing: St
     assert item.remedy is Remedy.LEAVE
     assert "cannot be removed: it has no RECORD" in item.because[-1]
     (standing.place.folder / "tiny.toml").write_text(MATRIX.replace("[verify]", f"{UNWANTED}[verify]"))
-    with pytest.raises(Refused, match="wants beside 1 away, but beside cannot be removed: it has no RECORD"):
+    with pytest.raises(Refused, match="excludes beside 1, but beside cannot be removed: it has no RECORD"):
         standing.plan()
 
 

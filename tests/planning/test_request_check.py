@@ -120,7 +120,7 @@ NAMES = [
         ExitCode.USAGE,
     ),
     *(
-        Wrong({"name": name}, f"`{name}` is no matrix: it is {what}", hint, 0, ExitCode.USAGE)
+        Wrong({"name": name}, f"`{name}` is not a matrix: it is {what}", hint, 0, ExitCode.USAGE)
         for name, what, hint in (
             (
                 "requirements.txt",

@@ -82,7 +82,7 @@ def candidate(python: str, size: int, *, running: bool = False, fetched: bool = 
         (
             [candidate("3.10.2", 900 * MB), candidate("3.12.1", 950 * MB), candidate("3.11.7", 900 * MB)],
             "3.12.1",
-            "Python 3.12.1 is the newest at hand that takes it",
+            "Python 3.12.1 is the newest installed one that fits",
         ),
         (
             [
@@ -91,17 +91,17 @@ def candidate(python: str, size: int, *, running: bool = False, fetched: bool = 
                 candidate("3.10.2", 4100 * MB),
             ],
             "3.11.7",
-            "Python 3.11.7 takes it with 300 MB to fetch (others: 3.12 5.2 GB, 3.10 4.1 GB)",
+            "Python 3.11.7 fits with 300 MB to download (others: 3.12 5.2 GB, 3.10 4.1 GB)",
         ),
         (
             [candidate("3.13.0", 900 * MB, fetched=True), candidate("3.11.7", 900 * MB)],
             "3.11.7",
-            "Python 3.11.7 is the newest at hand that takes it",
+            "Python 3.11.7 is the newest installed one that fits",
         ),
         (
             [candidate("3.12.1", 0), candidate("3.11.7", 0)],
             "3.12.1",
-            "Python 3.12.1 is the newest at hand that takes it",
+            "Python 3.12.1 is the newest installed one that fits",
         ),
     ],
     ids=["only", "running", "newest", "smallest", "at hand", "sizes unknown"],
@@ -117,7 +117,7 @@ def test_the_best_python_is_chosen_with_a_reason(
 def test_a_fetched_python_is_not_at_hand() -> None:
     assert (
         best_python([candidate("3.12.0", MB, fetched=True)])[1]
-        == "Python 3.12.0 takes it, and is fetched first"
+        == "Python 3.12.0 fits, and is downloaded first"
     )
 
 
