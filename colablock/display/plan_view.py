@@ -41,7 +41,8 @@ _MARKER = re.compile(
     r"\s*;\s*\(*(?:(?:python|platform|implementation)_\w+|os_name|sys_platform|extra)\s*(?:[<>=!~]|not|in\b)"
     r".*?(?=: |, |$)"
 )
-_ASKED = re.compile(r"^\S+ asks for \S+: ")  # before the reason that the matrix gives
+# Before the reason that the matrix gives, or before the requirement if it gives none.
+_ASKED = re.compile(r"^\S+ asks for (?:\S+: )?(?=\S)")
 _ACTION_TONES = {Action.REMOVE: Tone.BAD, Action.REPLACE: Tone.WARN, Action.INSTALL: Tone.GOOD}
 _REMEDIES = {
     Remedy.REPAIR: Span("another version is installed", Tone.GOOD),

@@ -231,7 +231,7 @@ def _row_lines(
     start = sum(len(span.text) for span in line)
     last = row.cells[shown[-1]]
     if grid.may_cut:
-        text = cut(plain(last), max(room, 1))
+        text = _cut_at_word(plain(last), max(room, 1))
         last = Span(text.replace(" ", _NO_BREAK), spans_of(last)[0].tone)
     yield from _wrapped(last, canvas.width, start, start, lead=line)
 
@@ -309,6 +309,15 @@ def _(block: Section, canvas: _Canvas) -> Lines:
 
 
 # Words
+
+
+def _cut_at_word(text: str, width: int) -> str:
+    """Return *text* cut to *width*, at the end of a word if most of it is left."""
+    short = cut(text, width)
+    if short == text:
+        return text
+    whole = text[: len(short) - 1].rpartition(" ")[0]
+    return f"{whole} {short[-1]}" if 2 * len(whole) > width and text[len(short) - 1] != " " else short
 
 
 def _length(words: Words) -> int:

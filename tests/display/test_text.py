@@ -127,7 +127,7 @@ def test_further_lines_of_a_pair_are_for_verbose_text() -> None:
 def test_last_column_is_wrapped_or_cut() -> None:
     row = GridRow(cells=("name", "a text that is longer than the room for it"))
     assert lines(Grid(rows=(row,))) == ["name  a text that is longer than the", "      room for it"]
-    assert lines(Grid(rows=(row,), may_cut=True)) == ["name  a text that is longer than the ro…"]
+    assert lines(Grid(rows=(row,), may_cut=True)) == ["name  a text that is longer than the …"]
     assert lines(Grid(rows=(row,), may_cut=True), width=15) == ["name"]
 
 
