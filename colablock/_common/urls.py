@@ -200,6 +200,11 @@ def checked_index(index: str | None, what: str = "the default index") -> str | N
     if path is not None and not os.path.isdir(path):  # noqa: PTH112 - Path raises of a long name
         message = f"{what} `{index}` is neither a URL nor an existing folder"
         raise InvalidInput(message, hint="Write the full URL, with `https://`")
+    try:
+        urlsplit(index or "")
+    except ValueError as error:
+        message = f"{what} `{redacted(str(index))}` is not a valid URL: {error}"
+        raise InvalidInput(message, hint="Write the full URL, with `https://`") from error
     return index
 
 

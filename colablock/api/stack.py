@@ -431,7 +431,7 @@ def _with_bundle(options: ApplyOptions) -> ApplyOptions:
         if not options.name:
             raise InvalidInput("no matrix is named", hint="Name one, or a bundle with `--bundle`")
         return options
-    from colablock.operations.bundle import from_bundle
+    from colablock.operations.session import from_bundle
 
     return from_bundle(options, os.environ)
 

@@ -41,8 +41,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, re
     """What a bundle is for: the *matrix* by name, and the target of its lock.
 
     *kind* is that of the lock, ``complete`` or ``delta``; *runtime* names the state that a delta is for.
-    *python*, *platform* and *with_* are those of the lock.  *matrix_file* and *lock_file* are the paths of
-    two members.
+    *index* is the default index that the lock was made from.  *python*, *platform* and *with_* are those of
+    the lock.  *matrix_file* and *lock_file* are the paths of two members.
     """
 
     format: int
@@ -52,6 +52,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, re
     platform: str
     matrix_file: str
     lock_file: str
+    index: str | None = None
     runtime: str | None = None
     variant: str | None = None
     with_: tuple[str, ...] = msgspec.field(default=(), name="with")
@@ -83,8 +84,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, re
         """Yield what is wrong with the values."""
         if len(self.members) > MEMBERS:
             yield f"it lists more than {MEMBERS} members"
-        texts = (self.matrix, self.kind, self.python, self.platform, self.runtime or "", self.variant or "")
-        if not all(text.isprintable() for text in (*texts, *self.with_)):
+        texts = (self.matrix, self.kind, self.python, self.platform, self.runtime, self.variant, self.index)
+        if not all((text or "").isprintable() for text in (*texts, *self.with_)):
             yield "its manifest has control characters"
         paths = [member.path for member in self.members]
         if len(set(paths)) != len(paths) or NAME in paths:

@@ -202,7 +202,7 @@ def options_of(args: argparse.Namespace, environ: Mapping[str, str]) -> ApplyOpt
     )
     if bundle is None:
         return options
-    from colablock.operations.bundle import from_bundle
+    from colablock.operations.session import from_bundle
 
     return from_bundle(options, environ)
 

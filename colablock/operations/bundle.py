@@ -1,8 +1,7 @@
-"""Make a bundle of a matrix, its lock and its files, and use one in place of a matrix and the network."""
+"""Make a bundle of a matrix, its lock and its files.  `session.from_bundle` uses one."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 import tempfile
@@ -33,7 +32,6 @@ from colablock.operations.plan import solver_for
 from colablock.operations.session import Session, comparable
 from colablock.planning.options import ApplyOptions, LockOptions
 from colablock.runtimes.catalog import load_runtime, runtime_of
-from colablock.transaction.apply_record import home_folder
 from colablock.transaction.history import read_history
 
 if sys.version_info >= (3, 11):
@@ -48,9 +46,7 @@ if TYPE_CHECKING:
     from colablock.planning.plan import Artifact
     from colablock.planning.planned import PlannedChange
 
-__all__ = ["BundleResult", "from_bundle", "make_bundle"]
-
-_FOLDER = "bundles"  # in the home of colablock: the matrices and locks of the bundles that were used
+__all__ = ["BundleResult", "make_bundle"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,54 +80,6 @@ class BundleResult:
             "size": made.size,
             "files": [{"path": one.path, "sha256": one.sha256, "size": one.size} for one in made.members],
         }
-
-
-def from_bundle(options: ApplyOptions, environ: Mapping[str, str]) -> ApplyOptions:
-    """Return *options* with the matrix and the lock of their bundle, if they name one, and offline.
-
-    Both are written to the home of colablock, where later calls such as `verify` find them.
-    Raises InvalidInput for an archive that is no bundle, and for options that contradict it.
-    """
-    if options.bundle is None:
-        return options
-    bundle = Bundle.open(options.bundle)
-    manifest = bundle.manifest
-    _check_options(options, manifest)
-    digest = hashlib.sha256(manifest.encoded()).hexdigest()
-    folder = home_folder(environ) / _FOLDER / digest[:32]
-    try:
-        bundle.unpack(make_private(folder))
-    except OSError as error:
-        raise Refused(f"`{folder}` cannot be written: {error.strerror or error}") from error
-    head = read_head(folder / manifest.lock_file)
-    if head is None:
-        raise InvalidInput(f"`{options.bundle}` has no lock of colablock", hint="Make the bundle again")
-    return replace(
-        options,
-        # Nothing is read from an index, so the one that the lock was made from counts, wherever this is.
-        default_index=options.default_index or head.index,
-        name=str(folder / manifest.matrix_file),
-        lock=folder / manifest.lock_file,
-        variant=manifest.variant,
-        with_=manifest.with_,
-        offline=True,
-    )
-
-
-def _check_options(options: ApplyOptions, manifest: Manifest) -> None:
-    """Raise InvalidInput for options that contradict the bundle."""
-    if options.name not in {"", manifest.matrix}:
-        message = f"the bundle has the matrix `{manifest.matrix}`, not `{options.name}`"
-        raise InvalidInput(message, hint="Omit the name: the bundle has it")
-    if options.lock is not None or not options.use_locks:
-        raise InvalidInput("a bundle has its own lock", hint="Omit `--lock` and `--no-lock`")
-    if options.variant not in {None, manifest.variant}:
-        message = f"the bundle is for the variant `{manifest.variant}`, not `{options.variant}`"
-        raise InvalidInput(message, hint="Make another bundle, with `--variant`")
-    more = [one for one in options.with_ if one not in manifest.with_]
-    if more:
-        message = f"the bundle does not have `{more[0]}`"
-        raise InvalidInput(message, hint="Make another bundle, with `--with`")
 
 
 def make_bundle(
@@ -243,6 +191,7 @@ def _manifest(matrix: Matrix, head: LockHead, matrix_file: str, lock: LockFile) 
         platform=head.platform,
         matrix_file=matrix_file,
         lock_file=lock.name,
+        index=head.index,
         runtime=head.runtime,
         variant=head.variant,
         with_=tuple(sorted(head.with_)),

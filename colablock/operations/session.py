@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,11 +10,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from colablock._common.fs import make_private
 from colablock._common.reporter import Reporter
-from colablock._common.urls import Mirrors, is_loopback, local_path, redacted
+from colablock._common.urls import Mirrors, checked_index, is_loopback, local_path, redacted
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.site import Site, read_site
 from colablock.environment.snapshot import Snapshot, find_executable, is_version, snapshot_of, take_snapshot
+from colablock.errors import InvalidInput, Refused
 from colablock.matrix.catalog import find_matrix
 from colablock.matrix.model import shadow_text
 from colablock.network.cache import Cache, cache_folder
@@ -21,10 +24,13 @@ from colablock.network.settings import Settings, read_settings
 from colablock.transaction.apply_record import home_folder
 
 if TYPE_CHECKING:
+    from colablock.bundles.manifest import Manifest
     from colablock.matrix.model import Matrix
     from colablock.planning.options import ApplyOptions
 
-__all__ = ["Session", "comparable"]
+__all__ = ["Session", "comparable", "from_bundle"]
+
+_BUNDLES = "bundles"  # in the home of colablock: the matrices and locks of the bundles that were used
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -118,6 +124,60 @@ class Session:
         return take_snapshot(
             protect=protect, loaded_modules=modules, environ=self.environ, accelerator=accelerator
         )
+
+
+def from_bundle(options: ApplyOptions, environ: Mapping[str, str]) -> ApplyOptions:
+    """Return *options* with the matrix and the lock of their bundle, if they name one, and offline.
+
+    Both are written to the home of colablock, where later calls such as `verify` find them.
+    Raises InvalidInput for an archive that is no bundle, and for options that contradict it.
+    """
+    if options.bundle is None:
+        return options
+    from colablock.bundles.reader import Bundle  # noqa: PLC0415 - few calls use one
+
+    bundle = Bundle.open(options.bundle)
+    manifest = bundle.manifest
+    _check_options(options, manifest)
+    digest = hashlib.sha256(manifest.encoded()).hexdigest()
+    folder = home_folder(environ) / _BUNDLES / digest[:32]
+    try:
+        bundle.unpack(make_private(folder))
+    except OSError as error:
+        raise Refused(f"`{folder}` cannot be written: {error.strerror or error}") from error
+    return replace(
+        options,
+        # Nothing is read from an index, so the one that the lock was made from counts, wherever this is.
+        default_index=options.default_index or _index_of(manifest),
+        name=str(folder / manifest.matrix_file),
+        lock=folder / manifest.lock_file,
+        variant=manifest.variant,
+        with_=manifest.with_,
+        offline=True,
+    )
+
+
+def _index_of(manifest: Manifest) -> str | None:
+    """Return the index of a manifest, which may be a folder of another machine.  Raises InvalidInput."""
+    index = manifest.index
+    is_url = index is not None and local_path(index) is None
+    return checked_index(index, "the index of the bundle") if is_url else index
+
+
+def _check_options(options: ApplyOptions, manifest: Manifest) -> None:
+    """Raise InvalidInput for options that contradict the bundle."""
+    if options.name not in {"", manifest.matrix}:
+        message = f"the bundle has the matrix `{manifest.matrix}`, not `{options.name}`"
+        raise InvalidInput(message, hint="Omit the name: the bundle has it")
+    if options.lock is not None or not options.use_locks:
+        raise InvalidInput("a bundle has its own lock", hint="Omit `--lock` and `--no-lock`")
+    if options.variant not in {None, manifest.variant}:
+        message = f"the bundle is for the variant `{manifest.variant}`, not `{options.variant}`"
+        raise InvalidInput(message, hint="Make another bundle, with `--variant`")
+    more = [one for one in options.with_ if one not in manifest.with_]
+    if more:
+        message = f"the bundle does not have `{more[0]}`"
+        raise InvalidInput(message, hint="Make another bundle, with `--with`")
 
 
 def _missing_links(settings: Settings) -> Iterator[str]:

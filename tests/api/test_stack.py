@@ -25,6 +25,7 @@ from tests.support.wheels import make_wheel
         (lambda: colablock.plan("x", into="foo"), "one of `kernel`, `env`"),
         (lambda: colablock.plan("x", broken="x"), "one of `repair`, `remove`, `leave`"),
         (lambda: colablock.plan("x", default_index="foo"), "neither a URL nor an existing folder"),
+        (lambda: colablock.plan("x", default_index="http://[bad"), "not a valid URL"),
         (colablock.plan, "no matrix is named"),
         (lambda: colablock.apply(bundle="none.bundle"), "there is no bundle"),
     ],

@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from colablock.bundles.manifest import NAME
@@ -109,7 +110,7 @@ CONTENTS: dict[str, tuple[Callable[[Parts, Path], Parts], str]] = {
     "another wheel": (another_wheel, "the bundle has no file of that name and sha256"),
     "a lock with another hash": (another_lock, "the bundle has no file of that name and sha256"),
     "a lock of another host": (lock_of_another_host, "evil.example"),
-    "a lock that is none": (no_lock, "has no lock"),
+    "a lock that is none": (no_lock, "pylock.tiny--complete.toml"),
     "a matrix that is none": (no_matrix, "tiny.toml"),
     "a wheel that leaves its folder": (hostile_wheel, "which leaves the archive"),
 }
@@ -156,6 +157,21 @@ def test_a_damaged_bundle_is_refused_with_the_name_of_its_member(
     (tmp_path / "bad.bundle").write_bytes(damage(bundle.path.read_bytes()))
     with target.unchanged():
         refused(target.run("apply", "--bundle", "bad.bundle", "--into", "env"), words)
+
+
+@pytest.mark.parametrize("index", ["http://[bad", "https://u:p@h/simple/", "ftp://h/", "../..", "x" * 9000])
+def test_an_index_that_is_none_is_no_bug(
+    index: str, target: Target, parts: tuple[Bundle, Parts], tmp_path: Path
+) -> None:
+    """The index of a manifest is only compared with those of the lock."""
+    bundle, content = parts
+    manifest = msgspec.structs.replace(bundle.manifest, index=index)
+    write_bundle(tmp_path / "evil.bundle", manifest, {i: Source.of(data) for i, data in content.items()})
+    with target.unchanged():
+        done = target.run("plan", "--bundle", "evil.bundle", "--into", "env", "--python", target.venv.python)
+    assert done.code in {0, 1, 2}, done.err
+    assert "Traceback" not in done.err
+    assert "u:p@" not in done.err + done.out
 
 
 def test_a_member_is_not_written_through_a_link(

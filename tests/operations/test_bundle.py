@@ -14,9 +14,9 @@ import pytest
 from colablock.bundles.reader import Bundle
 from colablock.errors import FetchFailed, InvalidInput, NoSolution, Refused
 from colablock.operations.apply import apply_matrix
-from colablock.operations.bundle import BundleResult, from_bundle, make_bundle
+from colablock.operations.bundle import BundleResult, make_bundle
 from colablock.operations.plan import plan_change
-from colablock.operations.session import Session
+from colablock.operations.session import Session, from_bundle
 from colablock.planning.options import ApplyOptions
 from colablock.planning.plan import Target
 from tests.support.fixtures import world_fixture
@@ -147,7 +147,7 @@ def test_a_second_bundle_fetches_and_writes_nothing(place: Place) -> None:
 
 def test_what_an_interrupted_bundle_has_fetched_is_used(place: Place) -> None:
     path = "/files/colours-1.0-py3-none-any.whl"
-    place.world.server.fault(path, Fault(status=503, times=1))
+    place.world.server.fault(path, Fault(status=503, times=1, delay=2.0))
     with pytest.raises(FetchFailed):
         place.make()
     assert not place.bundle.exists()
