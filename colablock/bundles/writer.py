@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import stat
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
-from colablock._common.fs import atomic_path
+from colablock._common.fs import flock
 from colablock.bundles.manifest import NAME, Manifest, Member
 from colablock.errors import BadDistribution
 
@@ -55,7 +58,7 @@ def write_bundle(
     )
     manifest = msgspec.structs.replace(manifest, members=members)
     done = 0
-    with atomic_path(output) as new, zipfile.ZipFile(new, "x", zipfile.ZIP_STORED) as archive:
+    with _unfinished(output) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(_entry(NAME), manifest.encoded())
         for member in members:
             _add(archive, member, sources[member.path])
@@ -63,6 +66,42 @@ def write_bundle(
             if progress is not None:
                 progress(member.path, done, manifest.size)
     return manifest
+
+
+@contextmanager
+def _unfinished(output: Path) -> Iterator[IO[bytes]]:
+    """Yield a new file beside *output* to write to.  It becomes *output* unless the block raises.
+
+    What killed processes have left there is removed: it may have gigabytes.
+    """
+    _sweep(output)
+    path = output.with_name(f"{_left(output)}{os.urandom(8).hex()}")
+    try:
+        with path.open("x+b") as stream:
+            with suppress(OSError):  # a file system without locks
+                flock(stream)
+            yield stream
+            stream.flush()
+            path.replace(output)  # while the lock is held
+    finally:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _left(output: Path) -> str:
+    return f".{output.name}.unfinished-"
+
+
+def _sweep(output: Path) -> None:
+    """Remove the unfinished archives for *output* that this user owns and no process writes."""
+    with suppress(OSError):
+        for path in output.parent.iterdir():
+            status = path.lstat()
+            if not path.name.startswith(_left(output)) or not stat.S_ISREG(status.st_mode):
+                continue
+            with suppress(OSError), path.open("rb") as stream:
+                if status.st_uid == os.geteuid() and flock(stream, wait=False):
+                    path.unlink()
 
 
 def _add(archive: zipfile.ZipFile, member: Member, source: Source) -> None:

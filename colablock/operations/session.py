@@ -74,7 +74,8 @@ class Session:
         if options.bundle is not None:
             from colablock.bundles.reader import Bundle  # noqa: PLC0415 - few calls use one
 
-            settings = replace(settings, bundle=Bundle.open(options.bundle))
+            # No index is asked, so nothing has to be said about indexes.
+            return replace(settings, bundle=Bundle.open(options.bundle))
         for note in (*settings.notes, *_missing_links(settings), *self._unencrypted(settings, matrix)):
             if note not in self._noted:
                 self._noted.add(note)
@@ -85,13 +86,9 @@ class Session:
         """Yield a note for each index and find-links that another machine answers without TLS."""
         mirrors = Mirrors.parse(self.environ.get("COLABLOCK_MIRRORS", "")).and_indexes(settings.mirrors)
         places = (
-            ()
-            if settings.bundle is not None
-            else (
-                settings.default_index,
-                *settings.find_links,
-                *(one.url for one in (matrix.indexes if matrix else ())),
-            )
+            settings.default_index,
+            *settings.find_links,
+            *(one.url for one in (matrix.indexes if matrix else ())),
         )
         for place in places:
             url = mirrors.to_mirror(f"{str(place).rstrip('/')}/")

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from colablock._common.fs import flock
 from colablock._common.limits import BUNDLE_MANIFEST, TEXT_FILE
 from colablock.bundles.manifest import FORMAT, NAME, Manifest, Member
 from colablock.bundles.reader import Bundle
@@ -93,6 +94,19 @@ def test_a_file_that_changes_meanwhile_leaves_no_bundle(tmp_path: Path) -> None:
     with pytest.raises(BadDistribution, match="has changed while it was copied"):
         write_bundle(tmp_path / "x.bundle", EMPTY, {"files/wheel": changed})
     assert [path.name for path in tmp_path.iterdir()] == ["wheel"]
+
+
+def test_what_a_killed_process_has_left_is_removed(tmp_path: Path) -> None:
+    """But not what another process is writing, and nothing of another archive."""
+    left = tmp_path / ".tiny.bundle.unfinished-0123"
+    busy = tmp_path / ".tiny.bundle.unfinished-4567"
+    other = tmp_path / ".other.bundle.unfinished-89ab"
+    for path in (left, busy, other):
+        path.write_bytes(b"PK")
+    with busy.open("rb") as stream:
+        flock(stream)
+        write(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([busy.name, other.name, "tiny.bundle"])
 
 
 # Truncated and altered archives

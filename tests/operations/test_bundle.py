@@ -289,7 +289,7 @@ def test_what_cannot_be_bundled_is_said(place: Place) -> None:
     with pytest.raises(InvalidInput, match="cannot be written"):
         place.make("none/tiny.bundle")
     (place.folder / "requirements.txt").write_text("shapes==1.0\n")
-    with pytest.raises(InvalidInput, match="is no lock"):
+    with pytest.raises(InvalidInput, match="is not a lock made by colablock"):
         place.make(lock=place.folder / "requirements.txt")
 
 
