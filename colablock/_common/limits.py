@@ -51,6 +51,7 @@ __all__ = [
     "SLOWEST",
     "TAGS",
     "TEXT_FILE",
+    "UNPACKED_MANIFEST",
     "URL",
     "VERSION",
     "WORKER_ANSWER",
@@ -73,6 +74,9 @@ METRICS_LINE: Final = 64 << 10
 
 ARGUMENT: Final = 64 << 10
 """The list of folders in an argument of a child.  Linux takes 128 kB; a change of an image has 15 kB."""
+
+UNPACKED_MANIFEST: Final = 64 << 20
+"""The files of an unpacked wheel: 11,000 of torch have 2 MB."""
 
 WORKER_ANSWER: Final = 64 << 20
 """The answer of a process that colablock starts: the distributions of an image have 2 MB."""

@@ -9,7 +9,6 @@ import hashlib
 import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +17,6 @@ from colablock._common.fs import file_digest
 
 __all__ = [
     "Row",
-    "differences",
     "digest",
     "lost_files",
     "read_record",
@@ -26,7 +24,6 @@ __all__ = [
     "recorded_paths",
     "replace_text",
     "row_differs",
-    "row_of",
     "write_record",
 ]
 
@@ -103,31 +100,6 @@ def digest(path: Path, algorithm: str = "sha256") -> str:
     return f"{algorithm}={base64.urlsafe_b64encode(raw).rstrip(b'=').decode()}"
 
 
-def row_of(path: Path, site: Path) -> Row:
-    """Return the row of an existing file, with its path relative to *site*."""
-    relative = Path(os.path.relpath(path, site)).as_posix()
-    return Row(path=relative, hash=digest(path), size=str(path.stat().st_size))
-
-
-def differences(site: Path, records: Mapping[str, Sequence[Row]]) -> list[str]:
-    """Return a line for each file that is missing or changed; *records* are by dist-info name.
-
-    Distributions that share a file, such as the builds of opencv, may record different
-    contents.  The file is unchanged if it is as one of them recorded it.
-    """
-    claims: dict[str, list[tuple[str, Row]]] = {}
-    for name, rows in records.items():
-        for row in rows:
-            claims.setdefault(row.path, []).append((name, row))
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        answers = pool.map(lambda claimed: _difference(site, [row for _, row in claimed]), claims.values())
-        return [
-            f"{claimed[0][0]}: {answer}"
-            for claimed, answer in zip(claims.values(), answers, strict=True)
-            if answer
-        ]
-
-
 def lost_files(site: str, records: Mapping[str, Sequence[Row]]) -> dict[str, list[str]]:
     """Return the files that are missing or have another size, by dist-info name, without bytecode.
 
@@ -152,16 +124,6 @@ def lost_files(site: str, records: Mapping[str, Sequence[Row]]) -> dict[str, lis
         if (row.path, size) not in claims:
             lost.setdefault(name, []).append(f"`{row.path}` has {size} bytes instead of {row.size}")
     return lost
-
-
-def _difference(site: Path, rows: Sequence[Row]) -> str | None:
-    """Return what is wrong with the file that *rows* list; None if nothing is."""
-    path = site / rows[0].path
-    if not os.path.exists(path):  # noqa: PTH110 - Path raises for a null character
-        return f"`{rows[0].path}` is missing"
-    if any(_agrees(path, row) for row in rows):
-        return None
-    return f"`{rows[0].path}` differs from its RECORD"
 
 
 def row_differs(path: Path, row: Row) -> bool:

@@ -24,7 +24,7 @@ from colablock.errors import BadDistribution
 from colablock.index.core_metadata import parse_core_metadata
 from colablock.index.evaluator import WheelName, parse_wheel_name
 
-__all__ = ["check_wheel"]
+__all__ = ["check_wheel", "script_entries"]
 
 _HINT: Final = "Exclude this version in the matrix, or report the file to its index"
 _SCHEMES = frozenset({"purelib", "platlib", "headers", "scripts", "data"})
@@ -186,19 +186,11 @@ class _Wheel:
 
     def _check_entry_points(self) -> None:
         """Check that the names of scripts are file names, and that their targets are names of objects."""
-        group = ""
-        for line in (self._text("entry_points.txt") or "").split("\n"):
-            text = line.strip()
-            if not text or text.startswith(("#", ";")):
-                continue
-            if text.startswith("[") and text.endswith("]"):
-                group = text[1:-1].strip().lower()
-                continue
-            name, _, target = (part.strip() for part in text.partition("="))
-            if printable(text) != text:
-                raise UnsafeArchive(f"its entry point `{printable(text)[:100]}` has a control character")
-            if group not in _SCRIPT_GROUPS:
-                continue
+        text = self._text("entry_points.txt") or ""
+        for line in map(str.strip, text.split("\n")):
+            if printable(line) != line and not line.startswith(("#", ";")):
+                raise UnsafeArchive(f"its entry point `{printable(line)[:100]}` has a control character")
+        for name, target in script_entries(text):
             if not _SCRIPT.fullmatch(name) or _ENVIRONMENT.fullmatch(f"bin/{name}"):
                 raise UnsafeArchive(f"its entry point `{name[:100]}` is not a valid name of a script")
             if not _OBJECT.fullmatch(target) or ":" not in target:
@@ -218,6 +210,19 @@ class _Wheel:
         shared = sorted(set(modules) & sys.stdlib_module_names)
         if shared:
             yield f"{who} has modules with names of the standard library: {some_of(shared, 5)}"
+
+
+def script_entries(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the name and the target of each script in the text of an ``entry_points.txt``."""
+    group = ""
+    for line in map(str.strip, text.split("\n")):
+        if not line or line.startswith(("#", ";")):
+            continue
+        if line.startswith("[") and line.endswith("]"):
+            group = line[1:-1].strip().lower()
+        elif group in _SCRIPT_GROUPS:
+            name, _, target = (part.strip() for part in line.partition("="))
+            yield name, target
 
 
 def _rows(text: str) -> Iterator[tuple[str, str, str]]:

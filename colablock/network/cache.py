@@ -25,10 +25,25 @@ from colablock._common.limits import PAGE
 from colablock._common.ownership import distrust
 from colablock._common.scratch import Scratch
 
-__all__ = ["ROWS", "UNFINISHED", "Cache", "cache_folder", "decoded", "distrusted", "link_or_copy"]
+__all__ = [
+    "MANIFEST",
+    "ROWS",
+    "UNFINISHED",
+    "UNPACKED",
+    "Cache",
+    "cache_folder",
+    "decoded",
+    "distrusted",
+    "link_or_copy",
+]
 
 UNFINISHED = "unfinished"
 """The folder, in the cache, of files that are being written."""
+
+UNPACKED = "unpacked"
+"""The kind of unpacked wheels: folders with a manifest, see `unpacking.store`."""
+
+MANIFEST = "manifest.json"
 
 T = TypeVar("T")
 _LONGEST_ENTRY = PAGE + (1 << 20)  # a page with its headers
@@ -287,4 +302,5 @@ _KINDS = (
     ROWS,
     "stamps",
     UNFINISHED,
+    UNPACKED,
 )

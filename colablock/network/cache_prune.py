@@ -24,7 +24,7 @@ from colablock._common.decoding import Malformed, decode, read_bounded
 from colablock._common.fs import NEW, open_locked
 from colablock._vendor.packaging.utils import InvalidName, NormalizedName, canonicalize_name
 from colablock.errors import InvalidInput
-from colablock.network.cache import ROWS, UNFINISHED, decoded
+from colablock.network.cache import MANIFEST, ROWS, UNFINISHED, UNPACKED, decoded
 from colablock.network.download import try_lock
 
 __all__ = ["KINDS", "CacheKind", "PruneResult", "clean", "contents", "prune"]
@@ -43,9 +43,10 @@ KINDS = {
     "locks": "lock files, parsed",
     "probes": "what is installed in other environments",
     "stamps": "when each file was last verified",
+    UNPACKED: "unpacked wheels; environments have links to their files",
 }
 T = TypeVar("T")
-_BY_PATH = frozenset({"built", "files", "named", "rebuilt"})
+_BY_PATH = frozenset({"built", "files", "named", "rebuilt", UNPACKED})
 _FORMER = re.compile(r"simple-[0-9]+")  # kinds of earlier releases
 _DAY = 86_400.0
 _PAGE_DAYS = 30.0
@@ -95,9 +96,11 @@ def prune(folder: Path, *, now: float, days: float | None = None) -> PruneResult
         page_age = now - _PAGE_DAYS * _DAY
         for kind in ("pages", ROWS, "confirmed", "digests", "locks", "probes"):
             pruner.prune(kind, lambda entry: _is_older(entry, page_age))
+        pruner.prune(UNPACKED, lambda entry: _is_older(entry / MANIFEST, page_age))
         if days is not None:
             age = now - days * _DAY
             pruner.prune("files", lambda entry: _is_older(_stamp_of(entry), age) and _is_older(entry, age))
+            pruner.prune(UNPACKED, lambda entry: _is_older(entry / MANIFEST, age))
             for kind in ("built", "rebuilt", "metadata"):
                 pruner.prune(kind, lambda entry: _is_older(entry, age))
         for kind in ("named", "stamps"):
@@ -125,6 +128,7 @@ def clean(folder: Path, names: Collection[str] = ()) -> PruneResult:
             ROWS: lambda entry: _listed_name(entry) in wanted,
             "files": lambda entry: entry.name in known or _file_name(entry) in wanted,
             "metadata": lambda entry: entry.name in known,
+            UNPACKED: lambda entry: any(_project(name) in wanted for name in _infos(entry)),
         }
         for kind in ("built", "rebuilt", "named"):
             belongs[kind] = lambda entry: any(_project(path.name) in wanted for path in entry.iterdir())
@@ -258,9 +262,14 @@ def _name(text: str) -> NormalizedName:
         raise InvalidInput(f"`{text}` is not a valid project name") from error
 
 
+def _infos(entry: Path) -> list[str]:
+    """Return the names of the metadata folders of an unpacked wheel: one."""
+    return [path.name for path in (entry / "tree").glob("*.dist-info")]
+
+
 def _project(filename: str) -> NormalizedName:
     """Return the project in the file name of a wheel or an sdist."""
-    if filename.endswith(".whl"):
+    if filename.endswith((".whl", ".dist-info")):
         return canonicalize_name(filename.partition("-")[0])
     return canonicalize_name(filename.rpartition("-")[0])
 

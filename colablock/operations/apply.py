@@ -133,6 +133,7 @@ def _apply_to_kernel(session: Session, options: ApplyOptions, planned: PlannedCh
             break_system_packages=options.break_system_packages,
             environ=session.environ,
             reporter=session.reporter,
+            cache=planned.preparer.fetcher.cache,
             fingerprint=lambda: fingerprint(comparable(session.snapshot(options.python, options.protect))),
         )
         report = _report(planned, plan.python, checks, changed=True)
@@ -205,6 +206,7 @@ def _build_env(session: Session, planned: PlannedChange, digest: str) -> str:
             environ=session.environ,
             interpreter=interpreter,
             reporter=session.reporter,
+            cache=planned.preparer.fetcher.cache,
         )
     return str(python)
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from colablock._common.fs import make_private
 from colablock._common.reporter import Reporter
@@ -32,7 +33,7 @@ from colablock.planning.plan import Action, Plan
 from colablock.resolver.origin import direct_origin
 from colablock.runtimes.catalog import runtime_of
 from colablock.transaction.disk_operations import Operation, OperationKind, Operations
-from colablock.transaction.disk_space import check_room, unpacked_size
+from colablock.transaction.disk_space import check_room
 from colablock.transaction.file_moves import listed_among, moves_in, moves_out, owned_files, source_of
 from colablock.transaction.history import (
     CHANGES,
@@ -47,8 +48,11 @@ from colablock.transaction.history import (
 from colablock.transaction.journal import Journal, preparing
 from colablock.transaction.recovery import RecoveryOutcome, recover_locked
 from colablock.transaction.site_lock import locked
-from colablock.transaction.staging import Staged, stage
+from colablock.transaction.staging import Staged, room_needed, stage
 from colablock.verification.verify import Check
+
+if TYPE_CHECKING:
+    from colablock.network.cache import Cache
 
 __all__ = ["ChangeOrigin", "apply_plan", "refuse_externally_managed"]
 
@@ -95,6 +99,7 @@ def apply_plan(
     fingerprint: Callable[[], str] | None = None,
     wait: float = 10.0,
     disk: Operations | None = None,
+    cache: Cache | None = None,
 ) -> tuple[Check, ...]:
     """Apply *plan* to the site of ``plan.python`` and return the checks, all of them passed.
 
@@ -106,6 +111,7 @@ def apply_plan(
     Failed checks are returned then, too.  *origin* is recorded in the history of the environment.
     *break_system_packages* allows a change of an externally managed environment (PEP 668).
     *fingerprint* returns the fingerprint of the current environment; it is called after staging.
+    The store of unpacked wheels is in *cache*.
 
     Raises Refused, BadDistribution or Unmet before anything is changed,
     RolledBack if the change was undone, and NotRestored if that failed.
@@ -126,10 +132,17 @@ def apply_plan(
         _refuse_recovered(recover_locked(site, change.disk))
         with preparing(state):
             copied = plan.undo_cost.bytes if undo and plan.undo_cost is not None else 0
-            check_room(unpacked_size(files.values()) + copied, state, hint=_MORE_ROOM)
+            check_room(room_needed(plan.steps, files, state, cache) + copied, state, hint=_MORE_ROOM)
             into = state / STAGE
             staged = stage(
-                plan, files, python=plan.python, into=into, environ=environ, reporter=reporter, site=site
+                plan,
+                files,
+                python=plan.python,
+                into=into,
+                environ=environ,
+                reporter=reporter,
+                site=site,
+                cache=cache,
             )
             _refuse_changed(change, fingerprint)
             journal = _journal(change, staged, state, undo=undo)

@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
 from colablock._common.decoding import decode, is_plain_name, read_bounded
@@ -41,8 +42,11 @@ from colablock.errors import InvalidInput, NotFound, Refused, Unmet
 from colablock.planning.plan import Action, Plan
 from colablock.transaction import apply_record as applied
 from colablock.transaction.disk_operations import remove_tree
-from colablock.transaction.disk_space import check_room, tree_size, unpacked_size
-from colablock.transaction.staging import finish, install_wheels
+from colablock.transaction.disk_space import check_room, tree_size
+from colablock.transaction.staging import environment_layout, install_wheels, room_needed
+
+if TYPE_CHECKING:
+    from colablock.network.cache import Cache
 
 __all__ = [
     "BuiltEnvironment",
@@ -119,6 +123,7 @@ def build_env(
     interpreter: str | None = None,
     reporter: Reporter | None = None,
     now: datetime | None = None,
+    cache: Cache | None = None,
 ) -> Path:
     """Return the interpreter of the environment for a lock, which is built unless it is complete.
 
@@ -133,9 +138,10 @@ def build_env(
         _clear(folder)
         steps = [step for step in plan.steps if step.action is not Action.REMOVE]
         (reporter or Reporter()).stage(f"Building an environment of {count(len(steps), 'distribution')}")
-        check_room(unpacked_size(files.values()), folder.parent, hint=_MORE_ROOM)
+        check_room(room_needed(steps, files, folder.parent, cache), folder.parent, hint=_MORE_ROOM)
         try:
-            _fill(folder, plan, files, interpreter or plan.python, environ=environ, reporter=reporter)
+            python = interpreter or plan.python
+            _fill(folder, plan, files, python, environ=environ, reporter=reporter, cache=cache)
             manifest = _manifest_of(folder, plan, lock_hash, interpreter or plan.python, now)
             write_private(folder / _MANIFEST, f"{json.dumps(asdict(manifest), indent=2)}\n".encode())
         except OSError as error:
@@ -320,6 +326,7 @@ def _fill(
     *,
     environ: Mapping[str, str],
     reporter: Reporter | None,
+    cache: Cache | None,
 ) -> None:
     with scratch_folder() as outside:
         base = quiet_python(interpreter, environ, outside)
@@ -331,15 +338,11 @@ def _fill(
     steps = [step for step in plan.steps if step.action is not Action.REMOVE]
     if not steps:
         return
+    layout = environment_layout(folder, _site_of(folder), _python_of(folder))
     with tempfile.TemporaryDirectory(prefix=".colablock-", dir=folder) as scratch:
         install_wheels(
-            [(step.artifact, files[step.name]) for step in steps],
-            ["--python", quiet_python(_python_of(folder), environ, Path(scratch))],
-            scratch=Path(scratch),
-            environ=environ,
-            reporter=reporter,
+            steps, files, layout, scratch=Path(scratch), cache=cache, environ=environ, reporter=reporter
         )
-    finish([_site_of(folder)], steps, files)
     with suppress(OSError):
         (folder / ".lock").unlink()  # of uv, and everybody could write to it
 

@@ -15,13 +15,12 @@ import pytest
 from colablock.cli.main import main
 from colablock.environment.site import Site, read_site
 from colablock.errors import BadDistribution, InvalidInput, NotRestored, Refused
-from colablock.planning.plan import Artifact
 from colablock.transaction.apply_record import ApplyRecord, load, put_back, save
 from colablock.transaction.history import damaged_changes, drop, read_history
 from colablock.transaction.isolated_envs import list_envs
 from colablock.transaction.recovery import clean_up, recover
 from colablock.transaction.rollback import roll_back
-from colablock.transaction.staging import install_wheels
+from colablock.unpacking.unpack import unpack
 from tests.support.hostile_wheels import HostileWheel
 from tests.support.small_ground import SmallGround
 from tests.support.trees import listing, tree_digest
@@ -269,10 +268,9 @@ STATE_PATHS = {
 @pytest.mark.parametrize("path", STATE_PATHS.values(), ids=STATE_PATHS)
 def test_a_wheel_brings_no_state(path: str, tmp_path: Path) -> None:
     wheel = HostileWheel(files={path: "{}"}).write(tmp_path)
-    artifact: Artifact | None = None
     with pytest.raises(BadDistribution, match="the folder of colablock's own state"):
-        install_wheels([(artifact, wheel)], [], scratch=tmp_path / "scratch", environ=os.environ)
-    assert not (tmp_path / "scratch").exists()
+        unpack(wheel, tmp_path / "unpacked")
+    assert not (tmp_path / "unpacked").exists()
 
 
 # Files in the home

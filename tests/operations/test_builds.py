@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from colablock._vendor.packaging.utils import canonicalize_name
-from colablock.environment.record import differences, read_record
+from colablock.environment.record import read_record, row_differs
 from colablock.errors import PlanOutdated, Refused
 from colablock.operations.apply import apply_matrix, carry_out
 from colablock.operations.last_apply import verify_last_apply
@@ -275,7 +275,10 @@ def faults(site: Path) -> dict[str, list[str]]:
     """Return what differs from its RECORD, by distribution."""
     found = {}
     for info in site.glob("*.dist-info"):
-        wrong = differences(site, {info.name: read_record(info) or ()})
+        rows = read_record(info) or ()
+        wrong = [
+            row.path for row in rows if not (site / row.path).exists() or row_differs(site / row.path, row)
+        ]
         if wrong:
             found[str(canonicalize_name(info.name.split("-")[0]))] = wrong
     return found

@@ -1,0 +1,196 @@
+"""Lay out an unpacked wheel in the folders of a prefix: links, scripts, and the rows of its RECORD."""
+
+# Paths are strings here: a stack has 25,000 files.
+# ruff: noqa: PTH103, PTH108
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from colablock._common.process import safe_umask
+from colablock._common.text import printable
+from colablock._vendor.packaging.utils import canonicalize_name
+from colablock.environment.record import Row, write_record
+from colablock.errors import BadDistribution
+from colablock.index.wheel_check import script_entries
+from colablock.unpacking.store import StoredWheel
+from colablock.unpacking.unpack import hash_text
+
+__all__ = ["Layout", "lay_out"]
+
+_LONGEST_SHEBANG = 127  # bytes, with `#!` and the newline: Linux cuts off more
+_COPIED = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS})
+# Of installers.  What a wheel has under these names says nothing about this installation.
+_OF_INSTALLERS = ("INSTALLER", "RECORD", "REQUESTED", "direct_url.json", "uv_cache.json")
+_SCRIPT = """\
+# -*- coding: utf-8 -*-
+import sys
+from {module} import {first}
+if __name__ == "__main__":
+    if sys.argv[0].endswith("-script.pyw"):
+        sys.argv[0] = sys.argv[0][:-11]
+    elif sys.argv[0].endswith(".exe"):
+        sys.argv[0] = sys.argv[0][:-4]
+    sys.exit({function}())
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Where the files of wheels go, and from where they are moved later.
+
+    *folders* has the folder to write to for each scheme (purelib, platlib, scripts, data, headers), and
+    *final* its place when the environment is complete.  *python* is the interpreter of scripts.
+    """
+
+    folders: Mapping[str, str]
+    final: Mapping[str, str]
+    python: str
+    copies: bool = False
+    umask: int = field(default_factory=safe_umask)
+    made: set[str] = field(default_factory=set, repr=False)
+
+
+def lay_out(stored: StoredWheel, layout: Layout, own: Mapping[str, str]) -> tuple[Path, tuple[Row, ...]]:
+    """Put the files of *stored* in place; return its metadata folder and the rows of its RECORD.
+
+    *own* are the texts of files of the metadata folder that the installer writes, by name.  A file
+    that an earlier distribution has put there is replaced.  Raises BadDistribution if a file and a
+    folder have one path, and OSError.
+    """
+    root = "purelib" if stored.wheel.is_pure else "platlib"
+    try:
+        rows = {row.path: row for row in _rows(stored, layout, root, own)}
+    except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
+        path = printable(str(error.filename2 or error.filename))
+        raise BadDistribution(
+            f"`{stored.wheel.filename}` has a file where another wheel has a folder: `{path}`"
+        ) from error
+    info = Path(layout.folders[root], stored.wheel.info)
+    record = Row(path=f"{stored.wheel.info}/RECORD")
+    write_record(info, [*rows.values(), record])
+    return info, (*rows.values(), record)
+
+
+def _rows(stored: StoredWheel, layout: Layout, root: str, own: Mapping[str, str]) -> Iterator[Row]:
+    info = stored.wheel.info
+    left = {f"{info}/{name}" for name in _OF_INSTALLERS}
+    data = f"{info.removesuffix('.dist-info')}.data/"
+    for file in stored.wheel.files:
+        if file.path in left:
+            continue
+        scheme, path = root, file.path
+        if path.startswith(data):
+            scheme, _, path = path.removeprefix(data).partition("/")
+        place = _path(scheme, path, info)
+        source = f"{stored.folder}/{file.path}"
+        script = _script_text(source, layout.python) if scheme == "scripts" else None
+        if script is not None:
+            yield _written(layout, root, scheme, place, script, mode=0o777)
+            continue
+        _place(source, f"{layout.folders[scheme]}/{place}", layout, is_script=scheme == "scripts")
+        yield Row(_recorded(layout, root, scheme, place), file.hash, str(file.size))
+    points = Path(stored.folder, info, "entry_points.txt")
+    for name, target in _scripts(points).items():
+        made = (_shebang(layout.python) + _entry_text(target)).encode()
+        yield _written(layout, root, "scripts", name, made, mode=0o777)
+    for name, text in own.items():
+        yield _written(layout, root, root, f"{info}/{name}", text.encode(), mode=0o666)
+
+
+def _path(scheme: str, path: str, info: str) -> str:
+    """Return *path* below the folder of its scheme: headers have a folder for each project."""
+    if scheme != "headers":
+        return path
+    return f"{canonicalize_name(info.removesuffix('.dist-info').rpartition('-')[0])}/{path}"
+
+
+def _recorded(layout: Layout, root: str, scheme: str, path: str) -> str:
+    """Return a path as RECORD has it: relative to the final folder of the metadata."""
+    if scheme == root or layout.final[scheme] == layout.final[root]:
+        return path
+    return os.path.relpath(f"{layout.final[scheme]}/{path}", layout.final[root])
+
+
+def _place(source: str, destination: str, layout: Layout, *, is_script: bool) -> None:
+    """Link *source* to *destination*, or copy it where links are not possible or would change the source."""
+    _make_folder(destination, layout)
+    if not (is_script or layout.copies):
+        try:
+            _link(source, destination)
+        except OSError as error:
+            if error.errno not in _COPIED:
+                raise
+        else:
+            return
+    with suppress(FileNotFoundError):
+        os.unlink(destination)
+    shutil.copy2(source, destination)
+    if is_script:
+        Path(destination).chmod(0o777 & ~layout.umask)
+
+
+def _link(source: str, destination: str) -> None:
+    try:
+        os.link(source, destination)
+    except FileExistsError:
+        os.unlink(destination)  # of an earlier distribution
+        os.link(source, destination)
+
+
+def _written(layout: Layout, root: str, scheme: str, path: str, data: bytes, *, mode: int) -> Row:
+    destination = f"{layout.folders[scheme]}/{path}"
+    _make_folder(destination, layout)
+    with suppress(FileNotFoundError):
+        os.unlink(destination)
+    descriptor = os.open(destination, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode & ~layout.umask)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+    found = hash_text("sha256", hashlib.sha256(data).digest())
+    return Row(_recorded(layout, root, scheme, path), found, str(len(data)))
+
+
+def _make_folder(destination: str, layout: Layout) -> None:
+    folder = destination.rpartition("/")[0]
+    if folder not in layout.made:
+        os.makedirs(folder, mode=0o777 & ~layout.umask, exist_ok=True)
+        layout.made.add(folder)
+
+
+def _script_text(source: str, python: str) -> bytes | None:
+    """Return the text of a script with the interpreter in place of ``#!python``; None for another file."""
+    with Path(source).open("rb") as file:
+        first = file.readline(_LONGEST_SHEBANG)
+        if not first.startswith(b"#!python"):
+            return None
+        return _shebang(python).encode() + file.read()
+
+
+def _shebang(python: str) -> str:
+    line = f"#!{python}\n"
+    if len(os.fsencode(line)) <= _LONGEST_SHEBANG and not set(python) & set(" \t"):
+        return line
+    # Both a shell script and Python: the shell runs its second line, and Python reads that as a string.
+    quoted = python.replace("'", "'\"'\"'")
+    return f"#!/bin/sh\n'''exec' '{quoted}' \"$0\" \"$@\"\n' '''\n"
+
+
+def _scripts(entry_points: Path) -> dict[str, str]:
+    """Return the scripts of an ``entry_points.txt``, which `check_wheel` has checked."""
+    try:
+        text = entry_points.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return {}
+    return dict(script_entries(text))
+
+
+def _entry_text(target: str) -> str:
+    module, _, function = target.partition("[")[0].replace(" ", "").partition(":")
+    return _SCRIPT.format(module=module, first=function.partition(".")[0], function=function)
