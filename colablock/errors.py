@@ -228,7 +228,8 @@ class NoSolution(Unmet):
 class FetchFailed(Unmet):
     """An index or a file could not be read over the network or from disk.
 
-    With *is_passing*, a retry or a mirror may succeed.
+    With *is_passing*, a retry or a mirror may succeed.  With *is_blocked*, the network
+    refuses: a proxy, a firewall's certificate, or a status that forbids.
     """
 
     reference = "fetch-failed"
@@ -241,11 +242,29 @@ class FetchFailed(Unmet):
         status: int | None = None,
         hint: str | None = None,
         is_passing: bool = False,
+        is_blocked: bool = False,
     ) -> None:
         self.url = masked(url)
         self.status = status
         self.is_passing = is_passing
+        self.is_blocked = is_blocked
         super().__init__(message, hint=hint)
+
+    @property
+    def is_away(self) -> bool:
+        """Whether its host cannot be reached from here, so that nothing is known about the file itself."""
+        return self.is_passing or self.is_blocked
+
+    def reworded(self, message: str, *, hint: str | None = None) -> FetchFailed:
+        """Return this error with another *message*, and with *hint* in place of its own if there is one."""
+        return FetchFailed(
+            message,
+            url=self.url,
+            status=self.status,
+            hint=hint or self.hint,
+            is_passing=self.is_passing,
+            is_blocked=self.is_blocked,
+        )
 
 
 class BadDistribution(Unmet):

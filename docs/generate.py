@@ -106,6 +106,13 @@ schema beside your matrices. Name it in the first line of each matrix:
 
 Below, `<name>` stands for a key that you choose. Under `[packages]` and `[constraints]`, a string is short
 for a table with only `version`.
+
+Results are kept beside the matrix: locks (`pylock.NAME--*.toml`), results of `check` (`NAME.checks.json`),
+targets without a lock (`NAME.refused.json`), receipts (`NAME.receipts/`). `NAME.sources.json` is for a matrix
+whose locks were made while one of its indexes could not be reached. It lists each fact about a file that no
+index gave: its name, hash and requirements, with what comes *from a source*, what is *derived*, and what is
+*unknown*. colablock does not read it: the locks have the hashes, and `apply` compares each wheel with them,
+and its METADATA with the requirements in the lock.
 """
 
 CLI_HEAD = """\

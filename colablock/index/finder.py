@@ -39,12 +39,18 @@ from colablock.index.direct_reference import (
 from colablock.index.evaluator import Policy, judge_files
 from colablock.index.find_links import FindLinks
 from colablock.index.metadata_fetcher import MetadataSource
-from colablock.index.project_pages import UNHASHED, project_url, read_page
+from colablock.index.project_pages import (
+    UNHASHED,
+    of_index,
+    project_url,
+    read_page,
+    unread_metadata,
+    with_status,
+)
 from colablock.index.rebuilt_wheel import replaced_metadata
 from colablock.matrix.model import Index, Matrix, PackageEntry
 from colablock.matrix.package_sources import PackageSources
 from colablock.network.fetcher import Fetcher
-from colablock.network.settings import mirror_variable
 
 __all__ = ["IndexSource"]
 
@@ -61,7 +67,7 @@ class IndexSource:
     candidates come first, and an index's candidate of the same version is dropped.
     With *links_override* False it is the other way round, except that offline a
     file that is at hand comes before one that is not.  *known* tells what a lock
-    knows about the archive of an entry, for when its host cannot be reached.  Names
+    knows about the archive of an entry or the files of an index, for when its host cannot be reached.  Names
     in *settled* are installed, so nothing is prefetched for them.  With
     *takes_unhashed* a file that its page lists without a strong hash is a
     candidate; whoever locks it has to fetch and hash it.
@@ -107,6 +113,7 @@ class IndexSource:
         self._takes_unhashed = takes_unhashed
         self._claims: dict[NormalizedName, str] = {}  # names that packages of a named index require
         self._bound: dict[NormalizedName, str] = {}  # undeclared names and their indexes
+        self._recalled: dict[NormalizedName, KnownArchive] = {}  # from a lock: their index is away
         self._judged: OnceMap[tuple[NormalizedName, str | None], ProjectCandidates] = OnceMap()
         self._metadata: OnceMap[tuple[object, ...], Metadata] = OnceMap()
         self._pool: ThreadPoolExecutor | None = None
@@ -270,16 +277,35 @@ class IndexSource:
             url = project_url(self._fetcher.learn_credentials(index.url), name)
             where.append(redacted(index.url))
             try:
-                found = read_page(self._fetcher, url, redacted(index.url))
+                known = self._listed_before(name, entry, index)
+                found = (list(known), None) if known else read_page(self._fetcher, url, redacted(index.url))
             except FetchFailed as error:
-                raise _of_index(error, f"{name} cannot be looked up", index) from error
+                known = self._listed_before(name, entry, index, error)
+                if known is None:
+                    raise of_index(error, f"{name} cannot be looked up", index) from error
+                found = list(known), None
             if found is None:
                 continue
             files, status = found
             files = _without_hash_too(files) if self._takes_unhashed else files
             judged = judge_files(name, files, replace(policy, exclude_newer=_cutoff(index, policy)))
-            return _with_status(name, status, replace(judged, where=tuple(where)), url)
+            return with_status(name, status, replace(judged, where=tuple(where)), url)
         return ProjectCandidates(found=False, where=tuple(where))
+
+    def _listed_before(
+        self, name: NormalizedName, entry: PackageEntry | None, index: Index, error: FetchFailed | None = None
+    ) -> Sequence[File] | None:
+        """Return the files of *name* in a lock, if its named *index* cannot be reached: now, or before."""
+        is_rebuilt = entry is not None and entry.is_rebuilt
+        if self._known is None or index.name not in self._named or is_rebuilt:
+            return None
+        if not (error.is_away if error is not None else self._known.is_away(index.url)):
+            return None
+        known = self._known.listed(name, index)
+        if known is None:
+            return None
+        self._recalled[name] = known
+        return known.candidate.all_files
 
     # -- find-links and direct references
 
@@ -293,7 +319,7 @@ class IndexSource:
 
     def _direct(self, entry: PackageEntry) -> ProjectCandidates:
         """Return the single candidate of a direct reference, or what a lock knows about it."""
-        known = self._known.archive(entry) if self._known and self._known.is_away(entry) else None
+        known = self._known.archive(entry) if self._known and self._known.is_away(entry.url) else None
         if known is None:
             try:
                 return direct_candidates(entry, self._fetcher, self._policy)
@@ -305,7 +331,7 @@ class IndexSource:
 
     def _recall(self, entry: PackageEntry, error: FetchFailed) -> KnownArchive | None:
         """Return what a lock knows about the archive of *entry*, if its host cannot be reached now."""
-        is_away = error.is_passing or self._fetcher.offline
+        is_away = error.is_away or self._fetcher.offline
         return self._known.archive(entry) if self._known and entry.url is not None and is_away else None
 
     # -- metadata
@@ -316,14 +342,16 @@ class IndexSource:
         file = candidate.file
         if file is None:
             raise BadDistribution(f"{candidate} has no file that could be read")
-        entry = self._entries.get(candidate.name)
+        entry, listed = self._entries.get(candidate.name), self._recalled.get(candidate.name)
+        if listed is not None and listed.candidate.version == candidate.version:
+            return listed.metadata
         try:
             return _metadata_of(self._reader, candidate, file, entry)
         except FetchFailed as error:
             known = self._recall(entry, error) if entry is not None else None
             if known is not None and known.candidate.version == candidate.version:
                 return known.metadata
-            unread = _unread(error, candidate, file)
+            unread = unread_metadata(error, candidate, file)
             if not self._fetcher.offline:
                 raise unread from error
             self.unreached[candidate.name] = unread
@@ -421,43 +449,6 @@ def _cutoff(index: Index, policy: Policy) -> datetime | None:
     if isinstance(index.exclude_newer, datetime):
         return index.exclude_newer
     return None if index.exclude_newer is False else policy.exclude_newer
-
-
-def _of_index(error: FetchFailed, what: str, index: Index) -> FetchFailed:
-    """Return *error* with the request and the index, and a hint at a mirror."""
-    url = redacted(index.url)
-    where = f"the index `{index.name}`" + ("" if url in error.message else f" at `{url}`")
-    hint = error.hint
-    if error.is_passing:
-        other = f"set {mirror_variable(index.name)} to a mirror of it"
-        hint = f"{hint}, or {other}" if hint else other
-    return FetchFailed(f"{what} in {where}: {error.message}", url=error.url, status=error.status, hint=hint)
-
-
-def _unread(error: FetchFailed, candidate: Candidate, file: File) -> FetchFailed:
-    """Return *error* with the candidate whose metadata was requested, and the index that lists the file."""
-    where = f", which the index `{file.index}` lists" if file.index else ""
-    message = f"the metadata of {candidate} cannot be read from `{file.filename}`{where}: {error.message}"
-    return FetchFailed(message, url=error.url, status=error.status, hint=error.hint)
-
-
-def _with_status(
-    name: NormalizedName, status: str | None, judged: ProjectCandidates, url: str
-) -> ProjectCandidates:
-    """Return *judged* according to the status of its project (PEP 792).
-
-    A quarantined project has no candidates.  A page without files, such as a login
-    page, becomes a rejection.
-    """
-    if status is not None and status.startswith("quarantined"):
-        reason, detail = Reason.EXCLUDED, f"its index has put {name} in quarantine ({status})"
-        judged = replace(judged, candidates=())
-    elif not (judged.candidates or judged.rejections):
-        reason, detail = Reason.UNREADABLE, f"its page at `{redacted(url)}` lists no files"
-    else:
-        return judged
-    refusal = Rejection(name=name, version=None, filename="", reason=reason, detail=detail)
-    return replace(judged, rejections=(refusal, *judged.rejections))
 
 
 def _has_label(version: Version, label: str) -> bool:

@@ -1,4 +1,4 @@
-"""Read the page of a project, and judge what its links prove."""
+"""Read the page of a project, judge what its links prove, and name the index in errors."""
 
 from __future__ import annotations
 
@@ -7,16 +7,27 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from colablock._common.urls import local_path, redacted
-from colablock.index.candidates import STRONG_HASHES
+from colablock.index.candidates import STRONG_HASHES, Reason, Rejection
 from colablock.index.simple_api import ACCEPT, Listing, parse_page
 from colablock.network.cache import ROWS
+from colablock.network.settings import mirror_variable
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
-    from colablock.index.candidates import File
+    from colablock.errors import FetchFailed
+    from colablock.index.candidates import Candidate, File, ProjectCandidates
+    from colablock.matrix.model import Index
     from colablock.network.fetcher import Fetcher
 
-__all__ = ["UNHASHED", "project_files", "project_url", "read_page"]
+__all__ = [
+    "UNHASHED",
+    "of_index",
+    "project_files",
+    "project_url",
+    "read_page",
+    "unread_metadata",
+    "with_status",
+]
 
 #: Why a file without a strong hash is not installed.  A lock may record the hash of the file that it fetched.
 UNHASHED = "is listed without a sha256, sha384 or sha512 (`colablock lock` can fetch it and record its hash)"
@@ -77,3 +88,40 @@ def _judged_link(file: File, page: str, fetcher: Fetcher) -> File:
     if not STRONG_HASHES & file.hashes.keys():
         return replace(file, untrusted=UNHASHED)
     return file
+
+
+def of_index(error: FetchFailed, what: str, index: Index) -> FetchFailed:
+    """Return *error* with the request and the index, and a hint at a mirror."""
+    url = redacted(index.url)
+    where = f"the index `{index.name}`" + ("" if url in error.message else f" at `{url}`")
+    hint = error.hint
+    if error.is_passing:
+        other = f"set {mirror_variable(index.name)} to a mirror of it"
+        hint = f"{hint}, or {other}" if hint else other
+    return error.reworded(f"{what} in {where}: {error.message}", hint=hint)
+
+
+def unread_metadata(error: FetchFailed, candidate: Candidate, file: File) -> FetchFailed:
+    """Return *error* with the candidate whose metadata was requested, and the index that lists the file."""
+    where = f", which the index `{file.index}` lists" if file.index else ""
+    message = f"the metadata of {candidate} cannot be read from `{file.filename}`{where}: {error.message}"
+    return error.reworded(message)
+
+
+def with_status(
+    name: NormalizedName, status: str | None, judged: ProjectCandidates, url: str
+) -> ProjectCandidates:
+    """Return *judged* according to the status of its project (PEP 792).
+
+    A quarantined project has no candidates.  A page without files, such as a login
+    page, becomes a rejection.
+    """
+    if status is not None and status.startswith("quarantined"):
+        reason, detail = Reason.EXCLUDED, f"its index has put {name} in quarantine ({status})"
+        judged = replace(judged, candidates=())
+    elif not (judged.candidates or judged.rejections):
+        reason, detail = Reason.UNREADABLE, f"its page at `{redacted(url)}` lists no files"
+    else:
+        return judged
+    refusal = Rejection(name=name, version=None, filename="", reason=reason, detail=detail)
+    return replace(judged, rejections=(refusal, *judged.rejections))

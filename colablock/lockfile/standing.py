@@ -1,4 +1,4 @@
-"""What the locks of a matrix know about its archives, for when the host of an archive cannot be reached."""
+"""What the locks of a matrix know about its archives and indexes, for when a host cannot be reached."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from colablock._common.reporter import Reporter
+from colablock._common.toml import in_utc
 from colablock._common.urls import basename, local_path, redacted, split_fragment
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import Version
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from colablock._vendor.packaging.requirements import Requirement
     from colablock._vendor.packaging.utils import NormalizedName
     from colablock.environment.markers_and_tags import Environment
-    from colablock.matrix.model import PackageEntry
+    from colablock.matrix.model import Index, PackageEntry
     from colablock.matrix.packed_locks import LockFile
 
 __all__ = ["StandingLocks"]
@@ -34,12 +35,13 @@ __all__ = ["StandingLocks"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StandingLocks:
-    """The locks at *paths*, nearest first, as a source of facts about the archives of *matrix*.
+    """The locks at *paths*, nearest first, as a source of facts about the archives and indexes of *matrix*.
 
     A lock counts only for an archive with the same URL, the same hash if the matrix
-    pins one, and the same replaced requirements.  What is downloaded later has to
-    be what the lock says.  *away* are the URLs that could not be reached, shared by
-    several solves.
+    pins one, and the same replaced requirements, and for the files of an index only
+    if it is for the same Python and platform.  What is downloaded later has to be what
+    the lock says.  *away* are the URLs that could not be reached, shared by several
+    solves.
     """
 
     paths: Sequence[LockFile]
@@ -54,9 +56,9 @@ class StandingLocks:
         found = self._recalled(entry)
         return found[0] if found is not None else None
 
-    def is_away(self, entry: PackageEntry) -> bool:
-        """Whether an earlier solve could not reach the archive that *entry* names."""
-        return entry.url in self.away
+    def is_away(self, url: str | None) -> bool:
+        """Whether an earlier solve could not reach the archive or the index at *url*."""
+        return url in self.away
 
     def wheel(self, entry: PackageEntry, version: Version) -> Wheel | None:
         """Return the wheel of that version that was rebuilt from the archive of *entry*."""
@@ -66,6 +68,19 @@ class StandingLocks:
     def is_recalled(self, name: NormalizedName) -> bool:
         """Whether `archive` or `wheel` was asked for *name* and gave an answer."""
         return name in self._found
+
+    def listed(self, name: NormalizedName, index: Index) -> KnownArchive | None:
+        """Return the files and the requirements of *name* that a lock for this target has from *index*."""
+        for head, package in self._packages(name):
+            known = _listed(package, index) if self._is_same_target(head) else None
+            if known is not None:
+                self.away.add(index.url)
+                self.reporter.note(
+                    f"`{redacted(index.url)}` cannot be reached: using what the lock `{head.path.name}`"
+                    f" knows about {name}"
+                )
+                return known
+        return None
 
     def _recalled(self, entry: PackageEntry) -> tuple[KnownArchive, Wheel | None] | None:
         if entry.url is None or entry.name in self._found:
@@ -117,11 +132,7 @@ def _archive(entry: PackageEntry, package: Package, *, is_same_target: bool) -> 
     if entry.requires_dist is not None:
         metadata = replaced_metadata(entry, Metadata(requires_python=python))
     elif is_same_target:  # a lock has only the requirements that apply to its target
-        parsed = (parse_requirement(str(line)) for line in table.get("requires-dist", ()))
-        requires = tuple(one for one in parsed if one is not None)
-        metadata = Metadata(
-            requires=requires, requires_python=python, extras=frozenset(table.get("extras", ()))
-        )
+        metadata = _locked_metadata(package, python)
     else:
         return None
     size = package.archive.size if package.archive is not None else None
@@ -134,6 +145,44 @@ def _archive(entry: PackageEntry, package: Package, *, is_same_target: bool) -> 
         all_files=(file,),
     )
     return KnownArchive(candidate=candidate, metadata=metadata)
+
+
+def _listed(package: Package, index: Index) -> KnownArchive | None:
+    """Return what *package* says about its files in *index*; None if they are from elsewhere."""
+    if package.version is None or (package.index or "").rstrip("/") != index.url.rstrip("/"):
+        return None
+    python = str(package.requires_python) if package.requires_python else None
+    files = tuple(
+        File(
+            filename=one.filename,
+            url=one.url or "",
+            hashes=dict(one.hashes),
+            size=one.size,
+            upload_time=in_utc(one.upload_time) if one.upload_time else None,
+            requires_python=python,
+            index=package.index,
+        )
+        for one in (*(package.wheels or ()), *([package.sdist] if package.sdist else ()))
+    )
+    candidate = Candidate(
+        name=package.name,
+        version=package.version,
+        origin=CandidateOrigin.INDEX,
+        files=files,
+        all_files=files,
+    )
+    return KnownArchive(candidate=candidate, metadata=_locked_metadata(package, python))
+
+
+def _locked_metadata(package: Package, python: str | None) -> Metadata:
+    """Return the metadata that a lock states: the requirements that apply to its target."""
+    table = table_of(package)
+    parsed = (parse_requirement(str(line)) for line in table.get("requires-dist", ()))
+    return Metadata(
+        requires=tuple(one for one in parsed if one is not None),
+        requires_python=python,
+        extras=frozenset(table.get("extras", ())),
+    )
 
 
 def _is_pinned(entry: PackageEntry, hashes: Mapping[str, str]) -> bool:

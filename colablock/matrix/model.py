@@ -35,6 +35,7 @@ __all__ = [
     "roots",
     "select_variant",
     "shadow_text",
+    "variant_choices",
 ]
 
 
@@ -168,6 +169,12 @@ class Matrix:
     verify: Verify = field(default_factory=Verify)
     train: Train = field(default_factory=Train)
 
+    @property
+    def own_indexes(self) -> tuple[Index, ...]:
+        """The indexes beside the default one that its packages name, with its variant merged in."""
+        named = {entry.index for entry in self.packages}
+        return tuple(index for index in self.indexes if index.name in named and not index.default)
+
 
 def shadow_text(matrix: Matrix) -> str | None:
     """Return the sentence that *matrix* is used in place of the shipped one; None if it is not."""
@@ -260,6 +267,24 @@ def select_variant(matrix: Matrix, accelerator: Accelerator, name: str | None = 
         misfits.append(f"  {variant.name}: {', '.join(failing)}")
     lines = [f"no variant of `{matrix.name}` fits this accelerator", *misfits]
     raise Refused("\n".join(lines), hint=f"choose one with `--variant`: {', '.join(matrix.variants)}")
+
+
+def variant_choices(matrix: Matrix, accelerator: Accelerator) -> tuple[Matrix, ...]:
+    """Return *matrix* with the variant that `select_variant` takes, then with those that may replace it.
+
+    A later variant that fits *accelerator* replaces one whose own index cannot be
+    reached, if it takes nothing from that index.  Raises Refused if none fits.
+    """
+    choices = [select_variant(matrix, accelerator)]
+    taken = set(choices[0].own_indexes)
+    for variant in matrix.variants.values() if matrix.variant is None else ():
+        if variant.name == choices[0].variant or any(_failing(variant.system, accelerator)):
+            continue
+        other = _with_variant(matrix, variant)
+        if choices[-1].own_indexes and taken.isdisjoint(other.own_indexes):
+            choices.append(other)
+            taken |= set(other.own_indexes)
+    return tuple(choices)
 
 
 # What people call a variant that most matrices name otherwise.

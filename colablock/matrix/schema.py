@@ -120,7 +120,8 @@ _TOP = (
         path="variants",
         type="table of tables",
         description="The changes for one accelerator, by name. Variants are tried in the order of the "
-        "file, unless one is named.",
+        "file, unless one is named. While an index that only a variant names cannot be reached, the next "
+        "one that fits and takes nothing from that index replaces it in plans and applies.",
     ),
     Key(path="verify", type="table", description="The proofs of an environment."),
     Key(path="train", type="table", description="The settings for training."),

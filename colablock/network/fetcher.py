@@ -374,9 +374,7 @@ def _of_index(error: FetchFailed, file: Fetchable) -> FetchFailed:
     if file.index is None or file.index in error.message:
         return error
     message = f"{error.message} (the index `{file.index}` lists `{file.filename}`)"
-    return FetchFailed(
-        message, url=error.url, status=error.status, hint=error.hint, is_passing=error.is_passing
-    )
+    return error.reworded(message)
 
 
 def _disk(path: Path, error: OSError) -> FetchFailed:

@@ -30,6 +30,8 @@ from colablock.network.tls import trust_advice
 __all__ = ["Route", "is_final", "no_answer", "refusal"]
 
 TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
+#: Statuses with which a firewall, a proxy or the host of an index refuses a network or a region.
+FORBIDDEN = frozenset({403, 407, 451})
 _NO_TLS = frozenset({"HTTP_REQUEST", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "WRONG_VERSION_NUMBER"})
 _LATER = "Try again later"
 _NETWORK = "Check the network connection, and HTTPS_PROXY if you use a proxy"
@@ -79,7 +81,9 @@ def no_answer(
 ) -> FetchFailed:
     """Return the error for *route* after *error* in the last of *attempts* attempts."""
     message, hint = _message(route, _reason(error), environ=environ, attempts=attempts, timeout=timeout)
-    return FetchFailed(message, url=route.url, hint=hint, is_passing=not is_final(error))
+    passing = not is_final(error)
+    blocked = not passing and not isinstance(_reason(error), LocationValueError)
+    return FetchFailed(message, url=route.url, hint=hint, is_passing=passing, is_blocked=blocked)
 
 
 def _message(
@@ -161,8 +165,14 @@ def refusal(route: Route, status: int, *, advice: str) -> FetchFailed:
         message, hint = _wants_password(*route.proxy)
     elif status in TEMPORARY:
         hint = _LATER
-    is_passing = status in TEMPORARY
-    return FetchFailed(message, url=route.url, status=status, hint=hint, is_passing=is_passing)
+    return FetchFailed(
+        message,
+        url=route.url,
+        status=status,
+        hint=hint,
+        is_passing=status in TEMPORARY,
+        is_blocked=status in FORBIDDEN,
+    )
 
 
 def _reason(error: HTTPError) -> BaseException:

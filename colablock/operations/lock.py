@@ -34,7 +34,7 @@ from colablock.lockfile.store import (
 )
 from colablock.lockfile.tool_table import LockOrigin
 from colablock.matrix.catalog import lock_files, lock_folder
-from colablock.matrix.model import roots, select_variant
+from colablock.matrix.model import roots, variant_choices
 from colablock.operations.plan import solver_for
 from colablock.operations.session import Session
 from colablock.planning.options import ApplyOptions, LockOptions
@@ -383,19 +383,23 @@ def _path(run: _LockRun, target: _LockTarget) -> Path:
 
 
 def _variants(matrix: Matrix, runtime: Snapshot) -> list[str | None]:
-    """Return the variants that the accelerators of a runtime select, each once."""
+    """Return the variants that the accelerators of a runtime select, and those that may replace them."""
     if not matrix.variants:
         return [None]
-    chosen = (_variant(matrix, one) for one in accelerators_of(runtime.accelerator).values())
-    return list(dict.fromkeys(variant for variant in chosen if variant is not None))
+    chosen = (_choices(matrix, one) for one in accelerators_of(runtime.accelerator).values())
+    return list(dict.fromkeys(one.variant for choices in chosen for one in choices))
 
 
 def _variant(matrix: Matrix, accelerator: Accelerator) -> str | None:
     """Return the variant for *accelerator*; None where none fits, which `colablock check` reports."""
+    return next((one.variant for one in _choices(matrix, accelerator)), None)
+
+
+def _choices(matrix: Matrix, accelerator: Accelerator) -> Sequence[Matrix]:
     try:
-        return select_variant(matrix, accelerator).variant
+        return variant_choices(matrix, accelerator)
     except Refused:
-        return None
+        return ()
 
 
 def _repairs(planned: PlannedChange) -> list[Pin]:

@@ -10,12 +10,12 @@ from colablock._common.urls import redacted
 from colablock.check.import_risks import find_import_risks
 from colablock.environment.site import is_unfinished
 from colablock.environment.snapshot import Host, Snapshot
-from colablock.errors import BadDistribution, NoSolution, Refused
+from colablock.errors import BadDistribution, FetchFailed, NoSolution, Refused, Unmet
 from colablock.lockfile.pylock import lock_digest, make_lock
 from colablock.lockfile.store import LockStore, read_head
 from colablock.lockfile.tool_table import DELTA
 from colablock.matrix.catalog import list_matrices, lock_files
-from colablock.matrix.model import roots, select_variant
+from colablock.matrix.model import roots, select_variant, variant_choices
 from colablock.network.cache import Cache, cache_folder
 from colablock.operations.last_apply import drifts_since, requirements_to_hold
 from colablock.operations.session import Session, comparable
@@ -25,6 +25,7 @@ from colablock.planning.plan import Target
 from colablock.planning.planned import NotKernel, PlannedChange, changes_between, exclusions
 from colablock.planning.request_check import check_ranges, with_protected
 from colablock.planning.solver import Solver
+from colablock.planning.sources import BlockedIndex, blocked_before, blocked_by, blocked_in
 from colablock.planning.target import is_kernel, why_not_kernel
 from colablock.runtimes.catalog import load_runtime, runtime_of
 from colablock.training.receipts import proof_note
@@ -35,6 +36,9 @@ from colablock.transaction.up_to_date import request_key
 from colablock.verification.origins import hidden_imports
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from colablock._vendor.packaging.utils import NormalizedName
     from colablock.environment.accelerator import Accelerator
     from colablock.matrix.model import Matrix
     from colablock.matrix.packed_locks import LockFile
@@ -52,21 +56,21 @@ def plan_change(session: Session, options: ApplyOptions, *, recover: bool = Fals
     """Return the plan, with what is needed to carry it out.
 
     Nothing is changed, except that with *recover* an interrupted change is
-    recovered first.  Without it the plan only notes that there is one.
+    recovered first.  Without it the plan only notes that there is one.  If an index
+    that only the variant uses cannot be reached, the next variant that fits replaces it.
     Raises NoSolution, FetchFailed and Refused (exit 1), InvalidInput (exit 2).
     """
     matrix = session.matrix(options.name)
     kernel = with_protected(_read_state(session, options, recover=recover), options.protect)
     last = None if options.runtime else applied.load(matrix.name, session.home)
     must_hold = requirements_to_hold(last, kernel) if last else frozenset()
-    solver = replace(solver_for(session, options, kernel), must_hold=must_hold)
-    planned = _with_costs(session, options, _plan_for_target(session, options, solver))
+    planned = _plan_variants(session, options, kernel, must_hold)
     is_checked = options.bundle is not None or not options.runtime
     if is_checked and ENV_EXISTS not in planned.plan.beforehand:
         planned.preparer.check_at_hand(planned.plan)
     is_same = last is not None and last.key == request_key(options, matrix, session.environ)
     since = tuple(notes_of(drifts_since(session, last, kernel))) if last and is_same else ()
-    proof = _proof(matrix, kernel.accelerator)
+    proof = _proof(planned, kernel.accelerator)
     hidden = _hidden(session, planned).values()
     more = (_EXPLAINED.format(options.name),) if planned.not_kernel else ()
     if options.bundle is not None:  # `why` takes none
@@ -133,6 +137,53 @@ def _with_other_matrices(session: Session, options: ApplyOptions, planned: Plann
     others = [one for one in listed if one is not None and one.name != planned.matrix.name]
     fitting = tuple(one.name for one in others if runtime and fits_kernel(one, runtime))
     return replace(planned, not_kernel=replace(cause, others=fitting))
+
+
+def _plan_variants(
+    session: Session,
+    options: ApplyOptions,
+    kernel: Snapshot,
+    must_hold: frozenset[tuple[NormalizedName, str]],
+) -> PlannedChange:
+    """Plan with the variant for *kernel*, or with the next one that fits while its own index is away."""
+    matrix = session.matrix(options.name)
+    is_open = options.variant is None and options.lock is None and options.bundle is None
+    *before, last = variant_choices(matrix, kernel.accelerator) if is_open else (matrix,)
+
+    def plan(one: Matrix) -> PlannedChange:
+        named = replace(options, variant=one.variant or options.variant)
+        solver = replace(solver_for(session, named, kernel), must_hold=must_hold)
+        return _with_costs(session, named, _plan_for_target(session, named, solver))
+
+    away: list[BlockedIndex] = []
+    for one in before:
+        found = blocked_before(one, session.unreached)
+        if found is None:
+            try:
+                planned = plan(one)
+                found = blocked_in(planned) if ENV_EXISTS not in planned.plan.beforehand else None
+            except FetchFailed as error:
+                found = blocked_by(error, one, offline=session.settings(options, one).offline)
+                if found is None:
+                    raise
+            if found is None:
+                return _with_stand_in_notes(planned, away)
+        session.unreached[found.index.url] = found.error
+        away.append(found)
+    try:
+        planned = plan(last)
+        if away:
+            planned.preparer.check_at_hand(planned.plan)
+        return _with_stand_in_notes(planned, away)
+    except Unmet:
+        if not away:
+            raise
+    return plan(before[0])  # nothing replaces it: its own plan or error is the answer
+
+
+def _with_stand_in_notes(planned: PlannedChange, away: Sequence[BlockedIndex]) -> PlannedChange:
+    notes = tuple(one.note(planned.matrix.variant) for one in away)
+    return replace(planned, plan=replace(planned.plan, notes=(*planned.plan.notes, *notes)))
 
 
 def solver_for(session: Session, options: ApplyOptions, kernel: Snapshot) -> Solver:
@@ -280,8 +331,17 @@ def _env_exists(session: Session, planned: PlannedChange) -> bool:
         return False  # the apply says what is wrong with it
 
 
-def _proof(matrix: Matrix, accelerator: Accelerator) -> tuple[str, ...]:
-    """Return whether training with *matrix* is proven on this accelerator; nothing without a runner."""
+def _proof(planned: PlannedChange, accelerator: Accelerator) -> tuple[str, ...]:
+    """Return whether training with the stack is proven on this accelerator; nothing without a runner."""
+    matrix = planned.matrix
     if matrix.train.runner is None:
         return ()
-    return (proof_note(matrix.source, matrix.name, accelerator, digest=matrix.digest),)
+    note = proof_note(
+        matrix.source,
+        matrix.name,
+        accelerator,
+        digest=matrix.digest,
+        variant=matrix.variant,
+        pins=planned.pins(),
+    )
+    return (note,)

@@ -25,6 +25,7 @@ from colablock.transaction.apply_record import home_folder
 
 if TYPE_CHECKING:
     from colablock.bundles.manifest import Manifest
+    from colablock.errors import FetchFailed
     from colablock.matrix.model import Matrix
     from colablock.planning.options import ApplyOptions
 
@@ -47,6 +48,8 @@ class Session:
     in_kernel: bool = False
     _sites: dict[str | None, Site] = field(default_factory=dict, init=False, repr=False)
     _noted: set[str] = field(default_factory=set, init=False, repr=False)
+    #: The indexes that could not be reached, by URL: they are not tried again in this session.
+    unreached: dict[str, FetchFailed] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def home(self) -> Path:

@@ -1,10 +1,16 @@
-"""The sources of candidates of one request: a lock, an index, or a lock whose packages find-links replace."""
+"""The sources of candidates of one request: a lock, an index, or a lock whose packages find-links replace.
+
+And which index of a variant cannot be reached or refuses, so that another variant has to replace it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
+from colablock._common.urls import redacted
 from colablock.errors import FetchFailed
 from colablock.index.candidates import CandidateOrigin
 from colablock.index.finder import IndexSource
@@ -20,12 +26,23 @@ if TYPE_CHECKING:
     from colablock.index.candidates import CandidateSource
     from colablock.lockfile.lock_source import LockSource
     from colablock.lockfile.standing import StandingLocks
-    from colablock.matrix.model import Matrix
+    from colablock.matrix.model import Index, Matrix
     from colablock.network.fetcher import Fetcher
     from colablock.network.settings import Settings
+    from colablock.planning.planned import PlannedChange
     from colablock.resolver.model import Conflict, Resolution
 
-__all__ = ["candidate_source", "check_reached", "linked_notes", "managed_note", "without_linked"]
+__all__ = [
+    "BlockedIndex",
+    "blocked_before",
+    "blocked_by",
+    "blocked_in",
+    "candidate_source",
+    "check_reached",
+    "linked_notes",
+    "managed_note",
+    "without_linked",
+]
 
 _SHOWN = 5  # names in a message
 
@@ -119,3 +136,63 @@ def without_linked(
     if not (settings.links_override and isinstance(source, IndexSource)):
         return versions
     return {name: version for name, version in versions.items() if not source.linked(name).candidates}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockedIndex:
+    """An *index* of the *variant* that cannot be reached from here, and the *error* that says why."""
+
+    variant: str | None
+    index: Index
+    error: FetchFailed
+
+    def note(self, taken: str | None) -> str:
+        """Return the sentence that the variant *taken* is used in place of this one."""
+        where = f"the index `{self.index.name}` at `{redacted(self.index.url)}`"
+        why = self.error.message.splitlines()[0].partition(": ")
+        reason = why[2] if where in why[0] and why[2] else self.error.message.splitlines()[0]
+        return f"variant {taken} in place of {self.variant}: {where} cannot be reached: {reason}"
+
+
+def blocked_before(matrix: Matrix, known: Mapping[str, FetchFailed]) -> BlockedIndex | None:
+    """Return the first own index of *matrix* that is one of *known*, the indexes found away by their URL."""
+    for index in matrix.own_indexes:
+        if index.url in known:
+            return BlockedIndex(variant=matrix.variant, index=index, error=known[index.url])
+    return None
+
+
+def blocked_by(error: FetchFailed, matrix: Matrix, *, offline: bool) -> BlockedIndex | None:
+    """Return the own index of *matrix* that *error* is about; None if it is about something else."""
+    host = urlsplit(error.url).netloc
+    for index in matrix.own_indexes:
+        if host in {urlsplit(index.url).netloc, *index.file_hosts} and (error.is_away or offline):
+            return BlockedIndex(variant=matrix.variant, index=index, error=error)
+    return None
+
+
+def blocked_in(planned: PlannedChange) -> BlockedIndex | None:
+    """Return the own index of the matrix whose files the plan needs and cannot fetch; None if all can be.
+
+    A plan by a lock reads no index, so one byte of the first file of each own index is requested.
+    """
+    fetcher = planned.preparer.fetcher
+    artifacts = [step.artifact for step in planned.plan.steps if step.artifact is not None]
+    for index in planned.matrix.own_indexes:
+        url = index.url.rstrip("/")
+        own = [one for one in artifacts if (one.index or "").rstrip("/") == url and not fetcher.is_here(one)]
+        error = _unreached(fetcher, own[0].url) if own else None
+        if error is not None:
+            return BlockedIndex(variant=planned.matrix.variant, index=index, error=error)
+    return None
+
+
+def _unreached(fetcher: Fetcher, url: str) -> FetchFailed | None:
+    """Return why nothing of *url* can be fetched; None if it can, or if its server answers otherwise."""
+    if fetcher.offline:
+        return FetchFailed("colablock is offline", url=url, is_passing=True)
+    try:
+        fetcher.get_range(url, 0, 1)
+    except FetchFailed as error:
+        return error if error.is_away else None
+    return None

@@ -212,7 +212,7 @@ class WheelPreparer:
         try:
             return self._rebuilt(entry, candidate, file)
         except FetchFailed as error:
-            is_away = error.is_passing or self.fetcher.offline
+            is_away = error.is_away or self.fetcher.offline
             known = standing.wheel(entry, candidate.version) if standing is not None and is_away else None
             if known is None:
                 raise

@@ -1,7 +1,8 @@
 """Receipts: the results of smoke runs, with card and versions.
 
 The files ``MATRIX.receipts/CARD.json`` beside a matrix file are evidence that it trains.  A receipt
-covers cards with the same compute capability, and the matrix as it was at that time.
+covers cards with the same compute capability, and its variant of the matrix: as the file was at that
+time, or with the same versions.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from colablock._common.decoding import read_bounded
 from colablock._common.fs import write_atomic
@@ -18,6 +19,9 @@ from colablock._common.limits import RUN_FILE
 from colablock._common.plain_values import from_plain
 from colablock.environment.accelerator import Accelerator
 from colablock.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from colablock._vendor.packaging.utils import NormalizedName
 
 __all__ = [
     "Receipt",
@@ -132,23 +136,46 @@ def read_receipts(source: str) -> tuple[Receipt, ...]:
     return tuple(found)
 
 
-def covering_receipt(receipts: Iterable[Receipt], accelerator: Accelerator, *, digest: str) -> Receipt | None:
-    """Return a passed receipt for such a card and the current matrix; None if there is none."""
+def covering_receipt(
+    receipts: Iterable[Receipt],
+    accelerator: Accelerator,
+    *,
+    digest: str,
+    variant: str | None = None,
+    pins: Mapping[NormalizedName, str] | None = None,
+) -> Receipt | None:
+    """Return a passed receipt for such a card and such a stack; None if there is none.
+
+    The stack is that of the matrix file with *digest*, or has the versions *pins*.
+    With *variant* only receipts of that variant count.
+    """
     key = card_key(accelerator)
     for receipt in receipts:
         proven = "cpu" if receipt.compute_capability is None else receipt.compute_capability
-        if receipt.passed and receipt.matrix_digest == digest and key and proven == key:
+        if key and proven == key and _is_about(receipt, digest, variant, pins):
             return receipt
     return None
 
 
-def proof_note(source: str, name: str, accelerator: Accelerator, *, digest: str) -> str:
-    """Return a sentence that says whether a receipt of the matrix file *source* covers such a card."""
+def proof_note(
+    source: str,
+    name: str,
+    accelerator: Accelerator,
+    *,
+    digest: str,
+    variant: str | None = None,
+    pins: Mapping[NormalizedName, str] | None = None,
+) -> str:
+    """Return a sentence that says whether a receipt of the matrix file *source* covers such a card and stack.
+
+    *digest*, *variant* and *pins* are those of `covering_receipt`.
+    """
     if accelerator.kind == "cuda" and not accelerator.devices:  # a recorded runtime, with any card
-        cards = ", ".join(one for one in proven_on(source, digest=digest) if one != "CPU")
+        found_on = proven_on(source, digest=digest, variant=variant, pins=pins)
+        cards = ", ".join(one for one in found_on if one != "CPU")
         proven = f"is proven on {cards}" if cards else "is not proven on any card"
         return f"training with it {proven}; `colablock smoke {name}` tests it on the card of the machine"
-    found = covering_receipt(read_receipts(source), accelerator, digest=digest)
+    found = covering_receipt(read_receipts(source), accelerator, digest=digest, variant=variant, pins=pins)
     if found is not None:
         where = "a CPU" if found.card == "cpu" else found.card
         return f"training with it is proven on {where} ({found.date[:10]})"
@@ -156,10 +183,26 @@ def proof_note(source: str, name: str, accelerator: Accelerator, *, digest: str)
     return f"training with it is not proven on {here}; `colablock smoke {name}` tests it in minutes"
 
 
-def proven_on(source: str, *, digest: str) -> tuple[str, ...]:
-    """Return the cards with passed receipts for the current matrix file *source*."""
-    passed = (one for one in read_receipts(source) if one.passed and one.matrix_digest == digest)
+def proven_on(
+    source: str,
+    *,
+    digest: str,
+    variant: str | None = None,
+    pins: Mapping[NormalizedName, str] | None = None,
+) -> tuple[str, ...]:
+    """Return the cards with passed receipts for such a stack beside the matrix file *source*."""
+    passed = (one for one in read_receipts(source) if _is_about(one, digest, variant, pins))
     return tuple(dict.fromkeys("CPU" if one.card == "cpu" else one.card for one in passed))
+
+
+def _is_about(
+    receipt: Receipt, digest: str, variant: str | None, pins: Mapping[NormalizedName, str] | None
+) -> bool:
+    """Whether *receipt* passed with the variant and the file of that digest, or with these very versions."""
+    if not receipt.passed or (variant is not None and receipt.variant != variant):
+        return False
+    is_same = bool(pins) and all(receipt.versions.get(name) == text for name, text in (pins or {}).items())
+    return is_same or receipt.matrix_digest == digest
 
 
 def card_key(accelerator: Accelerator) -> str:
