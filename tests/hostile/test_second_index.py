@@ -88,10 +88,9 @@ class Releases:
 
 @dataclass(frozen=True)
 class Shipped:
-    """A shipped lock with its head, and the text of its matrix.  *other* is a variant that has no lock."""
+    """A shipped lock with its head, and the text of its matrix."""
 
     path: Path
-    other: str | None = None
 
     @cached_property
     def head(self) -> LockHead:
@@ -110,7 +109,7 @@ class Shipped:
 
     @property
     def variant(self) -> str | None:
-        return self.other or self.head.variant
+        return self.head.variant
 
     @property
     def argv(self) -> tuple[str, ...]:
@@ -238,9 +237,7 @@ def of_each_matrix(locks: Iterable[Shipped]) -> list[Shipped]:
     for lock in locks:
         if lock.packages and (lock.head.runtime is None or lock.head.runtime.endswith("-gpu")):
             chosen[lock.head.matrix, lock.head.variant, lock.head.runtime is None] = lock
-    alike = {("qlora-2024", "cu118"): ("qlora-2024", "cu121", True)}  # torch is of another index
-    others = [Shipped(chosen[like].path, other=variant) for (_, variant), like in alike.items()]
-    return [*chosen.values(), *others]
+    return list(chosen.values())
 
 
 CHOSEN = of_each_matrix(LOCKS)

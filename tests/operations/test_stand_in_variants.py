@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from colablock._common.fs import file_digest
-from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.environment.accelerator import Accelerator
 from colablock.errors import BadDistribution, FetchFailed, NoSolution
 from colablock.lockfile.pylock import read_lock
 from colablock.matrix.catalog import find_matrix
 from colablock.matrix.model import Matrix, variant_choices
+from colablock.operations import lock
 from colablock.operations.apply import apply_matrix
 from colablock.operations.lock import LockResult, lock_all, lock_matrix
 from colablock.operations.plan import plan_change
@@ -274,16 +274,18 @@ def test_a_lock_is_made_again_while_the_index_is_away(place: Place) -> None:
         place.lock(python_version="3.9", platform="manylinux_2_35_x86_64")
 
 
-def test_all_locks_include_those_of_the_variant_that_stands_in(place: Place) -> None:
-    session = place.session(place.own.url, COLABLOCK_RUNTIMES=str(place.folder))
-    made = lock_all(session, ApplyOptions(name=place.matrix), LockOptions())
-    names = {}
-    for result in made:
-        if result.target.startswith("py3"):
-            names[result.path.name] = result.variant
-            assert canonicalize_name("torch") in {one.name for one in read_lock(result.path).packages}
-    assert names["pylock.tiny--py312.toml"] == "cu118"
-    assert names["pylock.tiny--py312--cu121.toml"] == "cu121"
+def test_all_locks_include_those_of_the_variant_that_stands_in(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "runtime_names", lambda **_: ["colab-2026.07-gpu"])
+    made = lock_all(place.session(place.own.url), ApplyOptions(name=place.matrix), LockOptions())
+    found = {(result.path.name, result.variant) for result in made}
+    assert found == {
+        ("pylock.tiny--colab-2026_07-gpu.toml", "cu118"),
+        ("pylock.tiny--colab-2026_07-gpu--cu121.toml", "cu121"),
+        ("pylock.tiny--py312.toml", "cu118"),
+        ("pylock.tiny--py312--cu121.toml", "cu121"),
+    }
 
 
 @pytest.mark.parametrize(
