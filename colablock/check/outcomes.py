@@ -251,6 +251,7 @@ class MatrixChecker:
             settings=Settings(default_index=Url(DEFAULT_INDEX), offline=True),
             environ=self.environ,
             reporter=Reporter(),
+            copies_first=False,  # the result must not depend on what this machine has fetched
             lock_store=LockStore(
                 paths=lock_files(self.matrix, environ=self.environ, cwd=self.cwd),
                 matrix=matrix,

@@ -83,6 +83,7 @@ class Solver:
     python: str | None = None  # named by the user
     must_hold: frozenset[tuple[NormalizedName, str]] = frozenset()  # see Request
     takes_unhashed: bool = False  # files without a strong hash, for a lock that hashes what it fetches
+    copies_first: bool = True  # offline, prefer the files of a lock that this machine has
 
     # -- in the kernel
 
@@ -354,6 +355,7 @@ class Solver:
             locked=locked,
             is_named=self.lock is not None,
             takes_unhashed=self.takes_unhashed,
+            copies_first=self.copies_first,
         )
         additions = roots(self.matrix, self.with_)[len(self.matrix.packages) :]
         return WheelPreparer(

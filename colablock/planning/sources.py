@@ -60,12 +60,14 @@ def candidate_source(
     locked: LockSource | None,
     is_named: bool,
     takes_unhashed: bool = False,
+    copies_first: bool = True,
 ) -> IndexSource | LockSource:
     """Return the source of the candidates: the lock *locked*, or the indexes without one.
 
     Find-links of this call replace packages of the lock, unless the user has named the lock (*is_named*).
+    Offline, the files of a lock that this machine has a copy of come first, unless *copies_first* is false.
     """
-    if locked is not None and settings.offline:
+    if locked is not None and settings.offline and copies_first:
         locked.is_at_hand = fetcher.is_here
     if locked is not None and (is_named or not settings.links_override):
         return locked
