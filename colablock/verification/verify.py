@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 __all__ = ["Check", "Report", "files_checks", "first_lines", "prove", "run_in"]
 
 _FILES = 5  # listed in a failed check
+_ACCELERATE = canonicalize_name("accelerate")
+_LAUNCH = ("accelerate", "launch")
+_LAUNCHER = "accelerate.commands.launch"  # what `training/scripts/launcher.py` runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +141,9 @@ def prove(
         if plan is not None and plan.steps and before is not None:
             checks += _breakage_checks(state, plan, before, frozenset(pins))
         commands = {
-            command: running.enter_context(child.start_command(command, state.scripts))
+            command: running.enter_context(
+                child.start_command(_as_in_training(command, state), state.scripts)
+            )
             for command in verify.commands
         }
         for answer in answers:
@@ -276,6 +281,18 @@ class _State:
         """Return the installed version of *name*; None if it is not installed."""
         there = self.graph.installed.get(name)
         return there.version if there is not None else None
+
+
+def _as_in_training(command: Sequence[str], state: _State) -> Sequence[str]:
+    """Return *command*; ``accelerate launch`` as training starts it, by its module.
+
+    The script of accelerate imports all of its other commands first, which takes several seconds more.
+    """
+    site = Path(state.folders.get(_ACCELERATE, "")).parent
+    if tuple(command[:2]) != _LAUNCH or not site.joinpath(*_LAUNCHER.split(".")).with_suffix(".py").is_file():
+        return command
+    source = f"import runpy; runpy.run_module({_LAUNCHER!r}, run_name='__main__', alter_sys=True)"
+    return ("python", "-c", source, *command[2:])
 
 
 def _compared(answer: JobResult, pins: Mapping[NormalizedName, str], state: _State) -> JobResult:

@@ -192,6 +192,27 @@ def test_commands_run_beside_the_imports(python: Path) -> None:
     assert [check.passed for check in checks.values() if check.kind in ("import", "command")] == [True, True]
 
 
+def test_accelerate_launch_is_proven_by_the_module_that_training_runs(tmp_path: Path) -> None:
+    launch = "import sys\nassert __name__ == '__main__'\nassert sys.argv[1:] == ['--help'], sys.argv\n"
+    files = {
+        "accelerate/__init__.py": "",
+        "accelerate/commands/__init__.py": "",
+        "accelerate/commands/launch.py": launch,
+    }
+    executable = make_venv(tmp_path / "env", sys.executable)
+    site = build_site(site_of(tmp_path / "env"), [Stub(name="accelerate", version="1", files=files)])
+    help_text = ("accelerate", "launch", "--help")
+    for commands in ((help_text,), (help_text, ("accelerate", "launch", "--no-such-option"))):
+        checks = [
+            check for check in proved(executable, commands=commands).values() if check.kind == "command"
+        ]
+        assert [check.passed for check in checks] == [True, False][: len(commands)]
+        assert [check.subject for check in checks] == [" ".join(command) for command in commands]
+    (site / "accelerate" / "commands" / "launch.py").unlink()
+    check = proved(executable, commands=(help_text,))["accelerate launch --help"]
+    assert "no command `accelerate`" in check.detail
+
+
 def test_a_command_that_hangs_is_ended(python: Path) -> None:
     check = proved(python, commands=(("sleeps",),), timeout=0.5)["sleeps"]
     assert not check.passed
