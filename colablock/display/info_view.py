@@ -39,6 +39,7 @@ __all__ = [
 ]
 
 _SHOWN = 5  # files
+_ENTRY = {"name", "requirement", "why"}  # the keys of an entry of a matrix
 
 
 def facts_document(facts: Mapping[str, object]) -> Document:
@@ -217,6 +218,8 @@ def _parts(value: object) -> list[tuple[str, str]]:
     found = []
     for item in value:
         rest = dict(item) if isinstance(item, Mapping) else {"name": item}
+        if rest.keys() == _ENTRY:
+            rest = {"name": rest["requirement"], "summary": rest["why"]}
         found.append((str(rest.pop("name", "-")), _value(rest)))
     return found
 
@@ -228,6 +231,8 @@ def _label(key: str) -> str:
 def _value(value: object) -> str:
     """Return *value* in one line, its own parts as ``key: value``; empty parts are left out."""
     if isinstance(value, Mapping):
+        if value.keys() == _ENTRY:
+            return ": ".join(filter(None, (value["requirement"], value["why"])))
         parts = {str(key): _value(item) for key, item in value.items() if item not in (None, "", [], (), {})}
         summary = parts.pop("summary", "")
         return "; ".join(part for part in (summary, *(f"{_label(k)}: {v}" for k, v in parts.items())) if part)

@@ -80,7 +80,10 @@ def _entries(holder: Matrix | object) -> dict[str, object]:
     for section in ("packages", "constraints", "absent"):
         entries: tuple[PackageEntry | Constraint | Absent, ...] = getattr(holder, section)
         if entries:
-            found[section] = {_title(entry): entry.why or "" for entry in entries}
+            found[section] = [
+                {"name": entry.name, "requirement": _title(entry), "why": entry.why or ""}
+                for entry in entries
+            ]
     return found
 
 
@@ -97,17 +100,17 @@ def machine_facts(environ: Mapping[str, str], *, python: str | None = None) -> d
         "colablock": __version__,
         "python": str(snapshot.environment.python_version),
         "executable": snapshot.python,
-        "runs colablock": sys.executable,
+        "runs_colablock": sys.executable,
         "platform": platform.platform(),
-        "best tag": str(snapshot.environment.tags[0]),
+        "best_tag": str(snapshot.environment.tags[0]),
         "host": snapshot.host.value,
         "site": snapshot.site,
         "distributions": len(snapshot.installed),
         "protected": sorted(snapshot.protected),
-        "externally managed": snapshot.externally_managed is not None,
+        "externally_managed": snapshot.externally_managed is not None,
         "accelerator": asdict(snapshot.accelerator),
-        "default index": redacted(settings.default_index),
-        "find-links": [masked(redacted(link)) for link in settings.find_links],
+        "default_index": redacted(settings.default_index),
+        "find_links": [masked(redacted(link)) for link in settings.find_links],
         "home": str(home_path(environ)),
         "notes": [*snapshot.notes, *settings.notes],
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -174,3 +175,19 @@ def test_shells_take_the_script(shell: str, named: dict[str, str], tmp_path: Pat
         [program, "-c", ASKED[shell]], capture_output=True, text=True, check=False, env=environ, cwd=tmp_path
     )
     assert ended.stdout.split() == ["first"], ended.stderr
+
+
+def keys_of(value: object) -> set[str]:
+    """Return the keys of all objects in *value*."""
+    if isinstance(value, dict):
+        return {*value, *(key for item in value.values() for key in keys_of(item))}
+    return {key for item in value for key in keys_of(item)} if isinstance(value, list) else set()
+
+
+@pytest.mark.parametrize(
+    "line", ["info", "list", "show qlora-2026", "show qlora-2024", "runtime list", "history"]
+)
+def test_json_has_stable_names_as_keys(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*line.split(), "--json"], dict(os.environ)) == ExitCode.DONE
+    keys = keys_of(json.loads(capsys.readouterr().out))
+    assert [key for key in keys if not re.fullmatch(r"[a-z][a-z0-9]*([_-][a-z0-9]+)*", key)] == []
