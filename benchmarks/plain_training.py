@@ -30,7 +30,8 @@ class FirstStep(TrainerCallback):
 def main(model_name: str, data: str, folder: str, adapter: str, steps: str) -> None:
     """Train *steps* steps with the settings that `benchmarks.first_step` gives to colablock."""
     has_card = torch.cuda.is_available()
-    kind = torch.bfloat16 if has_card else torch.float32
+    has_bf16 = has_card and torch.cuda.get_device_capability() >= (8, 0)
+    kind = torch.bfloat16 if has_bf16 else torch.float16 if has_card else torch.float32
     options: dict[str, Any] = {"dtype": kind}
     if adapter == "qlora":
         options["quantization_config"] = BitsAndBytesConfig(
@@ -51,7 +52,8 @@ def main(model_name: str, data: str, folder: str, adapter: str, steps: str) -> N
             gradient_accumulation_steps=1,
             learning_rate=1e-2,
             max_length=64,
-            bf16=has_card,
+            bf16=has_bf16,
+            fp16=has_card and not has_bf16,
             use_cpu=not has_card,
             logging_steps=1,
             save_strategy="no",

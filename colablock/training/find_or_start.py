@@ -179,7 +179,7 @@ def train(
     """Start the run of an output folder in the environment *proven*, resume it, or find it.
 
     A run that is running or done is found.  A run that ended early is resumed from its newest
-    valid checkpoint.  *show* gets the briefing before a process starts.  Returns at once.
+    valid checkpoint.  *show* gets the briefing before the run starts.  Returns at once.
     Raises Refused if preflight or a changed input forbids the run, InvalidInput for data or
     settings that cannot be used.
     """
