@@ -22,7 +22,9 @@ __all__ = [
     "BUNDLE_MANIFEST",
     "CONFIG_FILE",
     "CONFIG_VALUES",
+    "CRASH_LINE",
     "CRASH_TEXT",
+    "CRASH_WORD",
     "DEPTH",
     "DIGITS",
     "DIRECTORY",
@@ -204,3 +206,9 @@ CONFIG_VALUES: Final = 10_000
 
 CRASH_TEXT: Final = 512 << 10
 """The end of a log in which the cause of a failure is searched: a traceback of four ranks has 100 kB."""
+
+CRASH_LINE: Final = 4_000
+"""Characters of a line in which a cause is searched: the longest messages of transformers have 2,000."""
+
+CRASH_WORD: Final = 160
+"""Characters of a word or dotted name in which a cause is searched: mangled names of torch have 120."""

@@ -37,6 +37,7 @@ from colablock.training.runs.known_crashes import (
     cause_of_signal,
     general_cause_in,
     named_cause,
+    shortened,
 )
 from colablock.training.runs.progress import plain_text
 
@@ -84,7 +85,7 @@ def explain_text(
     and ``sys``.  Nothing is asked of a network.
     Of a long text, the last ``CRASH_TEXT`` characters count.
     """
-    plain = plain_text(text[-CRASH_TEXT:]).strip("\n")
+    plain = shortened(plain_text(text[-CRASH_TEXT:])).strip("\n")
     failure, cause = _recognised(plain)
     likely = likely_matrix(matrices, versions)
     facts = {

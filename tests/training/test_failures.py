@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 import re
 import sys
+import time
 import tracemalloc
 from collections.abc import Iterator
 from typing import Any
@@ -66,6 +67,23 @@ def test_the_end_of_a_long_text_counts() -> None:
     line = "torch.OutOfMemoryError: CUDA out of memory"
     assert explain_text("x\n" * (1 << 19) + line, versions={}).line == line
     assert explain_text(line + "\nx" * (1 << 19), versions={}).cause == "unknown"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A" * 500_000,
+        "a." * 250_000,
+        " " * 500_000,
+        "ValueError: " + "a_b model " * 50_000,
+        "error: " * 70_000,
+    ],
+    ids=["word", "dots", "spaces", "words", "errors"],
+)
+def test_a_text_of_one_long_line_is_read_at_once(text: str) -> None:
+    begin = time.process_time()
+    explain_text(text, versions={})
+    assert time.process_time() - begin < 5  # hours, if all of it were searched
 
 
 def test_the_lines_are_many() -> None:

@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from colablock._common.limits import CRASH_LINE, CRASH_WORD
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -26,6 +28,7 @@ __all__ = [
     "known_causes",
     "named_cause",
     "raising_package",
+    "shortened",
 ]
 
 _TABLE = Path(__file__).with_name("known_crashes.toml")
@@ -44,6 +47,9 @@ _NO_ERROR_LINE = re.compile(
 )
 _CLASS = r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit|Failed|Unsupported)"
 _BEGINS_WITH_CLASS = re.compile(rf"{_CLASS}(?:: |:?$)")
+# Many patterns take quadratic time for a long word or line.
+_LONG_WORD = re.compile(rf"([\w.]{{{CRASH_WORD}}})[\w.]+")
+_LONG_LINE = re.compile(rf"^(.{{{CRASH_LINE}}}).+", re.MULTILINE)
 # Libraries whose errors are of other programs: general words about servers and values do not count.
 _FOREIGN = re.compile(
     r"(?:pymongo|redis|psycopg2?|sqlalchemy|elasticsearch|openai|anthropic|django|flask|werkzeug|discord|telegram"
@@ -130,6 +136,7 @@ def known_causes() -> tuple[Cause, ...]:
 
 def cause_in(text: str, *, is_log: bool = False) -> Cause | None:
     """Return the first cause whose pattern matches *text*: exception messages or, with *is_log*, a log."""
+    text = shortened(text)
     for one in known_causes():
         if one.pattern is not None and (one.is_in_log or not is_log) and one.pattern.search(text):
             return one
@@ -141,7 +148,7 @@ def general_cause_in(text: str, trace: str = "") -> Cause | None:
 
     It is for errors for which `cause_in` knows nothing more special.
     """
-    stated = _stated_errors(text)
+    stated = _stated_errors(shortened(text))
     if not stated:
         return None
     for one in known_causes():
@@ -153,6 +160,11 @@ def general_cause_in(text: str, trace: str = "") -> Cause | None:
         ):
             return one
     return None
+
+
+def shortened(text: str) -> str:
+    """Return *text* with words, dotted names and lines cut to a length that messages have."""
+    return _LONG_WORD.sub(r"\1", _LONG_LINE.sub(r"\1", text))
 
 
 def raising_package(trace: str, pattern: re.Pattern[str]) -> str:
