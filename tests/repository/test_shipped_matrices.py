@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import runpy
 import shutil
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
 from colablock._vendor.packaging.pylock import Pylock
+from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
 from colablock.check.outcomes import MatrixChecker
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.markers_and_tags import environment_for
-from colablock.errors import ExitCode, Refused
+from colablock.errors import BadDistribution, ExitCode, Refused
 from colablock.lockfile.lock_source import LockSource
 from colablock.lockfile.pylock import read_lock, write_lock
 from colablock.lockfile.store import LockHead, lock_file_name, read_head, runtime_target
+from colablock.lockfile.tool_table import table_of
 from colablock.matrix.catalog import find_matrix, list_matrices
 from colablock.matrix.model import Matrix, Variant, select_variant
 from colablock.network.settings import DEFAULT_INDEX
+from colablock.operations.plan import plan_change
+from colablock.operations.session import Session
+from colablock.planning.options import ApplyOptions
+from colablock.planning.planned import PlannedChange
 from colablock.runtimes.catalog import load_runtime
 from colablock.training.receipts import receipt_from
 from tests.support.accelerators import card
 from tests.support.fixtures import world_fixture
 from tests.support.paths import ROOT
 from tests.support.recorded_index import RecordedIndex
+from tests.support.server import IndexServer
 from tests.support.world import World
 
 if sys.version_info >= (3, 11):
@@ -291,6 +301,63 @@ def test_the_cpu_variant_prefers_a_cpu_build_of_torch(name: str, tmp_path: Path)
     assert torch.specifier == with_card.specifier
 
 
+LOCKS = sorted((ROOT / "matrices").glob("pylock.*.toml"))
+TOOL = runpy.run_path(str(ROOT / "tools" / "lock_from_sources.py"))
+FACTS = TOOL["read_sources"](ROOT / "matrices" / "qlora-2024.sources.json")
+HASHES = {one["name"]: one["sha256"] for one in FACTS["files"]}
+PYTORCH = "https://download.pytorch.org/whl/cu118"
+
+
+def plan_of_2024(tmp_path: Path, **variables: str) -> PlannedChange:
+    folders = {"COLABLOCK_CACHE_DIR": str(tmp_path / "cache"), "COLABLOCK_HOME": str(tmp_path / "home")}
+    session = Session(environ={**os.environ, "COLABLOCK_RETRIES": "0", **folders, **variables})
+    return plan_change(session, ApplyOptions(name="qlora-2024", runtime="colab-2025.09-gpu"))
+
+
+def test_a_card_gets_the_build_of_the_recipe_from_its_index(tmp_path: Path) -> None:
+    """The index is a local copy: the pages that the public facts allow, and stand-ins of its files."""
+    copy = tmp_path / TOOL["write_pages"](FACTS, tmp_path)[PYTORCH]
+    planned = plan_of_2024(tmp_path, COLABLOCK_INDEX_PYTORCH_CU118=str(copy))
+    assert (planned.plan.variant, planned.pins()[NormalizedName("torch")]) == ("cu118", "2.4.0+cu118")
+    assert not [note for note in planned.plan.notes if "in place of" in note]
+    assert Path(planned.plan.lock or "").name == "pylock.qlora-2024--py312.toml"
+    assert set(planned.plan.lock_hosts) == {"download.pytorch.org", "files.pythonhosted.org", "github.com"}
+    (torch,) = [step.artifact for step in planned.plan.steps if step.name == "torch"]
+    assert torch is not None
+    assert torch.hashes == {"sha256": HASHES[torch.filename]}
+    # A stand-in of that name does not have the bytes that the public hash promises.
+    with pytest.raises(BadDistribution, match=HASHES[torch.filename]):
+        planned.preparer.fetcher.fetch(torch)
+
+
+def test_a_card_gets_the_build_of_the_default_index_while_the_other_is_blocked(tmp_path: Path) -> None:
+    with IndexServer(tmp_path) as server:
+        gone = server.root
+    planned = plan_of_2024(tmp_path, COLABLOCK_MIRRORS=f"https://download.pytorch.org/={gone}/")
+    assert (planned.plan.variant, planned.pins()[NormalizedName("torch")]) == ("cu121", "2.4.0")
+    (note,) = [note for note in planned.plan.notes if "in place of" in note]
+    index = f"the index `pytorch-cu118` at `{PYTORCH}`"
+    assert note.startswith(f"variant cu121 in place of cu118: {index} cannot be reached: no connection")
+    assert Path(planned.plan.lock or "").name == "pylock.qlora-2024--py312--cu121.toml"
+
+
+def test_the_sources_of_a_lock_are_its_facts() -> None:
+    """Each hash of pytorch's index in a lock is in the sources, as the requirements of its project are."""
+    (stated,) = [one["requires-dist"] for one in FACTS["requires"] if one["name"] == "torch"]
+    found = set()
+    for path in LOCKS:
+        packages = read_lock(path).packages if PYTORCH.encode() in path.read_bytes() else ()
+        for package in packages:
+            if (package.index or "").startswith(PYTORCH):
+                (wheel,) = package.wheels or ()
+                assert wheel.hashes == {"sha256": HASHES[wheel.filename]}
+                assert wheel.url == f"{PYTORCH}/{quote(wheel.filename)}"
+                lines = {line.partition(";")[0] for line in stated}
+                assert set(table_of(package)["requires-dist"]) | {"setuptools"} == lines
+                found.add(wheel.filename)
+    assert found == set(HASHES)
+
+
 def surplus_files(path: Path, head: LockHead, lock: Pylock, matrix: Matrix) -> list[str]:
     """Return the files that the target of a lock does not take: of another platform, or an unused sdist."""
     if head.variant is not None:
@@ -313,9 +380,6 @@ def surplus_files(path: Path, head: LockHead, lock: Pylock, matrix: Matrix) -> l
         if package.wheels and package.sdist:
             surplus.append(package.sdist.filename)
     return surplus
-
-
-LOCKS = sorted((ROOT / "matrices").glob("pylock.*.toml"))
 
 
 @pytest.mark.slow
