@@ -69,7 +69,7 @@ def check_path(path: str) -> str:
     is_foreign = not path.endswith("/") and _FOREIGN.search(inner)
     if is_foreign or not (is_short or all(len(part.encode()) <= _NAME for part in parts)):
         raise UnsafeArchive(
-            f"it contains the path `{printable(path)}`, which is no file name on every system"
+            f"it contains the path `{printable(path)}`, which is not a valid file name on every system"
         )
     return inner
 

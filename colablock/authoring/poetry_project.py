@@ -212,7 +212,7 @@ class _PoetryReader:
             return None
         place = self._place(item)
         if place is None and item.keys() & {"git", "path", "url", "file"}:
-            self.notes.append(f"left out {name}: `{where}` is no archive that can be pinned")
+            self.notes.append(f"left out {name}: `{where}` is not an archive that can be pinned")
             return None
         extras = item.get("extras", [])
         extra = f"[{','.join(map(str, extras))}]" if isinstance(extras, list) and extras else ""

@@ -227,7 +227,7 @@ class _UvReader:
         try:
             moment = value if isinstance(value, datetime) else datetime.fromisoformat(_rfc3339(value))
         except (TypeError, ValueError):  # a duration, such as `1 week`
-            self.notes.append(f"omitted `tool.uv.exclude-newer`: `{value}` is no date")
+            self.notes.append(f"omitted `tool.uv.exclude-newer`: `{value}` is not a date")
             return None
         return in_utc(moment)
 

@@ -98,7 +98,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, re
                 yield f"its manifest has no valid hash and size of `{member.path}`"
         for path in (self.matrix_file, self.lock_file):
             if path not in paths or "/" in path:
-                yield f"its manifest names `{path!r}`, which is no member"
+                yield f"its manifest names `{path!r}`, which is not a member"
 
 
 class _Version(msgspec.Struct):

@@ -227,4 +227,4 @@ def _where_it_ends(stream: BinaryIO, size: int) -> str | None:
 
 
 def _invalid(path: Path, why: str) -> InvalidInput:
-    return InvalidInput(f"`{path}` is no bundle that can be used: {why}", hint=_AGAIN)
+    return InvalidInput(f"`{path}` is not a usable bundle: {why}", hint=_AGAIN)

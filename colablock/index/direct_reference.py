@@ -148,7 +148,9 @@ def _check_direct(entry: PackageEntry, url: str) -> None:
         try:
             parse_wheel_name(filename)
         except ValueError as error:
-            raise BadDistribution(f"{entry.path} names `{filename}`, which is no wheel: {error}") from error
+            raise BadDistribution(
+                f"{entry.path} names `{filename}`, which is not a wheel: {error}"
+            ) from error
 
 
 def _archive_hint(url: str) -> str:

@@ -195,7 +195,7 @@ class _Wheel:
                 raise UnsafeArchive(f"its entry point `{name[:100]}` is not a valid name of a script")
             if not _OBJECT.fullmatch(target) or ":" not in target:
                 raise UnsafeArchive(
-                    f"the target `{target[:100]}` of its script `{name[:100]}` is no `module:object`"
+                    f"the target `{target[:100]}` of its script `{name[:100]}` is not a `module:object`"
                 )
             check_path(name)
 

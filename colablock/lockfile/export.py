@@ -181,7 +181,7 @@ def _word(value: str) -> str:
     """Return the argument of an option.  Raises InvalidInput if it would be more than one."""
     if shlex.quote(value) != value and not _PLAIN_URL.fullmatch(value):
         raise InvalidInput(
-            f"the lock names the index `{printable(value)[:SHOWN]}`, which is no plain URL",
+            f"the lock names the index `{printable(value)[:SHOWN]}`, which is not a plain URL",
             hint="Make the lock again from its matrix",
         )
     return value
@@ -192,7 +192,7 @@ def _assumed(name: str, version: str) -> str:
     requirement = parse_requirement(f"{name}=={version}")
     if requirement is None or requirement.url or requirement.marker or len(requirement.specifier) != 1:
         shown = printable(f"{name}=={version}")[:SHOWN]
-        raise InvalidInput(f"the lock assumes `{shown}`, which is no name and version")
+        raise InvalidInput(f"the lock assumes `{shown}`, which is not a name and version")
     return f"{canonicalize_name(name)}=={version}"
 
 

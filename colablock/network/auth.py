@@ -112,7 +112,7 @@ class Credentials:
             return f"Correct the user and password for `{host}`: the server does not accept them"
         text = f"Give a user and password for `{host}` in the URL of the index or in netrc{self._fault}"
         if not self._is_trusted(url) and self._from_netrc(url):
-            return f"{text}: netrc is not used for `{_origin(url)}`, which is no address of your indexes"
+            return f"{text}: netrc is not used for `{_origin(url)}`, which is not an address of your indexes"
         if not self._keyring:
             return f"{text}, or query the keyring with `COLABLOCK_KEYRING_PROVIDER=subprocess`"
         if self._command is None:

@@ -120,7 +120,7 @@ def test_a_file_that_was_copied_in_part_is_refused_wherever_it_ends(tmp_path: Pa
     said = set()
     for end in sorted(ends):
         part.write_bytes(whole[:end])
-        with pytest.raises(InvalidInput, match="is no bundle that can be used") as caught:
+        with pytest.raises(InvalidInput, match="is not a usable bundle") as caught:
             Bundle.open(part)
         said.add(str(caught.value).partition("used: ")[2].partition(" (")[0])
         assert caught.value.hint is not None
@@ -271,14 +271,14 @@ RAW: dict[str, Callable[[bytes], bytes]] = {
 def test_bytes_that_are_no_bundle_are_refused(change: Callable[[bytes], bytes], tmp_path: Path) -> None:
     path = write(tmp_path)
     path.write_bytes(change(path.read_bytes()))
-    with pytest.raises(InvalidInput, match="is no bundle that can be used"):
+    with pytest.raises(InvalidInput, match="is not a usable bundle"):
         Bundle.open(path)
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="there is no bundle"):
         Bundle.open(tmp_path / "none.bundle")
-    with pytest.raises(InvalidInput, match="is no bundle that can be used"):
+    with pytest.raises(InvalidInput, match="is not a usable bundle"):
         Bundle.open(tmp_path)
 
 

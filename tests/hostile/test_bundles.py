@@ -145,7 +145,7 @@ def altered(data: bytes) -> bytes:
 DAMAGED: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "truncated": (truncated, f"it ends in the middle of `{INNER}`"),
     "altered": (altered, INNER),
-    "empty": (lambda _: b"", "is no bundle that can be used"),
+    "empty": (lambda _: b"", "is not a usable bundle"),
 }
 
 
@@ -198,5 +198,5 @@ def test_names_with_terminal_escapes_are_shown_as_escapes(target: Target, tmp_pa
         archive.writestr(NAME, b'{"format": 1}')
         archive.writestr("files/\x1b[2J.whl", b"x")
     done = target.run("apply", "--bundle", "evil.bundle")
-    refused(done, "is no bundle that can be used")
+    refused(done, "is not a usable bundle")
     assert "\x1b" not in done.err

@@ -231,7 +231,7 @@ def _is_small(value: object) -> bool:
                 # A lone surrogate is allowed if it stands for a byte of a path (PEP 383).
                 one.encode("utf-8", "surrogateescape")
             except UnicodeEncodeError as error:
-                raise ValueError("has half a surrogate pair, which is no text") from error
+                raise ValueError("has half a surrogate pair, which is not text") from error
     return count <= CONFIG_VALUES
 
 

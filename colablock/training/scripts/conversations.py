@@ -103,7 +103,7 @@ def form_of(columns: Sequence[str], path: str) -> str:
     shown = ", ".join(f"`{name}`" for name in columns)
     if any(set(pair) <= set(columns) for pair in _PREFERENCES):
         raise UnusableData(
-            f"`{path}` has preferences (columns {shown}), and this is no training on preferences: "
+            f"`{path}` has preferences (columns {shown}), and this is not training on preferences: "
             "to learn the preferred answers, write them as `prompt` and `completion`, or as `messages`"
         )
     raise UnusableData(

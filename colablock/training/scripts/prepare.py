@@ -294,7 +294,7 @@ class RowTokenizer:
         try:
             yield from self._rows(row, place)
         except UnicodeEncodeError as error:
-            raise place.fault("it has half a surrogate pair, which is no text") from error
+            raise place.fault("it has half a surrogate pair, which is not text") from error
         except RecursionError as error:
             raise place.fault("it is nested too deeply") from error
 

@@ -177,7 +177,8 @@ def _known_parts(source: Mapping[str, Any], names: Sequence[str], why: str = "")
     parts = _parts(split)
     if parts is None:
         raise UnusableData(
-            f"`split: {split}` of `{path}` is no split: write `train`, `train[:100]` or `train[10%:20%]`"
+            f"`split: {split}` of `{path}` is not a valid split:"
+            " write `train`, `train[:100]` or `train[10%:20%]`"
         )
     for part in parts:
         if part.name not in names:
@@ -211,7 +212,7 @@ def _lines(path: Path, kind: str) -> Iterator[str]:
             for number, line in enumerate(file, 1):
                 if "\0" in line:
                     raise UnusableData(
-                        f"`{path}` is no text (line {number} has a NUL character), or UTF-16 or UTF-32 "
+                        f"`{path}` is not text (line {number} has a NUL character), or UTF-16 or UTF-32 "
                         "without a byte order mark: save it as UTF-8"
                     )
                 yield line
@@ -297,7 +298,7 @@ def _not_json(path: Path, error: NotJson, line: int) -> UnusableData:
 
 def _object(value: Any, number: int, path: Path) -> Row:
     if not isinstance(value, dict):
-        raise UnusableData(f"row {number} of `{path}` is no object with named values")
+        raise UnusableData(f"row {number} of `{path}` is not an object with named values")
     return value
 
 

@@ -272,7 +272,7 @@ FAULTS: dict[str, tuple[str, str | bytes, str]] = {
     "deep": ("d.json", "[" * 200_000, "`PATH` cannot be read as json: it is nested too deeply"),
     "deep lines": ("d.jsonl", '{"text": "a"}\n' + '{"a":' * 100_000, "it is nested too deeply (line 2)"),
     "UTF-16 without a mark": ("d.txt", "ab".encode("utf-16-le"), "line 1 has a NUL character"),
-    "no objects": ("d.jsonl", "3\n", "row 1 of `PATH` is no object with named values"),
+    "no objects": ("d.jsonl", "3\n", "row 1 of `PATH` is not an object with named values"),
     "a value": ("d.json", "3", "it is neither a list nor lines of objects"),
     "a quote that stays open": (
         "d.csv",
@@ -391,7 +391,7 @@ SPLITS = {
 NO_SPLITS = {
     "test": "has no split `test`: ",
     "train+validation[:1]": "has no split `validation`: ",
-    "train[:": "is no split: write `train`, `train[:100]`",
+    "train[:": "is not a valid split: write `train`, `train[:100]`",
     "train[:110%]": "is no split",
     "train[5:10%]": "is no split",
 }
