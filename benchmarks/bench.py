@@ -1,6 +1,6 @@
 """Whole processes side by side: colablock beside uv and pip-tools on the same input.
 
-    python -m benchmarks.bench [--runs N] [--only WHAT] [--index-url URL] [--json]
+    python -m benchmarks.bench [--runs N] [--only WHAT] [--index-url URL] [--json] [--output FILE]
 
 The sides of a contest take turns in one run, and what counts is the median of the ratios of each turn:
 a machine that slows down slows both.  Without ``--index-url`` everything is asked of a recording of a
@@ -42,6 +42,10 @@ MATRIX = "qlora-2026"
 RUNTIME = "colab-2026.08-gpu"
 RUNTIME_PYTHON = "3.13"
 VARIANT = ("--variant", "cuda")
+#: A stack that moves much of an image.  Its lock is the shipped one, so it needs a real index.
+HEAVY = ("qlora-2024", "colab-2026.07-gpu", "3.12")
+FILES = 150_000  # that the RECORDs of an image list
+BODY = "A paragraph of the description of a project, of which real ones have a hundred.\n" * 100
 # How a registry is reached is no setting of a tool; all else of theirs would change the contest.
 REACHING = frozenset({"PIP_CERT", "PIP_PROXY"})
 # `PYTHONDONTWRITEBYTECODE` above all: with it every start compiles the sources anew.
@@ -92,6 +96,8 @@ class Outcome:
     theirs: tuple[float, ...]
     ours_processor: float
     theirs_processor: float
+    ours_memory: float = 0.0  # MiB: the most that one process had
+    theirs_memory: float = 0.0
     aim: float | None = None
     limit: float | None = None
 
@@ -115,6 +121,7 @@ class Ground:
     folder: Path
     index: str
     environ: Mapping[str, str] = field(default_factory=dict)
+    is_real: bool = False  # the index is a real one
 
     def colablock(self, *words: str | Path, index: bool = True) -> Command:
         """Return a command of ours."""
@@ -141,26 +148,29 @@ class Ground:
         path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         return path
 
-    def stand_in(self, name: str) -> Path:
-        """Return the interpreter of a new stand-in of the runtime: 703 distributions of one line each."""
-        python = find_python(RUNTIME_PYTHON)
+    def stand_in(self, name: str, runtime: str = RUNTIME, short: str = RUNTIME_PYTHON) -> Path:
+        """Return the interpreter of a new stand-in of *runtime*: its distributions, of one line each."""
+        python = find_python(short)
         if python is None:
-            message = f"there is no Python {RUNTIME_PYTHON} here, which {RUNTIME} has"
+            message = f"there is no Python {short} here, which {runtime} has"
             raise RuntimeError(message)
-        build_runtime(RUNTIME, self.folder / name, python)
+        build_runtime(runtime, self.folder / name, python)
         return self.folder / name / "bin" / "python"
 
 
 def plan_contests(ground: Ground) -> Iterator[Contest]:
     """Yield the plans over a runtime that stands, beside a dry run of the pins that come out."""
     python = ground.stand_in("planned")
+    weigh(python)
     ours = ground.colablock("plan", MATRIX, *VARIANT, "--python", python)
-    pins = planned_pins(json.loads(ground.run((*ours, "--json"))))
+    # A rebuilt wheel is in no index.
+    pins = [pin for pin in planned_pins(json.loads(ground.run((*ours, "--json")))) if "+colablock" not in pin]
     theirs = ground.uv(
         *("pip", "install", "--dry-run", "--python", python, "--index-url", ground.index),
         *("--requirements", ground.write("planned.txt", pins)),
     )
-    locked = (*ours, "--lock", str(runtime_lock(ground, pins)))
+    lock = runtime_lock(ground, pins)
+    locked = (*ours, "--lock", str(lock), "--find-links", str(ground.folder / "wheels"))
     if planned_pins(json.loads(ground.run((*locked, "--json")))) != pins:
         message = "the plan of the lock is another one"
         raise RuntimeError(message)
@@ -171,6 +181,47 @@ def plan_contests(ground: Ground) -> Iterator[Contest]:
             theirs=Side(label="uv pip install --dry-run", commands=(theirs,)),
             aim=aim,
         )
+    if ground.is_real:
+        yield heavy_contest(ground)
+
+
+def heavy_contest(ground: Ground) -> Contest:
+    """Return the plan of a stack that moves much, from its shipped lock."""
+    matrix, runtime, short = HEAVY
+    python = ground.stand_in("heavy", runtime, short)
+    weigh(python)
+    ours = ground.colablock("plan", matrix, "--into", "kernel", "--python", python, index=False)
+    # A rebuilt wheel is in no index.
+    pins = [pin for pin in planned_pins(json.loads(ground.run((*ours, "--json")))) if "+colablock" not in pin]
+    theirs = ground.uv(
+        *("pip", "install", "--dry-run", "--python", python, "--index-url", ground.index),
+        *("--requirements", ground.write("heavy.txt", pins)),
+    )
+    return Contest(
+        about=f"plan of {matrix} over {runtime}, lock at hand",
+        ours=Side(label="colablock plan", commands=(ours,)),
+        theirs=Side(label="uv pip install --dry-run", commands=(theirs,)),
+        aim=1.0,
+    )
+
+
+def weigh(python: Path) -> None:
+    """Give a stand-in the bodies of METADATA and the rows of RECORD that an image has.
+
+    Some distributions have thousands of files, most have few.  The files are not there.
+    """
+    infos = sorted(python.parents[1].glob("lib/python*/site-packages/*.dist-info"))
+    shares = [1 / (place + 5) for place in range(len(infos))]
+    for info, share in zip(infos, shares, strict=True):
+        name, number = info.name.partition("-")[0], round(FILES * share / sum(shares))
+        digest = "sha256=c9lbPRbeqDmzKyUhG0a7z3n5DqdRi7nQ0dnQvHrkxyz"
+        rows = (
+            f"{name}/part_{row % 40}/module_{row}.py,{digest},{row * 37 % 90_000}\n" for row in range(number)
+        )
+        with (info / "RECORD").open("a", encoding="utf-8") as record:
+            record.writelines(rows)
+        with (info / "METADATA").open("a", encoding="utf-8") as metadata:
+            metadata.write(f"\n{BODY}")
 
 
 def runtime_lock(ground: Ground, pins: Sequence[str]) -> Path:
@@ -291,29 +342,43 @@ def hold(contest: Contest, ground: Ground, runs: int) -> Outcome:
     return Outcome(
         about=contest.about,
         beside=contest.theirs.label,
-        ours=tuple(clock for clock, _ in ours),
-        theirs=tuple(clock for clock, _ in theirs),
-        ours_processor=median(processor for _, processor in ours),
-        theirs_processor=median(processor for _, processor in theirs),
+        ours=tuple(clock for clock, _, _ in ours),
+        theirs=tuple(clock for clock, _, _ in theirs),
+        ours_processor=median(processor for _, processor, _ in ours),
+        theirs_processor=median(processor for _, processor, _ in theirs),
+        ours_memory=median(memory for _, _, memory in ours),
+        theirs_memory=median(memory for _, _, memory in theirs),
         aim=contest.aim,
         limit=contest.limit,
     )
 
 
-def timed(side: Side, ground: Ground) -> tuple[float, float]:
-    """Return what the commands of a side take from start to end: by the clock, and of processors."""
+def timed(side: Side, ground: Ground) -> tuple[float, float, float]:
+    """Return what the commands of a side take: seconds by the clock and of processors, and MiB."""
     for folder in side.forget:
         shutil.rmtree(folder, ignore_errors=True)
-    used, started = processor_time(), time.perf_counter()
+    processor, memory, started = 0.0, 0, time.perf_counter()
     for command in side.commands:
-        ground.run(command)
-    return time.perf_counter() - started, processor_time() - used
+        used = measured(command, ground)
+        processor += used.ru_utime + used.ru_stime
+        memory = max(memory, used.ru_maxrss)
+    return time.perf_counter() - started, processor, memory / 1024
 
 
-def processor_time() -> float:
-    """Return the seconds that the processes which ended so far used."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+def measured(command: Command, ground: Ground) -> resource.struct_rusage:
+    """Run *command* to its end and return what it and its children used.  Raises RuntimeError."""
+    with tempfile.TemporaryFile() as output:
+        child = subprocess.Popen(
+            command, env=dict(ground.environ), cwd=ground.folder, stdout=output, stderr=subprocess.STDOUT
+        )
+        _, status, used = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode:
+            output.seek(0)
+            said = output.read().decode("utf-8", "replace")
+            message = f"{' '.join(command)}\nended with {child.returncode}\n{said}"
+            raise RuntimeError(message)
+    return used
 
 
 def clean(environ: Mapping[str, str], folder: Path) -> dict[str, str]:
@@ -341,7 +406,7 @@ def held(index_url: str | None) -> Iterator[Ground]:
     with tempfile.TemporaryDirectory(prefix="colablock-bench-") as name:
         ground = Ground(folder=Path(name), index=index_url or "", environ=clean(os.environ, Path(name)))
         if index_url is not None:
-            yield ground
+            yield replace(ground, is_real=True)
             return
         with IndexServer(RecordedIndex(MATRIX)) as server:
             yield replace(ground, index=server.url)
@@ -359,6 +424,7 @@ def row(outcome: Outcome) -> tuple[str, ...]:
         f"{median(ratios):.2f}",
         f"{min(ratios):.2f} to {max(ratios):.2f}",
         f"{outcome.ours_processor:.2f} / {outcome.theirs_processor:.2f}",
+        f"{outcome.ours_memory:.0f} / {outcome.theirs_memory:.0f}",
         aim,
         "" if not aim else "yes" if outcome.reached else "no",
     )
@@ -374,6 +440,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
         "ratio",
         "of the turns",
         "processor, s",
+        "memory, MiB",
         "aim",
         "reached",
     )
@@ -386,7 +453,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
-def as_json(outcomes: Sequence[Outcome], runs: int, index_url: str | None) -> str:
+def as_values(outcomes: Sequence[Outcome], runs: int, index_url: str | None) -> dict[str, object]:
     """Return the outcomes with every turn, and what they were measured on."""
     rows = [
         {**asdict(outcome), "ratio": median(outcome.ratios), "reached": outcome.reached}
@@ -396,9 +463,16 @@ def as_json(outcomes: Sequence[Outcome], runs: int, index_url: str | None) -> st
         "python": platform.python_version(),
         "machine": platform.machine(),
         "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
         "index": "named" if index_url else "recorded, on 127.0.0.1",
     }
-    return json.dumps({"runs": runs, "on": on, "contests": rows}, indent=2)
+    return {"runs": runs, "on": on, "contests": rows}
+
+
+def write_results(path: Path, values: Mapping[str, object]) -> None:
+    """Write what is known so far beside what other benchmarks have written."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else "{}"
+    path.write_text(f"{json.dumps({**json.loads(text), **values}, indent=2)}\n", encoding="utf-8")
 
 
 def main() -> int:
@@ -410,6 +484,9 @@ def main() -> int:
     )
     parser.add_argument("--index-url", metavar="URL", help="a real index instead of the recorded one")
     parser.add_argument("--json", action="store_true", help="print every turn as JSON")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="write it there as JSON after each contest"
+    )
     args = parser.parse_args()
     outcomes: list[Outcome] = []
     with held(args.index_url) as ground:
@@ -417,7 +494,10 @@ def main() -> int:
             for contest in CONTESTS[name](ground):
                 print(f"{contest.about}, beside {contest.theirs.label} ...", file=sys.stderr)
                 outcomes.append(hold(contest, ground, max(1, args.runs)))
-    print(as_json(outcomes, args.runs, args.index_url) if args.json else table(outcomes))
+                values = as_values(outcomes, args.runs, args.index_url)
+                if args.output is not None:
+                    write_results(args.output, values)
+    print(json.dumps(values, indent=2) if args.json else table(outcomes))
     return 0
 
 

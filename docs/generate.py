@@ -3,8 +3,9 @@
 The command line's page comes from its parser, the matrix file's from its schema, the training
 config's from its class and from what axolotl is told, and the exit codes from the errors that carry them.
 Some pages are written by hand and have tables that are made here.  Those about memory come from the code that
-estimates it and from measurements; those about packages, and the picture of the layers, from their docstrings
-and from the contracts of import-linter (docs/layers.py).
+estimates it and from measurements, and those about speed from the results of the benchmarks; those about
+packages, and the picture of the layers, from their docstrings and from the contracts of import-linter
+(docs/layers.py).
 The JSON schema says to editors what the matrix file's page says to people.
 """
 
@@ -12,11 +13,13 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, replace
 from enum import Enum
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import layers
@@ -51,6 +54,8 @@ MEMORY_PAGE = ROOT / "docs" / "explanation" / "memory.md"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 ARCHITECTURE = ROOT / "docs" / "explanation" / "architecture.md"
 MEASURED = ROOT / "tests" / "data" / "memory-h100.toml"
+SPEED_PAGE = ROOT / "docs" / "explanation" / "speed.md"
+RESULTS = ROOT / "benchmarks" / "results.json"  # of benchmarks.bench and benchmarks.curves
 NOTICE = "<!-- Made by docs/generate.py: change the code that it reads, then run it again. -->"
 
 SECTIONS = {
@@ -511,6 +516,51 @@ def memory_page() -> str:
     return filled(MEMORY_PAGE, tables)
 
 
+def speed_page() -> str:
+    """Return the page of the speed, with the results of the benchmarks."""
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    return filled(SPEED_PAGE, {"contests": contests_table(results), "curves": curves_table(results)})
+
+
+def contests_table(results: Mapping[str, Any]) -> str:
+    """Return what was measured on, and a row for each contest."""
+    on = results["on"]
+    where = "a real index" if on["index"] == "named" else "an index on 127.0.0.1"
+    about = (
+        f"With {where}, Python {on['python']} and {on['cores']} cores of a {on['machine']} machine with a"
+        f" load of {on['load']}: medians of {results['runs']} turns.\n\n"
+    )
+
+    def row(one: Mapping[str, Any]) -> tuple[str, ...]:
+        ratios = [mine / other for mine, other in zip(one["ours"], one["theirs"], strict=True)]
+        goal = f"{one['limit']:g} s" if one["limit"] is not None else f"{one['aim']:g}" if one["aim"] else ""
+        return (
+            one["about"],
+            one["beside"],
+            f"{median(one['ours']):.2f} / {median(one['theirs']):.2f}",
+            f"{median(ratios):.2f}",
+            f"{min(ratios):.2f} to {max(ratios):.2f}",
+            f"{one['ours_processor']:.2f} / {one['theirs_processor']:.2f}",
+            f"{one['ours_processor'] / one['theirs_processor']:.2f}",
+            f"{one['ours_memory']:.0f} / {one['theirs_memory']:.0f}",
+            goal,
+        )
+
+    head = ("what", "beside", "seconds, ours / other", "ratio", "of the turns")
+    more = ("processor, s", "ratio of processor times", "memory, MiB", "goal")
+    return about + table(*head, *more, rows=map(row, results["contests"]))
+
+
+def curves_table(results: Mapping[str, Any]) -> str:
+    """Return a row for each curve: its points, and the exponent."""
+
+    def row(one: Mapping[str, Any]) -> tuple[str, ...]:
+        points = (f"{size}: {used:.3f}" for size, used in zip(one["sizes"], one["seconds"], strict=True))
+        return one["about"], ", ".join(points), f"{one['exponent']:.2f}"
+
+    return table("what", "processor seconds by size", "exponent", rows=map(row, results["curves"]))
+
+
 def filled(page: Path, tables: Mapping[str, str]) -> str:
     """Return a page that is written by hand, with each of *tables* in its marked place."""
     text = page.read_text(encoding="utf-8")
@@ -643,6 +693,7 @@ MADE: Mapping[str, Callable[[], str]] = {
     "docs/explanation/architecture.md": architecture_page,
     "docs/explanation/layers.svg": layers.picture,
     "docs/explanation/memory.md": memory_page,
+    "docs/explanation/speed.md": speed_page,
     "docs/reference/cli.md": cli_page,
     "docs/reference/exit-codes.md": exit_page,
     "docs/reference/matrix.md": matrix_page,
