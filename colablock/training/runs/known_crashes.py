@@ -62,6 +62,7 @@ _AFTER_PREFIX = re.compile(rf"^.{{0,160}}?(?<![\w.'`])(?P<name>{_CLASS})(?:: |\(
 _MESSAGES = {
     "ImportError": r"cannot import name '",
     "ModuleNotFoundError": r"No module named '",
+    "NameError": r"name '\w+' is not defined",
     "AttributeError": r"(?:(?:partially initialized )?module |type object )?'[\w.]+'(?: object)?"
     r" has no attribute '",
     "TypeError": r"[\w.]+\(\) (?:got an unexpected keyword argument '|got multiple values"
