@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.fixtures import world_fixture
-from tests.support.paths import ROOT
+from tests.support.notebooks import FOLDER, build_wheel, cells_of
 from tests.support.recorded_index import RecordedIndex
 from tests.support.training_stack import stand_in_contents, write_model
 from tests.support.world import World, notebook_venv, run_cells, shown, stack_of
 
 pytestmark = pytest.mark.slow  # whole notebooks, in stand-ins of whole runtimes
 
-FOLDER = ROOT / "docs" / "notebooks"
 HOSTS = {"colab": "colab-2026.08-gpu", "kaggle": "colab-2025.09-gpu", "jupyter": None}  # the runtime of each
 OFFLINE = {"PIP_NO_INDEX": "1", "HF_HUB_OFFLINE": "1"}
 CONTENTS = stand_in_contents()
@@ -30,18 +26,7 @@ world = world_fixture(source=lambda: RecordedIndex("qlora-2026", contents=CONTEN
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a wheel of colablock."""
-    out = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
-    subprocess.run(command, check=True, capture_output=True)
-    (found,) = out.glob("*.whl")
-    return found
-
-
-def cells_of(host: str) -> dict[str, str]:
-    """Return the source of each code cell by its id."""
-    cells = json.loads((FOLDER / f"{host}.ipynb").read_text(encoding="utf-8"))["cells"]
-    return {cell["id"]: "".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"}
+    return build_wheel(tmp_path_factory.mktemp("dist"))
 
 
 def run_notebook(world: World, host: str, wheel: Path) -> dict[str, list[dict[str, Any]]]:

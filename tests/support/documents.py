@@ -4,12 +4,15 @@ A block that cannot run has the reason in a comment above it, and one that fails
 
     <!-- not run: needs two hosts -->
     <!-- exit code: 1 -->
+
+A block of TOML that belongs in a file names it: ``<!-- into: matrices/my-stack.toml -->``.
 """
 
 from __future__ import annotations
 
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,28 +21,39 @@ from typing import Any
 
 import pytest
 
+from colablock._vendor import tomli_w
 from tests.support.paths import ROOT
 from tests.support.runtime import Venv
 from tests.support.world import kernel_options, shown
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 __all__ = ["RUN", "Block", "Reader", "blocks_of", "pages"]
 
 RUN = ("python", "sh")  # the languages of blocks that somebody runs
-_FENCE = re.compile(r"((?:^<!-- .* -->\n)*)^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"((?:^<!-- [^\n]* -->\n)*)^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _NOT_RUN = re.compile(r"<!-- not run: (.+) -->")
+_INTO = re.compile(r"<!-- into: (.+) -->")
 _EXIT_CODE = re.compile(r"<!-- exit code: (\d+) -->")
 _PATIENCE = 300.0  # seconds, on a busy machine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """A fenced block.  *not_run* is the reason why nobody can run it here."""
+    """A fenced block.  *not_run* is the reason why nobody can run it here.
+
+    *into* is the file that a block of TOML belongs in.
+    """
 
     page: str
     line: int
     language: str
     text: str
     not_run: str | None
+    into: str | None
     exit_code: int
 
     def __str__(self) -> str:
@@ -58,7 +72,7 @@ def blocks_of(page: str) -> list[Block]:
     found = []
     for match in _FENCE.finditer(text):
         above, language, body = match.groups()
-        reason, code = _NOT_RUN.search(above), _EXIT_CODE.search(above)
+        reason, into, code = (one.search(above) for one in (_NOT_RUN, _INTO, _EXIT_CODE))
         found.append(
             Block(
                 page=page,
@@ -66,6 +80,7 @@ def blocks_of(page: str) -> list[Block]:
                 language=language,
                 text=body,
                 not_run=reason[1] if reason else None,
+                into=into[1] if into else None,
                 exit_code=int(code[1]) if code else 0,
             )
         )
@@ -94,14 +109,21 @@ class Reader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._shell is not None:
-            self._shell.kill()
-            self._shell.communicate()
+        self.close_shell()
         if self._kernel is not None:
             self._kernel.__exit__(None, None, None)
 
+    def close_shell(self) -> None:
+        """End the shell; the next command has a new one."""
+        if self._shell is not None:
+            self._shell.kill()
+            self._shell.communicate()
+            self._shell = None
+
     def follow(self, block: Block) -> str:
         """Run a block, assert that it ends as it should, and return what it says."""
+        if block.into is not None:
+            return self._write_into(block.into, block.text)
         return self.run(block.language, block.text, exit_code=block.exit_code, about=str(block))
 
     def run(self, language: str, text: str, *, exit_code: int = 0, about: str = "") -> str:
@@ -111,6 +133,13 @@ class Reader:
         code, said = (self._in_shell if language == "sh" else self._in_kernel)(text, exit_code)
         assert code == exit_code, f"{about} ended with {code}:\n{text}\n{said[-6000:]}"
         return said
+
+    def _write_into(self, path: str, text: str) -> str:
+        """Replace the keys and tables that *text* has in a TOML file of the shell's folder."""
+        file = Path(self.run("sh", "pwd").strip(), path)
+        known = {**tomllib.loads(file.read_text()), **tomllib.loads(text)}
+        file.write_text(tomli_w.dumps(known))
+        return ""
 
     def _in_shell(self, text: str, expected: int) -> tuple[int, str]:
         if self._shell is None:

@@ -197,6 +197,8 @@ def _add_script(modules: dict[str, str], script: str, target: str) -> None:
     for depth in range(1 if portion else 2, len(parts) + 1):
         as_module = f"{'/'.join(parts[:depth])}.py"
         if as_module in modules:
+            if f"def {attribute}(" in modules[as_module]:
+                return  # a stand-in that does more
             modules[as_module] += SCRIPT.format(function=attribute, script=script)
             return
         modules.setdefault(f"{'/'.join(parts[:depth])}/__init__.py", "")

@@ -40,7 +40,7 @@ def _repack(folder: Path, one: metadata.Distribution) -> None:
             rows.append(f"{path},,\n")
         if one.name == "uv":  # tens of megabytes: the wheel has a script that starts the one that is here
             script = ZipInfo(f"{stem}.data/scripts/uv")
-            script.external_attr = 0o755 << 16
+            script.external_attr = 0o100755 << 16
             archive.writestr(script, _SCRIPT.format(path=uv.find_uv_bin()))
             rows.append(f"{script.filename},,\n")
         info = next(row.partition("/")[0] for row in rows if ".dist-info/" in row)

@@ -269,14 +269,16 @@ def needed_by(*names: str) -> set[str]:
     return found
 
 
-def run_cells(world: World, venv: Venv, folder: Path, *cells: str) -> list[list[dict[str, Any]]]:
+def run_cells(
+    world: World, venv: Venv, folder: Path, *cells: str, timeout: int = 120
+) -> list[list[dict[str, Any]]]:
     """Run *cells* as a notebook in a kernel of *venv*, and return the outputs of each cell."""
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")
     jupyter_client = pytest.importorskip("jupyter_client")
     manager = jupyter_client.AsyncKernelManager(**kernel_options(venv, folder))
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    client = nbclient.NotebookClient(notebook, km=manager, timeout=120, allow_errors=True)
+    client = nbclient.NotebookClient(notebook, km=manager, timeout=timeout, allow_errors=True)
     client.execute(cwd=str(folder), env=world.environ(COLABLOCK_HOME=str(folder / "home")))
     return [[dict(output) for output in cell.outputs] for cell in notebook.cells]
 
