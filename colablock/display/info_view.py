@@ -63,7 +63,7 @@ def list_document(facts: Mapping[str, Any]) -> Document:
     """Return the matrices and the recorded runtimes as two tables."""
     matrices, runtimes = facts["matrices"], facts["runtimes"]
     rows = tuple(
-        GridRow(cells=(one["name"], _proven(one.get("training")), one.get("summary") or "-"))
+        GridRow(cells=(one["name"], _proven(one.get("proofs", ())), one.get("summary") or "-"))
         for one in matrices
     )
     blocks: list[Block] = [Grid(rows=rows, header=("matrix", "proven on", "summary"))]
@@ -76,11 +76,13 @@ def list_document(facts: Mapping[str, Any]) -> Document:
     return Document(blocks=tuple(blocks))
 
 
-def _proven(training: str | None) -> str:
-    """Return the cards on which training is proven, without their makers: ``H100``."""
-    cards = (training or "").removeprefix("proven on ").split(", ")
-    found = [card.removeprefix("NVIDIA ").removeprefix("Tesla ").split()[0] for card in cards if card]
-    return ", ".join(found) if training and training.startswith("proven on") else "-"
+def _proven(proofs: Sequence[Mapping[str, Any]]) -> str:
+    """Return the cards on which training is proven, without their makers, with remarks: ``H100``."""
+    found = []
+    for one in proofs:
+        card = one["card"].removeprefix("NVIDIA ").removeprefix("Tesla ").split()[0]
+        found.append(f"{card} ({'; '.join(one['remarks'])})" if one["remarks"] else card)
+    return ", ".join(dict.fromkeys(found)) or "-"
 
 
 def _remark(one: Mapping[str, Any]) -> Note:

@@ -15,7 +15,7 @@ from colablock.matrix.catalog import Listed, find_matrix, list_matrices
 from colablock.matrix.model import Absent, Constraint, Matrix, PackageEntry, shadow_text
 from colablock.network.settings import read_settings
 from colablock.runtimes.catalog import runtimes
-from colablock.training.receipts import proven_on
+from colablock.training.receipts import proofs, proven_on
 from colablock.transaction.apply_record import home_path
 
 __all__ = ["list_facts", "machine_facts", "matrix_facts"]
@@ -39,9 +39,10 @@ def list_facts(environ: Mapping[str, str]) -> dict[str, object]:
 
 
 def _listed(one: Listed) -> dict[str, object]:
-    """Return one matrix of the list; with a runner, on which cards training is proven."""
-    matrix, training = one.matrix, None
+    """Return one matrix of the list; with a runner, on which cards training is proven, and when."""
+    matrix, training, found = one.matrix, None, None
     if matrix is not None and matrix.train.runner is not None:
+        found = proofs(matrix.source, digest=matrix.digest) or None
         cards = proven_on(matrix.source, digest=matrix.digest)
         training = f"proven on {', '.join(cards)}" if cards else "not proven on any card"
     said = {
@@ -51,6 +52,7 @@ def _listed(one: Listed) -> dict[str, object]:
         "shadowed_by": one.shadowed_by,
         "fault": one.fault,
         "training": training,
+        "proofs": found,
     }
     return {key: value for key, value in said.items() if value is not None}
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ __all__ = [
     "card_key",
     "covering_receipt",
     "proof_note",
+    "proofs",
     "proven_on",
     "read_receipts",
     "receipt_from",
@@ -91,6 +93,8 @@ class Receipt:
 
 _FIELDS = {"mends": "workarounds"}  # a key of the file → its field
 _KEYS = {name: key for key, name in _FIELDS.items()}
+#: After this time a receipt is marked as old: drivers, images and indexes have moved on.
+STALE = timedelta(days=90)
 MIN_FALL = 0.05  # nats per token
 MAX_DRIFT = 1e-3
 
@@ -193,6 +197,34 @@ def proven_on(
     """Return the cards with passed receipts for such a stack beside the matrix file *source*."""
     passed = (one for one in read_receipts(source) if _is_about(one, digest, variant, pins))
     return tuple(dict.fromkeys("CPU" if one.card == "cpu" else one.card for one in passed))
+
+
+def proofs(source: str, *, digest: str, now: datetime | None = None) -> list[dict[str, object]]:
+    """Return the passed receipts beside the matrix file *source* as facts: card, variant, date, remarks.
+
+    The remarks say that the file was another one (its digest is not *digest*), or
+    that the receipt is older than 90 days.
+    """
+    found: list[dict[str, object]] = []
+    today = now or datetime.now(timezone.utc)
+    for one in read_receipts(source):
+        if one.passed:
+            said = (
+                f"{one.variant or 'it'}, earlier file" if one.matrix_digest != digest else "",
+                f"older than {STALE.days} days" if _is_old(one.date, today) else "",
+            )
+            card = "CPU" if one.card == "cpu" else one.card
+            remarks = list(filter(None, said))
+            found.append({"card": card, "variant": one.variant, "date": one.date[:10], "remarks": remarks})
+    return found
+
+
+def _is_old(date: str, now: datetime) -> bool:
+    """Whether *date* (ISO 8601, UTC) is long ago; False for a text that is no date."""
+    try:
+        return now - datetime.fromisoformat(f"{date[:19]}+00:00") > STALE
+    except ValueError:
+        return False
 
 
 def _is_about(

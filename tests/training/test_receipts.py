@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.environment.accelerator import Accelerator, Device, declared
 from colablock.errors import InvalidInput
 from colablock.matrix.catalog import find_matrix
@@ -16,6 +18,7 @@ from colablock.training.receipts import (
     card_key,
     covering_receipt,
     proof_note,
+    proofs,
     proven_on,
     read_receipts,
     receipt_from,
@@ -164,6 +167,8 @@ def test_matrices_with_one_name_are_listed_with_their_own_proofs(
     far.write_text(far.read_text() + "# another\n")
     digest = find_matrix(str(far)).digest
     write_receipt(replace(T4, matrix_digest=digest), receipts_folder(str(far)) / "t4.json")
+    (proven,) = proofs(str(far), digest=digest)
+    assert (proven["card"], proven["date"]) == ("Tesla T4", T4.date[:10])
     found = list_facts({"COLABLOCK_MATRICES": "far"})["matrices"]
     assert isinstance(found, list)
     assert [one for one in found if one["name"] == "mine"] == [
@@ -177,5 +182,31 @@ def test_matrices_with_one_name_are_listed_with_their_own_proofs(
             "source": str(far.relative_to(tmp_path)),
             "shadowed_by": str(near.relative_to(tmp_path)),
             "training": "proven on Tesla T4",
+            "proofs": [proven],
         },
     ]
+
+
+def test_the_proofs_of_a_list_have_dates_and_say_what_is_old(tmp_path: Path) -> None:
+    matrix = tmp_path / "tiny.toml"
+    folder = receipts_folder(str(matrix))
+    base = replace(T4, matrix_digest="now", date="2026-11-26T10:00:00Z", variant="cu121")
+    write_receipt(base, folder / "a.json")
+    write_receipt(replace(base, matrix_digest="before"), folder / "b.json")
+    write_receipt(replace(CPU, matrix_digest="now", date="2026-08-01T10:00:00Z"), folder / "c.json")
+    write_receipt(replace(base, after=9.0), folder / "d.json")  # it did not pass
+    found = proofs(str(matrix), digest="now", now=datetime(2026, 11, 29, tzinfo=timezone.utc))
+    assert [(one["card"], one["date"], one["remarks"]) for one in found] == [
+        ("Tesla T4", "2026-11-26", []),
+        ("Tesla T4", "2026-11-26", ["cu121, earlier file"]),
+        ("CPU", "2026-08-01", ["older than 90 days"]),
+    ]
+
+
+@pytest.mark.parametrize("variant", [None, "cu121", "cu118"])
+def test_a_receipt_covers_the_same_versions_of_its_variant(variant: str | None) -> None:
+    name = canonicalize_name("torch")
+    proven = replace(T4, variant="cu121", versions={"torch": "2.4.0", "pip": "1"})
+    for pins, expected in (({name: "2.4.0"}, proven), ({name: "2.4.1"}, None), ({}, None)):
+        found = covering_receipt([proven], declared("T4"), digest="changed", variant=variant, pins=pins)
+        assert found == (None if variant == "cu118" else expected)
