@@ -87,9 +87,15 @@ def start_target(
     purpose: Purpose = Purpose.TRAINING,
     secrets: Mapping[str, str] | None = None,
     said: Callable[[str], None] | None = None,
+    bytecode: Path | None = None,
 ) -> Iterator[TargetProcess]:
-    """Start *script* as `ask_target` does, and yield its process; at the end of the block it is killed."""
+    """Start *script* as `ask_target` does, and yield its process; at the end of the block it is killed.
+
+    It reads bytecode from the folder *bytecode*, and not from the environment, if that is given.
+    """
     variables = environment_of(python, environ, purpose, **opt_outs(environ), **(secrets or {}))
+    if bytecode is not None:
+        variables["PYTHONPYCACHEPREFIX"] = str(bytecode)
     source = script.read_text(encoding="utf-8")
     with scratch_folder() as folder:
         _write_imported(script.parent, source, folder)

@@ -289,6 +289,7 @@ def _is_digest(text: str) -> bool:
 ROWS = "simple-3"  # the kind of parsed pages; the number changes with the format of their rows
 _KINDS = (
     "built",
+    "bytecode",
     "confirmed",
     "digests",
     "files",

@@ -43,6 +43,7 @@ KINDS = {
     "locks": "lock files, parsed",
     "probes": "what is installed in other environments",
     "stamps": "when each file was last verified",
+    "bytecode": "bytecode of training stacks",
     UNPACKED: "unpacked wheels; environments have links to their files",
 }
 T = TypeVar("T")
@@ -94,7 +95,7 @@ def prune(folder: Path, *, now: float, days: float | None = None) -> PruneResult
         for kind in _former(folder):
             pruner.prune(kind, lambda _: True)
         page_age = now - _PAGE_DAYS * _DAY
-        for kind in ("pages", ROWS, "confirmed", "digests", "locks", "probes"):
+        for kind in ("bytecode", "pages", ROWS, "confirmed", "digests", "locks", "probes"):
             pruner.prune(kind, lambda entry: _is_older(entry, page_age))
         pruner.prune(UNPACKED, lambda entry: _is_older(entry / MANIFEST, page_age))
         if days is not None:

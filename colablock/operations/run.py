@@ -54,6 +54,7 @@ def proven_environment(session: Session, name: str) -> ProvenEnvironment:
         python=last.python,
         lock=report.lock_digest or versions_digest(last.pins),
         runner=matrix.train.runner,
+        sites=tuple(last.sites),
         workarounds=matrix.train.workarounds,
         variant=last.variant,
         matrix_digest=last.matrix_digest,

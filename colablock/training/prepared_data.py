@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -17,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from colablock._common.decoding import Malformed, decode, fitted, read_bounded
-from colablock._common.fs import expanded, write_atomic
+from colablock._common.fs import expanded, make_private, write_atomic
 from colablock._common.limits import RUN_FILE
 from colablock._common.reporter import Reporter
 from colablock.environment.target_script import TargetProcess, start_target
 from colablock.errors import Unmet
+from colablock.network.cache import cache_folder, distrusted
 from colablock.training.chat_templates import chosen_template
 from colablock.training.preflight.facts import ProvenEnvironment, Stack
 from colablock.training.preflight.machine import STACK_TIMEOUT, stack_from
@@ -31,7 +33,7 @@ from colablock.training.runs.launch import launch_environment
 from colablock.training.runs.runners import runner_of
 from colablock.training.scripts import FOLDER as SCRIPTS
 
-__all__ = ["DataJob", "Preparation", "local_path", "prepare_data", "start_preparation"]
+__all__ = ["DataJob", "Preparation", "bytecode_folder", "local_path", "prepare_data", "start_preparation"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +98,7 @@ def start_preparation(
         {"stack": reads_stack, "toy": toy, "data": data},
         environ=environment | {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1"},
         secrets=job.secrets,
+        bytecode=bytecode_folder(job.proven, environ),
     )
     try:
         with started as process:
@@ -147,6 +150,26 @@ class Preparation:
 
     def _pass(self, part: str) -> None:
         self.seconds[part] = time.monotonic() - self._began - sum(self.seconds.values())
+
+
+def bytecode_folder(proven: ProvenEnvironment, environ: Mapping[str, str]) -> Path | None:
+    """Return the folder in the cache for the bytecode of a stack; None if the environment has its own.
+
+    Without any, each process compiles the whole stack.  Python compares bytecode with its source by
+    size and time only, so that the name of the folder depends on the versions.
+    """
+    found = [folder for site in proven.sites if (folder := Path(site, "torch")).is_dir()]
+    cache = cache_folder(environ).absolute()
+    if not found or any((folder / "__pycache__").is_dir() for folder in found) or distrusted(cache):
+        return None
+    state = json.dumps([proven.python, proven.lock, sorted(proven.versions.items())])
+    key = hashlib.sha256(state.encode()).hexdigest()
+    folder = cache / "bytecode" / key[:2] / key
+    try:
+        os.utime(make_private(folder))  # it was used
+    except OSError:
+        return None
+    return folder
 
 
 def _unfinished(folder: RunFolder) -> Path:

@@ -17,7 +17,7 @@ from colablock.environment.accelerator import Accelerator
 from colablock.errors import InvalidInput, Refused, interrupted_as
 from colablock.training.preflight.checks import GQA_WORKAROUND
 from colablock.training.preflight.facts import Precision, ProvenEnvironment, has_bf16
-from colablock.training.prepared_data import DataJob
+from colablock.training.prepared_data import DataJob, bytecode_folder
 from colablock.training.runs.config import TrainConfig, config_to
 from colablock.training.runs.folder import RunFolder, RunRecord, check_owner, list_runs, register
 from colablock.training.runs.launch import (
@@ -179,6 +179,7 @@ def _environment(
         threads=ranks.threads(environ),
         secrets=job.secrets,
         offline=job.offline,
+        bytecode=bytecode_folder(job.proven, environ),
     )
 
 

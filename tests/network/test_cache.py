@@ -414,6 +414,17 @@ def test_prune_removes_leftovers_only(filled: CacheCommands) -> None:
     assert filled.json("prune")["entries"] == 0
 
 
+def test_prune_removes_the_bytecode_of_stacks_that_are_not_used(filled: CacheCommands) -> None:
+    for days, name in ((40, "aa"), (20, "bb")):
+        entry = filled.folder / "bytecode" / name / (name * 32)
+        (entry / "site").mkdir(parents=True)
+        (entry / "site" / "torch.pyc").write_bytes(bytes(100))
+        os.utime(entry, (time.time() - days * DAY,) * 2)
+    assert filled.kept == WHOLE | {"bytecode": 2}
+    assert filled.json("prune") == {"entries": 1, "size": 100, "left": 0}
+    assert filled.kept == WHOLE | {"bytecode": 1}
+
+
 def test_prune_removes_old_pages_and_files(filled: CacheCommands, tmp_path: Path) -> None:
     for path in filled.folder.rglob("*"):
         os.utime(path, (time.time() - 40 * DAY,) * 2)

@@ -16,6 +16,7 @@ from colablock.environment.accelerator import Accelerator, declared
 from colablock.errors import InvalidInput, NotFound, Refused
 from colablock.training.find_or_start import Briefing, NamedRun, TrainOptions, train
 from colablock.training.preflight.facts import ProvenEnvironment
+from colablock.training.prepared_data import bytecode_folder
 from colablock.training.runs.checkpoint_mirror import Mirror
 from colablock.training.runs.checkpoint_stores import FolderStore
 from colablock.training.runs.checkpoints import list_checkpoints, newest_valid, step_of
@@ -425,6 +426,36 @@ def test_facts_and_tokens_come_from_one_process(tmp_path: Path) -> None:
     assert (again.folder.data / "result.json").stat().st_mtime_ns > made  # in a folder of its own
     assert list(read_record(again.folder).seconds) == ["facts", "tokens"]
     assert len(called.read_text().split()) == 2
+
+
+def bytecode_in(folder: Path) -> list[str]:
+    return sorted(path.parts[-1].partition(".")[0] for path in folder.rglob("*.pyc"))
+
+
+def test_bytecode_of_a_stack_without_it_is_kept_in_the_cache(tmp_path: Path) -> None:
+    stack = build_training_stack(tmp_path / "env")
+    bench = Bench(stack=stack, folder=tmp_path)
+    cache = tmp_path / "cache"
+    environ = {"COLABLOCK_CACHE_DIR": str(cache)}
+    proven = stack.proven(sites=(str(stack.site),))
+    assert end_of(Call(bench, proven=proven, environ=environ).folder).state() is State.DONE
+    (folder,) = (cache / "bytecode").glob("*/*")
+    kept = bytecode_in(folder)
+    assert {"launch", "trainer", "trl"} <= set(kept)
+    assert bytecode_in(stack.site) == []
+    assert end_of(Call(bench, proven=proven, environ=environ, fresh=True).folder).state() is State.DONE
+    assert (list((cache / "bytecode").glob("*/*")), bytecode_in(folder)) == ([folder], kept)
+
+    assert bytecode_folder(proven, environ) == folder
+    changed = replace(proven, versions={**proven.versions, "trl": "1.16.1"})
+    assert bytecode_folder(changed, environ) not in (folder, None)
+    assert bytecode_folder(replace(proven, sites=()), environ) is None
+    assert bytecode_folder(proven, {"COLABLOCK_CACHE_DIR": str(stack.model / "config.json")}) is None
+    cache.chmod(0o777)
+    assert bytecode_folder(proven, environ) is None  # others could change it
+    cache.chmod(0o700)
+    (stack.site / "torch" / "__pycache__").mkdir()
+    assert bytecode_folder(proven, environ) is None  # it has its own
 
 
 def works_in(process: Path, folder: Path) -> bool:

@@ -96,13 +96,14 @@ class Stack:
 class ProvenEnvironment:
     """An environment that was applied and proven, to train in.
 
-    *lock* is the digest of its lock or, for a kernel, of its pins.
+    *lock* is the digest of its lock or, for a kernel, of its pins.  *sites* are its folders of modules.
     """
 
     matrix: str
     python: str
     lock: str
     runner: str | None
+    sites: tuple[str, ...] = ()
     workarounds: tuple[str, ...] = ()
     variant: str | None = None
     matrix_digest: str = ""

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import yaml
 
@@ -171,13 +172,15 @@ def launch_environment(
     threads: int | None = None,
     secrets: Mapping[str, str] | None = None,
     offline: bool = False,
+    bytecode: Path | None = None,
 ) -> dict[str, str]:
     """Return the environment variables of a training process.
 
     They are the variables of this process without secrets, opt-outs of telemetry, and *secrets*,
     which are passed in no other way.  *cards* are those that the process may see; None leaves
     CUDA_VISIBLE_DEVICES as it is.  *threads* is the number for each rank, which the launcher sets as
-    well.  Without *reports*, wandb is disabled even if it is installed.
+    well.  Without *reports*, wandb is disabled even if it is installed.  The process writes bytecode
+    into the folder *bytecode* only, if that is given.
     """
     extra = {
         **opt_outs(environ),
@@ -197,7 +200,11 @@ def launch_environment(
         extra["CUDA_VISIBLE_DEVICES"] = ",".join(_card_names(cards, environ))
         # The driver numbers cards by slot, CUDA by default from the fastest.
         extra["CUDA_DEVICE_ORDER"] = environ.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-    return environment_of(python, environ, Purpose.TRAINING, **extra, **(secrets or {}))
+    found = environment_of(python, environ, Purpose.TRAINING, **extra, **(secrets or {}))
+    if bytecode is not None:
+        del found["PYTHONDONTWRITEBYTECODE"]
+        found["PYTHONPYCACHEPREFIX"] = str(bytecode)
+    return found
 
 
 def _card_names(cards: Sequence[int], environ: Mapping[str, str]) -> list[str]:
