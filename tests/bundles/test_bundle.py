@@ -122,7 +122,7 @@ def test_a_file_that_was_copied_in_part_is_refused_wherever_it_ends(tmp_path: Pa
         part.write_bytes(whole[:end])
         with pytest.raises(InvalidInput, match="is not a usable bundle") as caught:
             Bundle.open(part)
-        said.add(str(caught.value).partition("used: ")[2].partition(" (")[0])
+        said.add(str(caught.value).partition("bundle: ")[2].partition(" (")[0])
         assert caught.value.hint is not None
     assert f"it ends in the middle of `{WHEEL}`" in said
     assert "its end is missing, after `tiny.toml`" in said or "it ends in the middle of `tiny.toml`" in said
@@ -226,8 +226,8 @@ HOSTILE: dict[str, tuple[Callable[[Hostile], object], str]] = {
     "a manifest of a later format": (lambda one: one.manifest.update(format=2), "format 2"),
     "a manifest without a format": (lambda one: one.manifest.pop("format"), "format"),
     "a manifest of another form": (lambda one: one.manifest.update(members={}), "array"),
-    "a matrix that is no member": (lambda one: one.manifest.update({"matrix-file": "x.toml"}), "no member"),
-    "a lock in a folder": (lambda one: one.manifest.update({"lock-file": WHEEL}), "no member"),
+    "a matrix that is missing": (lambda one: one.manifest.update({"matrix-file": "x.toml"}), "not a member"),
+    "a lock in a folder": (lambda one: one.manifest.update({"lock-file": WHEEL}), "not a member"),
     "terminal escapes": (lambda one: one.manifest.update(matrix="a\x1b[2Jb"), "control characters"),
     "a large text": (large_text, "`large.toml` has"),
     "a line break": (lambda one: one.manifest.update(kind="\n"), "control characters"),

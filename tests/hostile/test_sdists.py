@@ -88,7 +88,7 @@ TARS = {
     "one path twice": (tar(member(f"{ROOT}/PKG-INFO")), "`evil-1.0/PKG-INFO` twice"),
     "names that differ in case": (tar(member(f"{ROOT}/pkg-info")), "case and Unicode forms do not count"),
     "an escape sequence": (tar(member(f"{ROOT}/\x1b[31m")), r"`evil-1.0/\x1b[31m`"),
-    "a device name": (tar(member(f"{ROOT}/nul.txt")), "no file name on every system"),
+    "a device name": (tar(member(f"{ROOT}/nul.txt")), "not a valid file name on every system"),
     "a deep path": (tar(member("/".join([ROOT, *["d"] * 80]))), "81 folders"),
     "a huge extended header": (header_of(20 << 20), "parts of more than 16 MiB"),
     "a gzip bomb": (tar(member(f"{ROOT}/zeros", size=200 << 20)), "200 times"),

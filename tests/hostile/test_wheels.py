@@ -25,7 +25,7 @@ DATA = "evil-1.0.data"
 LINK = stat.S_IFLNK | 0o777
 LEAVES = "which leaves the archive"
 NO_PATH = "which is not a valid path"
-ON_EVERY = "is no file name on every system"
+ON_EVERY = "is not a valid file name on every system"
 OWN = "which is part of the environment itself"
 SAME = "are the same where case and Unicode forms do not count"
 ROW = "{path},sha256=47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU,{size}\n"

@@ -392,8 +392,8 @@ NO_SPLITS = {
     "test": "has no split `test`: ",
     "train+validation[:1]": "has no split `validation`: ",
     "train[:": "is not a valid split: write `train`, `train[:100]`",
-    "train[:110%]": "is no split",
-    "train[5:10%]": "is no split",
+    "train[:110%]": "is not a valid split",
+    "train[5:10%]": "is not a valid split",
 }
 
 
