@@ -87,9 +87,10 @@ def contents(folder: Path) -> list[CacheKind]:
 def prune(folder: Path, *, now: float, days: float | None = None) -> PruneResult:
     """Remove entries that are no longer useful, and return their number and size.
 
-    These are leftovers of interrupted processes, interrupted downloads, entries
-    of earlier releases, pages that were not requested and locks that were not parsed for 30 days
-    and, with *days*, files that were not used for so many days.
+    These are leftovers of interrupted processes, interrupted downloads, entries of earlier
+    releases, unpacked wheels that no environment has links to, pages that were not requested, and
+    locks and unpacked wheels that were not used for 30 days and, with *days*, files that were not
+    used for so many days.
     """
     with _Pruner(folder) as pruner:
         for kind in _former(folder):
@@ -97,7 +98,7 @@ def prune(folder: Path, *, now: float, days: float | None = None) -> PruneResult
         page_age = now - _PAGE_DAYS * _DAY
         for kind in ("bytecode", "pages", ROWS, "confirmed", "digests", "locks", "probes"):
             pruner.prune(kind, lambda entry: _is_older(entry, page_age))
-        pruner.prune(UNPACKED, lambda entry: _is_older(entry / MANIFEST, page_age))
+        pruner.prune(UNPACKED, lambda entry: _is_unlinked(entry) or _is_older(entry / MANIFEST, page_age))
         if days is not None:
             age = now - days * _DAY
             pruner.prune("files", lambda entry: _is_older(_stamp_of(entry), age) and _is_older(entry, age))
@@ -235,6 +236,11 @@ def _remove_empty(folder: Path) -> None:
     for path in (*_listed(folder), folder):
         with suppress(OSError):
             path.rmdir()  # fails unless it is empty
+
+
+def _is_unlinked(entry: Path) -> bool:
+    """Whether no environment, and no stash of one, has a link to a file of an unpacked wheel."""
+    return all(path.lstat().st_nlink == 1 for path in _files(entry))
 
 
 def _is_older(path: Path, moment: float) -> bool:

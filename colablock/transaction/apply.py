@@ -59,7 +59,10 @@ __all__ = ["ChangeOrigin", "apply_plan", "refuse_externally_managed"]
 Prove = Callable[[tuple[str, ...]], tuple[Check, ...]]
 FilesCheck = Callable[[Iterable[str], Iterable[str]], tuple[Check, ...]]
 
-_MORE_ROOM = "`colablock history --drop` deletes the stashes of earlier changes"
+_MORE_ROOM = (
+    "`colablock history --drop` deletes the stashes of earlier changes, and `colablock cache prune` what no"
+    " environment uses"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,7 +63,10 @@ __all__ = [
 ]
 
 _MANIFEST = "colablock.json"
-_MORE_ROOM = "`colablock env list` shows the environments, and `colablock env remove NAME` removes one"
+_MORE_ROOM = (
+    "`colablock env list` shows the environments, `colablock env remove NAME` removes one, and then"
+    " `colablock cache prune` what no environment uses"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -248,6 +249,11 @@ def test_pruning_knows_unpacked_wheels(ground: Ground) -> None:
     assert prune(folder, now=now + 20 * DAY).entries == 0
     assert prune(folder, now=now + 20 * DAY, days=10).entries == 1
     assert (site / "told.py").read_text() == SAYS
+    ground.cache = Cache(folder)
+    unused = ground.install("unused")
+    del ground.cache
+    shutil.rmtree(unused.parents[2])
+    assert prune(folder, now=now).entries == 1
     ground.cache = Cache(folder)
     ground.install("two")
     del ground.cache

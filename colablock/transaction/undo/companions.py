@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Companions", "current_of", "stage_companions"]
 
-_MORE_ROOM = "`colablock history --drop` deletes the stashes of earlier changes"
+_MORE_ROOM = (
+    "`colablock history --drop` deletes the stashes of earlier changes, and `colablock cache prune` what no"
+    " environment uses"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
