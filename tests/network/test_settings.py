@@ -188,7 +188,7 @@ def test_passwords_are_used_and_not_shown(name: str, tmp_path: Path) -> None:
     assert SECRET not in " ".join(found.notes)
     shown = machine_facts(environ)
     assert shown["default_index"] == "https://a.example/simple/"
-    assert shown["find-links"] == ["https://a.example/simple/"]
+    assert shown["find_links"] == ["https://a.example/simple/"]
     assert SECRET not in repr(shown)
 
 
