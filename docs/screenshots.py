@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -72,6 +73,7 @@ def terminal(mode: str) -> None:
     for line in (f"$ {COMMAND}", *shown):
         console.print(Text.from_ansi(line), soft_wrap=True)
     text = console.export_svg(title="", theme=THEMES[mode], unique_id=f"plan-{mode}")
+    text = re.sub(r"@font-face \{.*?\}\n?", "", text, flags=re.DOTALL)  # no picture asks a server
     kept(IMAGES / f"terminal-plan-{mode}.svg", text.encode())
 
 
