@@ -48,7 +48,7 @@ __all__ = ["STYLE", "sentence_to_html", "text_to_html", "to_html"]
 
 # Every rule starts at our own class.  Doubling it outweighs the rules that notebooks have for lists and code.
 STYLE = """
-.colablock.colablock{font-size:13px;line-height:1.5;max-width:68em;overflow-wrap:anywhere;text-align:left}
+.colablock.colablock{container-type:inline-size;font-size:13px;line-height:1.5;max-width:68em;overflow-wrap:anywhere;text-align:left}
 .colablock.colablock :is(p,li,td,th,summary,b,code,span){unicode-bidi:isolate}
 .colablock.colablock p{margin:.2em 0}
 .colablock.colablock .cl-head{font-size:15px;font-weight:600;margin:.1em 0}
@@ -71,13 +71,17 @@ padding:.5em .7em;margin:.3em 0 .5em;border-radius:4px;white-space:pre-wrap;over
 .colablock.colablock>.cl-short{padding-left:0}
 .colablock.colablock .cl-short>li>:first-child{flex:0 0 7.5em}
 .colablock.colablock .cl-short>li>:nth-child(2){flex:1 1 14em}
+.colablock.colablock .cl-pairs{display:grid;grid-template-columns:fit-content(45%) 1fr;gap:.24em 1.2em;\
+@container (max-width:36em){display:block}}
+.colablock.colablock .cl-pairs>li{display:contents;@container (max-width:36em){display:flex}}
 .colablock.colablock .cl-bullets{list-style:disc;padding-left:2.5em}
 .colablock.colablock .cl-bullets>li{display:list-item}
-.colablock.colablock table{border-collapse:collapse;border:0;margin:.2em 0 .4em}
+.colablock.colablock table{display:block;overflow-x:auto;border-collapse:collapse;border:0;margin:.2em 0 .4em}
 .colablock.colablock tr{background:none}
 .colablock.colablock td,.colablock.colablock th{text-align:left;vertical-align:baseline;border:0;\
 padding:.12em .9em .12em 0;font-size:13px;max-width:none;white-space:normal}
-.colablock.colablock td:not(:last-child){width:1px;overflow-wrap:normal;white-space:nowrap}
+.colablock.colablock :is(td,th):not(:last-child){width:1px;overflow-wrap:normal;white-space:nowrap}
+.colablock.colablock :is(td,th):last-child{min-width:7em}
 .colablock.colablock .cl-tag{display:inline-block;padding:0 .5em;margin:.1em .4em .1em 0;border-radius:3px;\
 font-size:12px;font-weight:600;background:rgba(127,127,127,.18)}
 .colablock.colablock .cl-good{background:rgba(46,160,67,.28)}
@@ -162,8 +166,8 @@ def _(block: Note) -> str:
 @_block.register
 def _(block: Pairs) -> str:
     is_short = all(len(plain(pair.lead)) <= _SHORT for pair in block.pairs)
-    kind = ' class="cl-short"' if is_short else ""
-    return f"<ul{kind}>{''.join(_pair(pair, is_short=is_short) for pair in block.pairs)}</ul>"
+    kind = "cl-short" if is_short else "cl-pairs"
+    return f'<ul class="{kind}">{"".join(_pair(pair, is_short=is_short) for pair in block.pairs)}</ul>'
 
 
 def _pair(pair: Pair, *, is_short: bool) -> str:

@@ -70,7 +70,7 @@ def list_document(facts: Mapping[str, Any]) -> Document:
     blocks += [_remark(one) for one in matrices if "fault" in one or "shadowed_by" in one]
     columns = ("name", "python", "torch", "distributions", "date")
     cells = (tuple(str(one[key] or "-") for key in columns) for one in runtimes)
-    header = ("runtime", "Python", "torch", "distributions", "date")
+    header = ("runtime", "Python", "torch", "installed", "date")
     blocks.append(Grid(rows=tuple(map(GridRow, cells)), header=header, right=frozenset({3})))
     blocks.append(Note(text="`colablock show NAME` and `colablock runtime show NAME` tell more about one"))
     return Document(blocks=tuple(blocks))

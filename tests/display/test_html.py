@@ -84,7 +84,10 @@ def test_every_style_rule_starts_at_our_own_class() -> None:
         ),
         (
             Pairs((Pair(lead=(Span("a-very-long-name", Tone.STRONG), " 1.0"), text="why"),)),
-            '<ul><li><span><b>a-very-long-name</b> 1.0</span><span class="cl-soft">why</span></li></ul>',
+            (
+                '<ul class="cl-pairs"><li><span><b>a-very-long-name</b> 1.0</span>'
+                '<span class="cl-soft">why</span></li></ul>'
+            ),
         ),
         (
             Items((Item(text="x", outcome=Span("removed", Tone.BAD), notes=(Span("why", Tone.SOFT),)),)),
