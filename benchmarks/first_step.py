@@ -207,7 +207,7 @@ def record(name: str, python: str, home: Path) -> None:
 
 def facts_of(python: str) -> tuple[str, str, str, bool]:
     """Return the version of *python*, its site folder, its prefix, and whether it has bitsandbytes."""
-    version, site, prefix, quantises = json.loads(run([python, "-I", "-c", ASK], os.environ))
+    version, site, prefix, quantises = json.loads(run([python, "-I", "-B", "-c", ASK], os.environ))
     return version, site, prefix, quantises
 
 
