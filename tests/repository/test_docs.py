@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+import colablock
 from colablock.cli.main import build_parser
 from tests.support.paths import ROOT
 
@@ -77,6 +78,15 @@ def test_python_examples_compile(page: str) -> None:
     for block in blocks(page, "python"):
         lines = [line for line in block.splitlines() if not line.startswith("%")]
         compile("\n".join(lines), page, "exec")
+
+
+def test_errors_that_the_page_about_failures_lists_are_explained() -> None:
+    text = (REPOSITORY / "docs" / "how-to" / "troubleshooting.md").read_text(encoding="utf-8")
+    messages = re.findall(r"^\| `([^`]+)`", text, re.MULTILINE)
+    assert len(messages) > 10
+    assert [
+        message for message in messages if not colablock.explain(f"ImportError: {message}").is_known
+    ] == []
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:
