@@ -36,6 +36,7 @@ from colablock.training.runs.known_crashes import (
     cause_in,
     cause_of_signal,
     general_cause_in,
+    is_prose,
     named_cause,
     shortened,
 )
@@ -125,7 +126,7 @@ def _recognised(text: str) -> tuple[Traceback, Cause]:
             return one, of_signal or cause
     tail = "\n".join(lines[-_LAST_LINES:])
     whole = Traceback(text=tail, line="", messages=tail)
-    cause = _cause_of_lines(lines, tail)
+    cause = _cause_of_lines(lines)
     if cause is not None:
         return Traceback(text=tail, line=matching_line(cause, tail), messages=tail), cause
     return next(joined(chains, _raised(lines)), whole), named_cause("unknown")
@@ -150,9 +151,11 @@ def _raised(lines: Sequence[str]) -> Iterator[Traceback]:
         )
 
 
-def _cause_of_lines(lines: Sequence[str], tail: str) -> Cause | None:
+def _cause_of_lines(lines: Sequence[str]) -> Cause | None:
     """Return the cause that the lines themselves tell: all of a short text, else those that say an error."""
-    told = [line for line in lines[-_LAST_LINES:] if not _WARNING.search(line)]
+    stated = [line for line in lines[-_LAST_LINES:] if not is_prose(line)]
+    tail = "\n".join(stated)
+    told = [line for line in stated if not _WARNING.search(line)]
     is_log = len(lines) > _FEW_LINES
     if is_log:
         told = [line for line in told if _LOOKS_WRONG.search(line)]
@@ -164,5 +167,5 @@ def _cause_of_lines(lines: Sequence[str], tail: str) -> Cause | None:
         or cause_of_signal(signal_in(tail))
         or found
         # The lines of a log say one thing each; those of a message belong together.
-        or general_cause_in(("\n\n" if is_log else "\n").join(told))
+        or general_cause_in(("\n\n" if is_log else "\n").join(told), "\n".join(lines[-_LAST_LINES:]))
     )

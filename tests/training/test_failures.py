@@ -99,6 +99,29 @@ def test_real_lines_have_their_cause(form: str) -> None:
     assert wrong == []
 
 
+@pytest.mark.parametrize(
+    ("file", "code", "cause"),
+    [
+        ("/content/app.py", "return PROMPTS[model_name]", "unknown"),
+        ("/kaggle/working/eval.py", 'print(scores["mistral"])', "unknown"),
+        ("/usr/lib/python3/dist-packages/pandas/core/indexes/base.py", "raise KeyError(key)", "unknown"),
+        ("/x/site-packages/transformers/models/auto/a.py", "return MAPPING[key]", "unknown-architecture"),
+        ("/x/site-packages/vllm/config.py", "raise KeyError(key)", "unknown-architecture"),
+        ("/content/train.py", "main()", "unknown-architecture"),
+    ],
+)
+def test_a_key_that_the_user_looks_up_is_no_model(file: str, code: str, cause: str) -> None:
+    frame = f'  File "{file}", line 8, in f\n    {code}\n'
+    text = f"Traceback (most recent call last):\n{frame}KeyError: 'mistral'\n"
+    assert explain_text(text, versions={}).cause == cause
+
+
+def test_a_cell_that_looks_up_a_key_is_no_model() -> None:
+    head = "KeyError                                  Traceback (most recent call last)\nCell In[7], line 2\n"
+    text = head + "      1 results = {}\n----> 2 print(results[\"qwen3\"])\n\nKeyError: 'qwen3'"
+    assert explain_text(text, versions={}).cause == "unknown"
+
+
 def test_a_line_alone_has_the_same_cause() -> None:
     found = {line: cause_in(line) or general_cause_in(line) for _, line in cases() if not signal_in(line)}
     wrong = [line for cause, line in cases() if getattr(found.get(line), "name", "unknown") != cause]

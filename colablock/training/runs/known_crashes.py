@@ -25,6 +25,7 @@ __all__ = [
     "cause_in",
     "cause_of_signal",
     "general_cause_in",
+    "is_prose",
     "known_causes",
     "named_cause",
     "raising_package",
@@ -55,6 +56,20 @@ _FOREIGN = re.compile(
     r"(?:pymongo|redis|psycopg2?|sqlalchemy|elasticsearch|openai|anthropic|django|flask|werkzeug|discord|telegram"
     r"|selenium|playwright|celery|kafka|grpc|kubernetes|docker|paramiko|smtplib|ftplib|mysql|sqlite3|asyncpg|pika"
     r"|jwt|boto3\.dynamodb|scrapy|bs4)\.\w"
+    # Keras, which raises plain errors
+    r"|ValueError: (?:Input \d+ of layer|Unknown layer: |Layer \S+ (?:expects|was called))"
+    r"|ValueError: Exception encountered when calling"
+)
+# A line that speaks of errors and states none: a comment, code, a turn or a row of data, advice, a retry.
+_PROSE = re.compile(
+    r"^\W*(?:WARNING: )?Retrying\b"
+    r"|^\s*(?:#+ |//|- \[[ x]\]|raise [A-Z]|(?:print|log(?:ger|ging)?\.\w+|warnings\.warn)\()"
+    r"|^\W*(?:user|assistant|human|gpt|question|answer|instruction|response|prompt|completion|generated|generation"
+    r"|prediction|q|a)[\"'*]*\s?[:=] "
+    r"|^\s*\{ ?[\"'](?:text|messages|conversations|prompt|instruction|question|input|content|role|id)[\"']: "
+    r"|^\W*(?:if|when|to (?:avoid|fix|solve|prevent)|in case|avoid|hint|note|tip)\b(?!.*\b\w+Error: )"
+    r"|^(?!.*\b\w+Error: ).{0,40}\b(?:in case of|to avoid|why do|how (?:do|to)|what does|means that)\b",
+    re.IGNORECASE,
 )
 # What a log, a launcher or a program writes before an exception: a rank, a time, a level, a name.
 _AFTER_PREFIX = re.compile(rf"^.{{0,160}}?(?<![\w.'`])(?P<name>{_CLASS})(?:: |\(['\"])(?P<message>.*)")
@@ -78,6 +93,7 @@ _FRAME = re.compile(
     r"""|Cell In|<ipython|File <(?!frozen))"""
 )
 _RAISE = re.compile(r"^[\s│❱\d>-]*raise [A-Z]")
+_SUBSCRIPT = re.compile(r"^(?:-+> ?\d+ |[│ ]*❱ *\d+ | {4}(?! *\d+ ))[^\n]*\w\[")
 _PACKAGE = re.compile(r"(?:site|dist)-packages/(\w+)")
 
 
@@ -137,7 +153,7 @@ def known_causes() -> tuple[Cause, ...]:
 
 def cause_in(text: str, *, is_log: bool = False) -> Cause | None:
     """Return the first cause whose pattern matches *text*: exception messages or, with *is_log*, a log."""
-    text = shortened(text)
+    text = "\n".join(line for line in shortened(text).splitlines() if not is_prose(line))
     for one in known_causes():
         if one.pattern is not None and (one.is_in_log or not is_log) and one.pattern.search(text):
             return one
@@ -163,6 +179,11 @@ def general_cause_in(text: str, trace: str = "") -> Cause | None:
     return None
 
 
+def is_prose(line: str) -> bool:
+    """Return whether *line* of a log speaks or quotes, so that words of an error in it state none."""
+    return bool(_PROSE.search(line))
+
+
 def shortened(text: str) -> str:
     """Return *text* with words, dotted names and lines cut to a length that messages have."""
     return _LONG_WORD.sub(r"\1", _LONG_LINE.sub(r"\1", text))
@@ -177,7 +198,8 @@ def raising_package(trace: str, pattern: re.Pattern[str]) -> str:
 def _raising_frame(trace: str, pattern: re.Pattern[str]) -> str:
     """Return the path of the last frame before the line that *pattern* matches; "" if there is none.
 
-    If that code raises the exception by itself, a line ``raise`` follows.
+    If that code raises the exception by itself, a line ``raise`` follows; if it looks something up
+    with brackets, a line ``subscript``.
     """
     path: str | None = None  # IPython names the exception also before the first frame
     raises = ""
@@ -189,6 +211,8 @@ def _raising_frame(trace: str, pattern: re.Pattern[str]) -> str:
             return path + raises
         elif _RAISE.match(line):
             raises = "\nraise"
+        elif not raises and _SUBSCRIPT.match(line):
+            raises = "\nsubscript"
     return ""
 
 
@@ -199,6 +223,8 @@ def _stated_errors(text: str) -> str:
     """
     kept, is_error = [], False
     for line in text.splitlines():
+        if is_prose(line):
+            continue
         plain = _as_exception(line.strip())
         is_error = bool(plain) and (is_error or bool(_ERROR_LINE.match(plain)))
         if _FOREIGN.match(plain) or (_NO_ERROR_LINE.search(line) and not _BEGINS_WITH_CLASS.match(plain)):
