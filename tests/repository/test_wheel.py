@@ -304,8 +304,7 @@ class Team:
         """Return what a matrix asks for, with the reasons."""
         done = self.run("show", name, cwd=cwd)
         assert done.returncode == ExitCode.DONE, done.stderr
-        found: dict[str, str] = json.loads(done.stdout)["packages"]
-        return found
+        return {entry["requirement"]: entry["why"] for entry in json.loads(done.stdout)["packages"]}
 
 
 def examples() -> list[str]:
