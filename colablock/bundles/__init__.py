@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from colablock._common import lazy_surface
 
 if TYPE_CHECKING:
-    from colablock.bundles.manifest import Manifest, Member
+    from colablock.bundles.manifest import BundleManifest, BundleMember
     from colablock.bundles.reader import Bundle
     from colablock.bundles.writer import Source, write_bundle
 else:
     __getattr__, __dir__ = lazy_surface(
         __name__,
-        {"manifest": "Manifest Member", "reader": "Bundle", "writer": "Source write_bundle"},
+        {"manifest": "BundleManifest BundleMember", "reader": "Bundle", "writer": "Source write_bundle"},
     )
 
-__all__ = ["Bundle", "Manifest", "Member", "Source", "write_bundle"]
+__all__ = ["Bundle", "BundleManifest", "BundleMember", "Source", "write_bundle"]

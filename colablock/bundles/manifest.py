@@ -13,7 +13,7 @@ import msgspec
 from colablock._common.decoding import Malformed, decode, is_plain_name
 from colablock._common.limits import BUNDLE_MANIFEST, MEMBERS, SIZE
 
-__all__ = ["FILES", "FORMAT", "NAME", "Manifest", "Member"]
+__all__ = ["FILES", "FORMAT", "NAME", "BundleManifest", "BundleMember"]
 
 #: The version of the format.  It grows when an older colablock cannot read a new bundle.
 FORMAT = 1
@@ -24,7 +24,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NESTED = 2  # the parts of the longest path: a folder and a file
 
 
-class Member(msgspec.Struct, frozen=True, kw_only=True):
+class BundleMember(msgspec.Struct, frozen=True, kw_only=True):
     """One file of the archive: its path in it, its SHA-256 (hex), its size in bytes."""
 
     path: str
@@ -37,7 +37,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
         return self.path.rpartition("/")[2]
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="kebab"):
+class BundleManifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="kebab"):
     """What a bundle is for: the *matrix* by name, and the target of its lock.
 
     *kind* is that of the lock, ``complete`` or ``delta``; *runtime* names the state that a delta is for.
@@ -56,7 +56,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, re
     runtime: str | None = None
     variant: str | None = None
     with_: tuple[str, ...] = msgspec.field(default=(), name="with")
-    members: tuple[Member, ...] = ()
+    members: tuple[BundleMember, ...] = ()
 
     @property
     def size(self) -> int:
@@ -68,7 +68,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, re
         return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
 
     @classmethod
-    def decoded(cls, data: bytes) -> Manifest:
+    def decoded(cls, data: bytes) -> BundleManifest:
         """Return the manifest in *data*.  Raises Malformed."""
         if len(data) > BUNDLE_MANIFEST:
             raise Malformed(f"its manifest has more than {BUNDLE_MANIFEST} bytes")

@@ -22,7 +22,7 @@ from colablock._common.decoding import Malformed, open_regular
 from colablock._common.fs import atomic_path, file_digest, make_private, open_private
 from colablock._common.limits import BUNDLE_MANIFEST, TEXT_FILE
 from colablock._common.text import printable, size_text
-from colablock.bundles.manifest import FILES, NAME, Manifest, Member
+from colablock.bundles.manifest import FILES, NAME, BundleManifest, BundleMember
 from colablock.errors import BadDistribution, InvalidInput
 
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ class Bundle:
     """An archive whose directory and manifest agree.  The contents are checked when they are read."""
 
     path: Path
-    manifest: Manifest
+    manifest: BundleManifest
     _offsets: Mapping[str, int] = field(repr=False)
-    _by_name: Mapping[str, Member] = field(repr=False)
+    _by_name: Mapping[str, BundleMember] = field(repr=False)
 
     @classmethod
     def open(cls, path: Path) -> Bundle:
@@ -58,20 +58,20 @@ class Bundle:
         except UNREADABLE as error:
             raise _invalid(path, str(error) or type(error).__name__) from error
 
-    def file(self, filename: str, hashes: Mapping[str, str]) -> Member | None:
+    def file(self, filename: str, hashes: Mapping[str, str]) -> BundleMember | None:
         """Return the file of that name; None if there is none, or it has another SHA-256 than *hashes*."""
         member = self._by_name.get(filename)
         sha256 = hashes.get("sha256", "").lower()
         return member if member is not None and sha256 in {"", member.sha256} else None
 
     @contextmanager
-    def opened(self, member: Member) -> Iterator[IO[bytes]]:
+    def opened(self, member: BundleMember) -> Iterator[IO[bytes]]:
         """Open a member where it lies in the archive, to read parts of it.  Its content is not checked."""
         with self._stream() as stream:
             window = _Window(stream, self._offsets[member.path], member.size)
             yield cast("IO[bytes]", io.BufferedReader(window))
 
-    def copy(self, member: Member, to: Path, *, progress: Callable[[int], None] | None = None) -> None:
+    def copy(self, member: BundleMember, to: Path, *, progress: Callable[[int], None] | None = None) -> None:
         """Copy a member to *to* atomically.  Raises BadDistribution if it is not what the manifest lists."""
         digest = hashlib.sha256()
         with atomic_path(to) as new:
@@ -108,7 +108,7 @@ class Bundle:
         except Malformed as error:
             raise _invalid(self.path, str(error)) from error
 
-    def _damaged(self, member: Member) -> BadDistribution:
+    def _damaged(self, member: BundleMember) -> BadDistribution:
         message = (
             f"`{member.path}` in the bundle `{self.path}` is damaged: it does not have the listed SHA-256"
         )
@@ -164,7 +164,7 @@ def _opened(path: Path, stream: BinaryIO) -> Bundle:
             if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
                 raise Malformed(f"its member `{printable(inner)}` is compressed")
             offsets[inner] = _content_of(stream, info)
-        manifest = Manifest.decoded(_text(stream, offsets[NAME], members[0][1].file_size))
+        manifest = BundleManifest.decoded(_text(stream, offsets[NAME], members[0][1].file_size))
         _compare(manifest, {inner: info.file_size for inner, info in members if inner != NAME})
         end = max(offsets[inner] + info.file_size for inner, info in members)
         if not end <= archive.start_dir <= size:
@@ -187,7 +187,7 @@ def _text(stream: BinaryIO, start: int, size: int) -> bytes:
     return stream.read(size)
 
 
-def _compare(manifest: Manifest, sizes: Mapping[str, int]) -> None:
+def _compare(manifest: BundleManifest, sizes: Mapping[str, int]) -> None:
     """Raise Malformed if the directory of the archive and the manifest list different members."""
     listed = {member.path: member.size for member in manifest.members}
     for inner, size in listed.items():
@@ -215,7 +215,7 @@ def _where_it_ends(stream: BinaryIO, size: int) -> str | None:
     end = _LOCAL + name + extra + length
     stream.seek(end - length)
     try:
-        manifest = Manifest.decoded(stream.read(length))
+        manifest = BundleManifest.decoded(stream.read(length))
     except Malformed:
         return f"it ends in the middle of `{NAME}`" if end > size else None
     for member in manifest.members:

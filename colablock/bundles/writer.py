@@ -15,7 +15,7 @@ from typing import IO
 import msgspec
 
 from colablock._common.fs import flock
-from colablock.bundles.manifest import NAME, Manifest, Member
+from colablock.bundles.manifest import NAME, BundleManifest, BundleMember
 from colablock.errors import BadDistribution
 
 __all__ = ["Source", "write_bundle"]
@@ -42,11 +42,11 @@ class Source:
 
 def write_bundle(
     output: Path,
-    manifest: Manifest,
+    manifest: BundleManifest,
     sources: Mapping[str, Source],
     *,
     progress: Callable[[str, int, int], None] | None = None,
-) -> Manifest:
+) -> BundleManifest:
     """Write the archive *output* with a member for each of *sources*, and return its manifest.
 
     *manifest* is completed by the members, which are sorted by path.  *output* is replaced
@@ -54,7 +54,8 @@ def write_bundle(
     BadDistribution if a file has changed since it was hashed, and OSError.
     """
     members = tuple(
-        Member(path=path, sha256=source.sha256, size=source.size) for path, source in sorted(sources.items())
+        BundleMember(path=path, sha256=source.sha256, size=source.size)
+        for path, source in sorted(sources.items())
     )
     manifest = msgspec.structs.replace(manifest, members=members)
     done = 0
@@ -104,7 +105,7 @@ def _sweep(output: Path) -> None:
                     path.unlink()
 
 
-def _add(archive: zipfile.ZipFile, member: Member, source: Source) -> None:
+def _add(archive: zipfile.ZipFile, member: BundleMember, source: Source) -> None:
     entry = _entry(member.path)
     entry.file_size = member.size  # so that a large member gets the fields of ZIP64
     if source.path is None:

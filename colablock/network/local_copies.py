@@ -18,7 +18,7 @@ from colablock.errors import BadDistribution, FetchFailed
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from colablock.bundles.manifest import Member
+    from colablock.bundles.manifest import BundleMember
     from colablock.bundles.reader import Bundle
     from colablock.network.cache import Cache
     from colablock.network.download import Fetchable
@@ -105,7 +105,7 @@ class LocalCopies:
         member = self._packed(file)
         return self._bundle.opened(member) if member is not None and self._bundle is not None else None
 
-    def _packed(self, file: Fetchable) -> Member | None:
+    def _packed(self, file: Fetchable) -> BundleMember | None:
         is_proven = self._bundle is not None and bool(_strong(file.hashes))
         return self._bundle.file(file.filename, file.hashes) if self._bundle and is_proven else None
 

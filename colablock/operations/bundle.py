@@ -16,7 +16,7 @@ from colablock._common.fs import NEW, file_digest, free_space, make_private
 from colablock._common.scratch import scratch_folder
 from colablock._common.text import count, size_text
 from colablock._vendor import tomli_w
-from colablock.bundles.manifest import FILES, FORMAT, Manifest
+from colablock.bundles.manifest import FILES, FORMAT, BundleManifest
 from colablock.bundles.reader import Bundle
 from colablock.bundles.writer import Source, write_bundle
 from colablock.environment.markers_and_tags import environment_for
@@ -54,7 +54,7 @@ class BundleResult:
     """A bundle that was written, or was there already with the same members."""
 
     path: Path
-    manifest: Manifest
+    manifest: BundleManifest
     is_changed: bool
 
     @property
@@ -182,8 +182,8 @@ def _solved(
     return solver.in_env_of(environment_for(head.python, head.platform), "bundled")
 
 
-def _manifest(matrix: Matrix, head: LockHead, matrix_file: str, lock: LockFile) -> Manifest:
-    return Manifest(
+def _manifest(matrix: Matrix, head: LockHead, matrix_file: str, lock: LockFile) -> BundleManifest:
+    return BundleManifest(
         format=FORMAT,
         matrix=matrix.name,
         kind=head.kind,
@@ -256,7 +256,7 @@ def _source_of(file: Artifact, path: Path) -> Source:
 
 
 def _written(
-    session: Session, output: Path, manifest: Manifest, sources: Mapping[str, Source]
+    session: Session, output: Path, manifest: BundleManifest, sources: Mapping[str, Source]
 ) -> BundleResult:
     """Write the bundle, unless *output* has these members already."""
     size = sum(source.size for source in sources.values())
@@ -281,7 +281,7 @@ def _written(
     return BundleResult(path=output, manifest=made, is_changed=True)
 
 
-def _is_same(standing: Manifest, manifest: Manifest, sources: Mapping[str, Source]) -> bool:
+def _is_same(standing: BundleManifest, manifest: BundleManifest, sources: Mapping[str, Source]) -> bool:
     members = {member.path: (member.sha256, member.size) for member in standing.members}
     facts = (
         "matrix",

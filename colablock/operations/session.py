@@ -24,7 +24,7 @@ from colablock.network.settings import Settings, read_settings
 from colablock.transaction.apply_record import home_folder
 
 if TYPE_CHECKING:
-    from colablock.bundles.manifest import Manifest
+    from colablock.bundles.manifest import BundleManifest
     from colablock.errors import FetchFailed
     from colablock.matrix.model import Matrix
     from colablock.planning.options import ApplyOptions
@@ -157,14 +157,14 @@ def from_bundle(options: ApplyOptions, environ: Mapping[str, str]) -> ApplyOptio
     )
 
 
-def _index_of(manifest: Manifest) -> str | None:
+def _index_of(manifest: BundleManifest) -> str | None:
     """Return the index of a manifest, which may be a folder of another machine.  Raises InvalidInput."""
     index = manifest.index
     is_url = index is not None and local_path(index) is None
     return checked_index(index, "the index of the bundle") if is_url else index
 
 
-def _check_options(options: ApplyOptions, manifest: Manifest) -> None:
+def _check_options(options: ApplyOptions, manifest: BundleManifest) -> None:
     """Raise InvalidInput for options that contradict the bundle."""
     if options.name not in {"", manifest.matrix}:
         message = f"the bundle has the matrix `{manifest.matrix}`, not `{options.name}`"

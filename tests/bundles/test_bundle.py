@@ -17,7 +17,7 @@ import pytest
 
 from colablock._common.fs import flock
 from colablock._common.limits import BUNDLE_MANIFEST, TEXT_FILE
-from colablock.bundles.manifest import FORMAT, NAME, Manifest, Member
+from colablock.bundles.manifest import FORMAT, NAME, BundleManifest, BundleMember
 from colablock.bundles.reader import Bundle
 from colablock.bundles.writer import Source, write_bundle
 from colablock.errors import BadDistribution, InvalidInput
@@ -30,7 +30,7 @@ CONTENT = {
     WHEEL: b"w" * 5000,
     "files/other-1.0-py3-none-any.whl": b"o" * 100,
 }
-EMPTY = Manifest(
+EMPTY = BundleManifest(
     format=FORMAT,
     matrix="tiny",
     kind="complete",
@@ -289,10 +289,10 @@ def test_a_manifest_is_read_as_it_was_written() -> None:
         variant="cuda",
         with_=("einops",),
         members=(
-            Member(path="tiny.toml", sha256="0" * 64, size=1),
-            Member(path="pylock.tiny.toml", sha256="1" * 64, size=2),
+            BundleMember(path="tiny.toml", sha256="0" * 64, size=1),
+            BundleMember(path="pylock.tiny.toml", sha256="1" * 64, size=2),
         ),
     )
-    assert Manifest.decoded(whole.encoded()) == whole
+    assert BundleManifest.decoded(whole.encoded()) == whole
     assert b'"with"' in whole.encoded()
     assert b'"matrix-file"' in whole.encoded()

@@ -8,7 +8,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from colablock._common.urls import Url
-from colablock.bundles.manifest import FORMAT, Manifest
+from colablock.bundles.manifest import FORMAT, BundleManifest
 from colablock.bundles.reader import Bundle
 from colablock.bundles.writer import Source, write_bundle
 from colablock.check.advisories import AuditedRelease, AuditResult, read_news
@@ -224,7 +224,7 @@ def _bundles() -> tuple[bytes, ...]:
     import tempfile  # noqa: PLC0415 - once
 
     names = ("tiny.toml", "pylock.tiny.toml", "files/demo-1.0-py3-none-any.whl")
-    manifest = Manifest(
+    manifest = BundleManifest(
         format=FORMAT,
         matrix="tiny",
         kind="complete",
