@@ -205,6 +205,6 @@ def test_no_plan_takes_away_what_colablock_runs_by(world: World, own: Path) -> N
     before = listing(own)
     refused = call(world, own, "-m", "colablock", "apply", "own.toml", "--into", "kernel", "--json")
     assert refused.code == ExitCode.UNMET, refused.err
-    assert "wants rich" in refused.json["error"]["message"]
+    assert "excludes rich" in refused.json["error"]["message"]
     assert "a protected distribution needs it" in refused.json["error"]["message"]
     assert listing(own) == before
