@@ -60,13 +60,18 @@ _FOREIGN = re.compile(
     r"|ValueError: (?:Input \d+ of layer|Unknown layer: |Layer \S+ (?:expects|was called))"
     r"|ValueError: Exception encountered when calling"
 )
-# A line that speaks of errors and states none: a comment, code, a turn or a row of data, advice, a retry.
+# A line that speaks of errors and states none: comment, code, turn of a chat, row of data, advice, warning.
 _PROSE = re.compile(
-    r"^\W*(?:WARNING: )?Retrying\b"
-    r"|^\s*(?:#+ |//|- \[[ x]\]|raise [A-Z]|(?:print|log(?:ger|ging)?\.\w+|warnings\.warn)\()"
+    r"^(?:\W*(?:WARNING: )?Retrying\b|\w*Warning: |WARNING\[)"
+    r"|^\s*(?:#+ |//|- \[[ x]\]|raise [A-Z])"
+    r"|^\s*(?:(?:print|log(?:ger|ging)?\.\w+|warnings\.warn)\(|\w+\.add_argument\()"
+    r"|^\s*(?:except [\w.(]+.*:$|assert [\"']|def \w+\(|\w+ = (?:[\"']|.*  # )|\"\"\")"
+    r"|^\W*(?:commit [\da-f]{6}|(?:fix(?:e[sd])?|feat|docs|changelog|faq)(?:\(|: | \d))"
+    r"|^.{0,20}(?:<\|\w+\|>|<start_of_turn>|\[INST\])|^.{0,60}\bINFO\b(?!.*\b\w+Error: )"
     r"|^\W*(?:user|assistant|human|gpt|question|answer|instruction|response|prompt|completion|generated|generation"
-    r"|prediction|q|a)[\"'*]*\s?[:=] "
-    r"|^\s*\{ ?[\"'](?:text|messages|conversations|prompt|instruction|question|input|content|role|id)[\"']: "
+    r"|prediction|reference|expected|row|sample|example|q|a)(?: ?\d+)?[\"'*]*\s?[:=] "
+    r"|^\s*[{\"'].{0,80}\b(?:text|content|title|description)[\"']: "
+    r"|^\s*\{ ?[\"'](?:messages|conversations|prompt|instruction|question|input|role|id)[\"']: "
     r"|^\W*(?:if|when|to (?:avoid|fix|solve|prevent)|in case|avoid|hint|note|tip)\b(?!.*\b\w+Error: )"
     r"|^(?!.*\b\w+Error: ).{0,40}\b(?:in case of|to avoid|why do|how (?:do|to)|what does|means that)\b",
     re.IGNORECASE,
@@ -181,7 +186,7 @@ def general_cause_in(text: str, trace: str = "") -> Cause | None:
 
 def is_prose(line: str) -> bool:
     """Return whether *line* of a log speaks or quotes, so that words of an error in it state none."""
-    return bool(_PROSE.search(line))
+    return bool(_PROSE.match(line))
 
 
 def shortened(text: str) -> str:
