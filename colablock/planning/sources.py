@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from colablock._common.urls import redacted
 from colablock.errors import FetchFailed
-from colablock.index.candidates import CandidateOrigin
+from colablock.index.candidates import CandidateOrigin, Reason
 from colablock.index.finder import IndexSource
 from colablock.lockfile.overridden_lock import OverriddenLock
 from colablock.matrix.model import roots
@@ -88,10 +88,15 @@ def candidate_source(
 
 
 def check_reached(conflict: Conflict, source: CandidateSource) -> None:
-    """Raise FetchFailed if *conflict* is about names that cannot be looked up, since colablock is offline."""
+    """Raise FetchFailed if *conflict* is about names that cannot be looked up, since colablock is offline.
+
+    Of a name with a file at hand that cannot be used, the conflict says more than the index that is away.
+    """
     if not isinstance(source, (IndexSource, OverriddenLock)):
         return
-    errors = [source.unreached[name] for name in sorted(conflict.edges) if name in source.unreached]
+    unusable = {one.name for one in conflict.refused if one.reason is Reason.UNUSABLE}
+    names = sorted(conflict.edges.keys() - unusable)
+    errors = [source.unreached[name] for name in names if name in source.unreached]
     if not errors:
         return
     first = errors[0]
