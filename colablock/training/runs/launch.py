@@ -8,6 +8,7 @@ known, to import the stack meanwhile.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import shutil
@@ -43,6 +44,7 @@ __all__ = [
 
 _LAUNCHER = SCRIPTS / "launcher.py"
 _SHIM = SCRIPTS / "shim.py"
+_PIPE_CAPACITY = 1 << 16  # bytes, what Linux gives a new pipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,10 +239,14 @@ class EarlyLauncher:
             "log": os.fspath(log),
             "environ": None if is_same else dict(environment),
         }
+        line = f"{json.dumps(start)}\n".encode()
+        if len(line) > _PIPE_CAPACITY:  # it is read when the imports are done, which takes seconds
+            with suppress(OSError):
+                fcntl.fcntl(self._gate, fcntl.F_SETPIPE_SZ, len(line))
         try:
             with os.fdopen(self._gate, "wb") as gate:
                 self._gate = -1
-                gate.write(f"{json.dumps(start)}\n".encode())
+                gate.write(line)
         except OSError:
             return None
         process, self._process = self._process, None

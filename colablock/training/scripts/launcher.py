@@ -33,19 +33,30 @@ READ_LATE = ("ACCELERATE_", "KMP_")
 
 
 def main(arguments: "list[str]") -> None:
-    """Run the launcher in a second process, and end as it does."""
-    reading, writing = os.pipe()
+    """Run the launcher in a second process, and end as it does.
+
+    If the process dies before it has its arguments from a gate, another one that imports nothing reads them.
+    """
     gates = [int(arguments[1])] if arguments[:1] == [EARLY] else []
-    command = [sys.executable, __file__, INNER, str(writing), *arguments]
-    process = subprocess.Popen(command, pass_fds=[writing, *gates])
-    for descriptor in (writing, *gates):
-        os.close(descriptor)
-    status = process.wait()
-    log = os.read(reading, 1 << 16)  # empty if nothing was launched
+    status, log = run_inner(arguments, gates)
+    if gates and not log:
+        arguments = arguments[:2]
+        status, log = run_inner(arguments, gates)
     if status and (log or not gates):
         if gates:
-            write_to(os.fsdecode(log))
-        raise subprocess.CalledProcessError(status, command)
+            write_to(log)
+        raise subprocess.CalledProcessError(status, [sys.executable, __file__, *arguments])
+
+
+def run_inner(arguments: "list[str]", gates: "list[int]") -> "tuple[int, str]":
+    """Return the status of the second process, and the log of the run if its arguments came from *gates*."""
+    reading, writing = os.pipe()
+    command = [sys.executable, __file__, INNER, str(writing), *arguments]
+    process = subprocess.Popen(command, pass_fds=[writing, *gates])
+    os.close(writing)
+    status = process.wait()
+    with os.fdopen(reading, "rb") as told:
+        return status, os.fsdecode(told.read())
 
 
 def inner(told: int, arguments: "list[str]") -> None:

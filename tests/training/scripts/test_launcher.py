@@ -157,12 +157,49 @@ def test_a_launcher_that_is_not_needed_changes_nothing(ground: Ground) -> None:
 
 
 def test_a_launcher_that_was_killed_is_replaced(ground: Ground) -> None:
-    ground.module("deadly", "import os; os.kill(os.getpid(), 9)")
+    ground.module("deadly", "import os; os.kill(os.getppid(), 9)")
     with ground.early("deadly") as early:
         assert early is not None
         until(lambda: early.has_ended)
         started = ground.start(early=early)
     assert ground.told["launched by"] == started.process
+
+
+WAITS = """
+import os, time
+print("importing", flush=True)
+while not os.path.exists(os.environ["GO"]):
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 11)", "os.kill(os.getpid(), 9)", "os._exit(0)"])
+@pytest.mark.parametrize("is_launched", [False, True])
+def test_an_import_that_kills_its_process_is_done_anew(ground: Ground, end: str, is_launched: bool) -> None:
+    go = ground.run.path / "go"
+    ground.module("deadly", f"{WAITS}\nprint('dies', flush=True)\n{end}")
+    environ = ground.environ(GO=str(go))
+    with start_early(sys.executable, ground.run, environ, ["deadly"]) as early:
+        if not is_launched:
+            go.touch()
+        started = start_process(ground.command(), ground.run, environ, early)
+        go.touch()
+    until(lambda: exit_code_of(started.process, started.process_started) is not None)
+    assert ground.log[:2] == ["importing", "dies"]
+    assert ground.told["launched by"] == started.process
+    assert exit_code_of(started.process, started.process_started) == 0
+
+
+def test_a_launch_with_many_variables_does_not_wait_for_the_imports(ground: Ground) -> None:
+    go = ground.run.path / "go"
+    ground.module("slow", WAITS)
+    long = {f"LONG_{number}": "x" * 60_000 for number in range(3)}  # more than a pipe holds
+    environ = ground.environ(GO=str(go))
+    with start_early(sys.executable, ground.run, environ, ["slow"]) as early:
+        started = start_process(ground.command(), ground.run, {**environ, **long}, early)
+        go.touch()
+    until(lambda: exit_code_of(started.process, started.process_started) is not None)
+    assert ground.told["variables"].items() >= long.items()
 
 
 @pytest.mark.parametrize("is_early", [False, True])
