@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import csv
 import errno
-import hashlib
 import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,16 +15,20 @@ from colablock._common.decoding import Malformed, read_bounded
 from colablock._common.fs import file_digest
 
 __all__ = [
+    "HASHES",
     "Row",
     "digest",
+    "hash_text",
     "lost_files",
     "read_record",
     "readable_rows",
     "recorded_paths",
-    "replace_text",
     "row_differs",
     "write_record",
 ]
+
+HASHES = frozenset({"sha256", "sha384", "sha512"})
+"""The algorithms of hashes in RECORD that are compared: the format requires sha256 or better."""
 
 _FIELDS = 3  # of a row: path, hash, size
 
@@ -66,11 +69,12 @@ def write_record(dist_info: Path, rows: Iterable[Row]) -> None:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerows((row.path, row.hash, row.size) for row in sorted(rows, key=lambda row: row.path))
-    replace_text(dist_info / "RECORD", out.getvalue())
+    _replace_text(dist_info / "RECORD", out.getvalue())
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Replace *path* by a new file with *text*.  The old file may be a hard link into the cache of uv.
+def _replace_text(path: Path, text: str) -> None:
+    """Replace *path* by a new file with *text*.  The old file may be a hard link into the cache
+    of an installer.
 
     Whatever the umask is, only the owner may write to the new file.
     """
@@ -96,7 +100,11 @@ def recorded_paths(site: str, rows: Sequence[Row]) -> Iterator[str]:
 
 def digest(path: Path, algorithm: str = "sha256") -> str:
     """Return the hash of a file as RECORD writes it (urlsafe base64 without padding)."""
-    raw = bytes.fromhex(file_digest(path, algorithm))
+    return hash_text(algorithm, bytes.fromhex(file_digest(path, algorithm)))
+
+
+def hash_text(algorithm: str, raw: bytes) -> str:
+    """Return a hash as RECORD writes it (urlsafe base64 without padding)."""
     return f"{algorithm}={base64.urlsafe_b64encode(raw).rstrip(b'=').decode()}"
 
 
@@ -133,7 +141,7 @@ def row_differs(path: Path, row: Row) -> bool:
 
 def _agrees(path: Path, row: Row) -> bool:
     algorithm = row.hash.partition("=")[0]
-    return algorithm not in hashlib.algorithms_guaranteed or digest(path, algorithm) == row.hash
+    return algorithm not in HASHES or digest(path, algorithm) == row.hash
 
 
 def _rows(text: str) -> Iterator[Row]:

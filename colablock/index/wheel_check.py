@@ -1,6 +1,6 @@
-"""Whether a wheel may be installed: checked before uv unpacks it (Binary distribution format).
+"""Whether a wheel may be installed: checked before it is unpacked (Binary distribution format).
 
-uv leaves out members whose path leaves the wheel, and installs the rest; here such a
+uv and pip leave out or rename some members that are not valid, and install the rest; here such a
 wheel is refused as a whole.
 """
 
@@ -20,11 +20,15 @@ from colablock._common.limits import METADATA
 from colablock._common.text import printable, size_text, some_of
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
+from colablock.environment.record import HASHES
 from colablock.errors import BadDistribution
 from colablock.index.core_metadata import parse_core_metadata
 from colablock.index.evaluator import WheelName, parse_wheel_name
 
-__all__ = ["check_wheel", "script_entries"]
+__all__ = ["RULES", "check_wheel", "script_entries"]
+
+RULES: Final = 1
+"""Raise it with the rules of this module: a wheel that was unpacked under others is checked again."""
 
 _HINT: Final = "Exclude this version in the matrix, or report the file to its index"
 _SCHEMES = frozenset({"purelib", "platlib", "headers", "scripts", "data"})
@@ -39,7 +43,6 @@ _SCRIPT = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9_.+-]*")
 _OBJECT = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*(\s*:\s*[^\W\d]\w*(\.[^\W\d]\w*)*)?\s*(\[[\w\s.,-]*\])?")
 _SCRIPT_GROUPS = ("console_scripts", "gui_scripts")
 _UNHASHED = ("RECORD", "RECORD.jws", "RECORD.p7s")
-_HASHES = frozenset({"sha256", "sha384", "sha512"})
 _START_HOOKS = ("sitecustomize", "usercustomize")
 
 
@@ -176,7 +179,7 @@ class _Wheel:
                     f"its RECORD gives `{printable(path)}` {printable(size)[:20]} bytes,"
                     f" but it has {self._files[path].file_size}"
                 )
-            if path not in unhashed and not path.endswith(".pyc") and hashed.partition("=")[0] not in _HASHES:
+            if path not in unhashed and not path.endswith(".pyc") and hashed.partition("=")[0] not in HASHES:
                 raise UnsafeArchive(f"its RECORD has no strong hash of `{printable(path)}`")
         # There are published wheels with unlisted files in their own folders.
         tops = {path.partition("/")[0] for path in listed}

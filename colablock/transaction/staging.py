@@ -92,7 +92,10 @@ def room_needed(
         wheels[step.name]
         for step in steps
         if step.action is not Action.REMOVE
-        and not (step.artifact is not None and store.has(step.artifact.hashes.get("sha256", "")))
+        and not (
+            step.artifact is not None
+            and store.has(step.artifact.hashes.get("sha256", ""), wheels[step.name].name)
+        )
     ]
     return unpacked_size(missing)
 

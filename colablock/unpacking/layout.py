@@ -1,7 +1,7 @@
 """Lay out an unpacked wheel in the folders of a prefix: links, scripts, and the rows of its RECORD."""
 
 # Paths are strings here: a stack has 25,000 files.
-# ruff: noqa: PTH103, PTH108
+# ruff: noqa: PTH101, PTH103, PTH108
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from colablock._common.ownership import fault_of
 from colablock._common.process import safe_umask
 from colablock._common.text import printable
 from colablock._vendor.packaging.utils import canonicalize_name
-from colablock.environment.record import Row, write_record
+from colablock.environment.record import Row, hash_text, write_record
 from colablock.errors import BadDistribution
 from colablock.index.wheel_check import script_entries
 from colablock.unpacking.store import StoredWheel
-from colablock.unpacking.unpack import hash_text
 
 __all__ = ["Layout", "lay_out"]
 
@@ -120,9 +120,14 @@ def _recorded(layout: Layout, root: str, scheme: str, path: str) -> str:
 
 
 def _place(source: str, destination: str, layout: Layout, *, is_script: bool) -> None:
-    """Link *source* to *destination*, or copy it where links are not possible or would change the source."""
+    """Link *source* to *destination*, or copy it.
+
+    It is copied where links are not possible, would change the source, or would leave the installed
+    file to another user: with sudo, the cache may be that of the caller.
+    """
     _make_folder(destination, layout)
-    if not (is_script or layout.copies):
+    status = os.lstat(source)
+    if not (is_script or layout.copies or fault_of(status, {os.geteuid()})):
         try:
             _link(source, destination)
         except OSError as error:
@@ -132,9 +137,9 @@ def _place(source: str, destination: str, layout: Layout, *, is_script: bool) ->
             return
     with suppress(FileNotFoundError):
         os.unlink(destination)
-    shutil.copy2(source, destination)
-    if is_script:
-        Path(destination).chmod(0o777 & ~layout.umask)
+    shutil.copyfile(source, destination)
+    os.chmod(destination, (0o777 if is_script else status.st_mode & 0o777) & ~layout.umask)
+    os.utime(destination, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def _link(source: str, destination: str) -> None:

@@ -1,28 +1,32 @@
-"""The store of unpacked wheels in the cache, by the SHA-256 of the wheel.
+"""The store of unpacked wheels in the cache, by the SHA-256 and file name of the wheel, and the umask.
 
 An environment gets hard links to its files, as with uv.  An entry is complete when it appears: it is
 unpacked beside the store and renamed.  A program that edits an installed file in place changes the file of
 the store, too, so each file must still have the size, mode and mtime that it was written with.  After a
 restart of the machine, which may have lost data, the contents are hashed again once.  An entry that differs
 is unpacked again.
+
+Who makes links to an entry holds a shared lock on its folder.  An entry is replaced only under the exclusive
+lock, without waiting for it: while others use a damaged entry, the wheel is unpacked for this process alone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+import weakref
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colablock._common.decoding import Malformed, decode, encode, read_bounded
-from colablock._common.fs import NEW, file_digest, is_same_disk, make_private, write_private
+from colablock._common.fs import NEW, file_digest, is_same_disk, make_private, open_locked, write_private
 from colablock._common.limits import UNPACKED_MANIFEST
 from colablock._common.process import safe_umask
 from colablock.errors import BadDistribution
+from colablock.index.wheel_check import RULES
 from colablock.network.cache import MANIFEST, UNPACKED
 from colablock.unpacking.unpack import UnpackedWheel, differing, unpack
 
@@ -32,14 +36,24 @@ if TYPE_CHECKING:
 __all__ = ["StoredWheel", "UnpackedStore"]
 
 _TREE = "tree"
+_TAKEN = frozenset({errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR})  # of a rename: something is there
+
+
+class _Lock:
+    """A lock on the folder of an entry, while this object exists."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        weakref.finalize(self, os.close, descriptor)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredWheel:
-    """An unpacked wheel and the folder of its files."""
+    """An unpacked wheel and the folder of its files, which stay while this object exists."""
 
     wheel: UnpackedWheel
     folder: Path
+    lock: _Lock | None = field(default=None, repr=False)
 
 
 class UnpackedStore:
@@ -48,44 +62,51 @@ class UnpackedStore:
     def __init__(self, cache: Cache | None, *, target: Path, scratch: Path) -> None:
         self.is_shared = cache is not None and is_same_disk(cache.folder, target)
         self._cache = cache if self.is_shared else None
-        self._unfinished = scratch if self._cache is None else self._cache.unfinished
-        self._scratch = scratch
+        self._unfinished = scratch / UNPACKED if self._cache is None else self._cache.unfinished
+        self._own: list[Path] = []  # folders that no other process uses
         self._boot = _boot()
 
-    def has(self, sha256: str) -> bool:
+    def has(self, sha256: str, filename: str) -> bool:
         """Whether there is an entry, so that the wheel probably needs no further disk space."""
-        return self._cache is not None and self._cache.path(UNPACKED, sha256).is_dir()
+        return self._cache is not None and self._entry(self._cache, sha256, filename).is_dir()
 
     def get(self, wheel: Path, sha256: str) -> StoredWheel:
         """Return the unpacked *wheel*, whose hash has to be *sha256*; unpack it unless it is there.
 
         Raises BadDistribution, and OSError if the disk is full.
         """
-        entry = (
-            self._scratch / UNPACKED / sha256 if self._cache is None else self._cache.path(UNPACKED, sha256)
-        )
-        found = self._read(entry, wheel.name)
-        if found is None:
-            found = self._unpack(entry, wheel, sha256)
-        return StoredWheel(wheel=found, folder=entry / _TREE)
+        if self._cache is None:
+            return self._unpack(wheel, sha256)
+        entry = self._entry(self._cache, sha256, wheel.name)
+        found = self._read(entry)
+        if found is not None:
+            return found
+        made = self._unpack(wheel, sha256)
+        return self._keep(self._cache, made, entry)
 
     def close(self) -> None:
-        """Remove what is in the scratch folder.  Links to it stay."""
+        """Remove what this process alone uses.  Links to it stay."""
+        for folder in self._own:
+            shutil.rmtree(folder, ignore_errors=True)
         if self._cache is None:
-            shutil.rmtree(self._scratch / UNPACKED, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                self._unfinished.rmdir()
 
-    def _read(self, entry: Path, filename: str) -> UnpackedWheel | None:
+    def _entry(self, cache: Cache, sha256: str, filename: str) -> Path:
+        """Return the path of an entry.  Its key has all that decides on its files and on their checks."""
+        return cache.path(UNPACKED, f"{sha256} {filename} {safe_umask():03o} {RULES}")
+
+    def _read(self, entry: Path) -> StoredWheel | None:
         """Return the wheel of an entry; None if it is missing, or not as it was written."""
-        if self._cache is None:
+        lock = _locked(entry, shared=True)
+        if lock is None:
             return None
         manifest = entry / MANIFEST
         try:
             found = decode(read_bounded(manifest, UNPACKED_MANIFEST), UnpackedWheel)
         except (OSError, Malformed):
             return None
-        if (found.filename, found.umask) != (filename, safe_umask()):
-            return None
-        is_of_boot = found.boot == self._boot
+        is_of_boot = found.boot == self._boot != ""
         if differing(entry / _TREE, found, hashed=not is_of_boot) is not None:
             return None
         with contextlib.suppress(OSError):  # the next call reads it again
@@ -94,38 +115,78 @@ class UnpackedStore:
             else:
                 found = replace(found, boot=self._boot)
                 write_private(manifest, encode(found))
-        return found
+        return StoredWheel(wheel=found, folder=entry / _TREE, lock=lock)
 
-    def _unpack(self, entry: Path, wheel: Path, sha256: str) -> UnpackedWheel:
+    def _unpack(self, wheel: Path, sha256: str) -> StoredWheel:
+        """Unpack *wheel* for this process alone."""
         if file_digest(wheel) != sha256:
             raise BadDistribution(f"`{wheel.name}` has another SHA-256 than {sha256}")
-        with self._new() as new:
-            made = unpack(wheel, new / _TREE, boot=self._boot)
-            write_private(new / MANIFEST, encode(made))
-            return self._keep(new, entry, wheel.name) or made
-
-    def _keep(self, new: Path, entry: Path, filename: str) -> UnpackedWheel | None:
-        """Rename *new* to *entry*; return the wheel there if another process has put it there meanwhile."""
-        try:
-            make_private(entry.parent)
-            new.rename(entry)
-        except OSError:  # something is there: it stays if it is whole, since others make links to it
-            found = self._read(entry, filename)
-            if self._cache is None or found is not None:
-                return found
-            self._cache.clear_path(entry)
-            new.rename(entry)
-        return None
-
-    @contextmanager
-    def _new(self) -> Iterator[Path]:
-        """Yield a new folder on the disk of the store, and remove what is left of it."""
-        new = make_private(self._unfinished) / f"{NEW}{os.urandom(8).hex()}"
+        new = self._new_path()
         new.mkdir(mode=0o700)
         try:
-            yield new
-        finally:
+            made = unpack(wheel, new / _TREE, boot=self._boot)
+            write_private(new / MANIFEST, encode(made))
+        except BaseException:
             shutil.rmtree(new, ignore_errors=True)
+            raise
+        self._own.append(new)
+        return StoredWheel(wheel=made, folder=new / _TREE)
+
+    def _keep(self, cache: Cache, made: StoredWheel, entry: Path) -> StoredWheel:
+        """Rename the folder of *made* to *entry*; return the wheel to use.
+
+        If another process has put it there meanwhile, that is the one.
+        """
+        new = made.folder.parent
+        lock = _locked(new, shared=True)
+        if lock is None:  # a file system without locks
+            return made
+        cache.clear_path(entry / MANIFEST)  # a file in the way; an empty folder does not prevent the rename
+        if not _renamed(new, entry):
+            found = self._read(entry)
+            if found is not None:
+                return found
+            if not self._replaced(new, entry):
+                return made
+        self._own.remove(new)
+        return replace(made, folder=entry / _TREE, lock=lock)
+
+    def _replaced(self, new: Path, entry: Path) -> bool:
+        """Put *new* in the place of *entry* unless another process uses that; return whether it is there."""
+        lock = _locked(entry, shared=False)
+        if lock is None:
+            return False
+        old = self._new_path()
+        entry.rename(old)
+        self._own.append(old)
+        return _renamed(new, entry)
+
+    def _new_path(self) -> Path:
+        """Return an unused path on the disk of the store."""
+        return make_private(self._unfinished) / f"{NEW}{os.urandom(8).hex()}"
+
+
+def _locked(entry: Path, *, shared: bool) -> _Lock | None:
+    """Lock the folder of an entry; None if it is missing, or the lock of another process excludes it."""
+    descriptor = open_locked(entry, shared=shared, wait=False)
+    if descriptor is None:
+        return None
+    lock = _Lock(descriptor)
+    with contextlib.suppress(OSError):
+        if os.path.samestat(os.fstat(descriptor), entry.lstat()):  # not replaced meanwhile
+            return lock
+    return None
+
+
+def _renamed(new: Path, entry: Path) -> bool:
+    """Rename a folder; return False if something is at *entry*.  Raises OSError."""
+    try:
+        new.rename(entry)
+    except OSError as error:
+        if error.errno not in _TAKEN:
+            raise
+        return False
+    return True
 
 
 def _boot() -> str:

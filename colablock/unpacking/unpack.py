@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import os
 import struct
@@ -19,12 +18,12 @@ from typing import IO, NamedTuple
 from colablock._common.archives import UNREADABLE, open_zip
 from colablock._common.process import safe_umask
 from colablock._common.text import printable
-from colablock.environment.record import Row, digest, read_record
+from colablock.environment.record import HASHES, Row, digest, hash_text, read_record
 from colablock.environment.site import STATE, is_state_path
 from colablock.errors import BadDistribution
 from colablock.index.wheel_check import check_wheel
 
-__all__ = ["UnpackedFile", "UnpackedWheel", "differing", "hash_text", "unpack"]
+__all__ = ["UnpackedFile", "UnpackedWheel", "differing", "unpack"]
 
 _SMALL = 4 << 20  # bytes of a member that is read at once
 _BLOCK = 1 << 20
@@ -50,7 +49,6 @@ class UnpackedWheel:
     filename: str
     info: str
     is_pure: bool
-    umask: int
     boot: str
     notes: tuple[str, ...] = ()
     files: tuple[UnpackedFile, ...] = field(default=(), repr=False)
@@ -75,11 +73,10 @@ def unpack(wheel: Path, into: Path, *, boot: str = "") -> UnpackedWheel:
             info = next(one for one in members if _is_record(one.filename))
             info_folder = info.filename.partition("/")[0]
             into.mkdir(mode=0o700)
-            umask = safe_umask()
-            writer = _Writer(archive, stream, str(into), umask)
-            writer.write(info)
+            writer = _Writer(archive, stream, str(into), safe_umask())
+            record = writer.write(info)
             rows = {row.path: row for row in read_record(into / info_folder) or ()}
-            files = tuple(_files(writer, (one for one in members if one is not info), rows))
+            files = (record, *_files(writer, (one for one in members if one is not info), rows))
             description = archive.read(f"{info_folder}/WHEEL").decode("utf-8", "replace")
     except UNREADABLE as error:
         if isinstance(error, OSError) and error.filename is not None:
@@ -95,7 +92,6 @@ def unpack(wheel: Path, into: Path, *, boot: str = "") -> UnpackedWheel:
         filename=wheel.name,
         info=info_folder,
         is_pure=_is_pure(description),
-        umask=umask,
         boot=boot,
         notes=notes,
         files=files,
@@ -132,14 +128,9 @@ def differing(folder: Path, wheel: UnpackedWheel, *, hashed: bool) -> str | None
             return file.path
         if (status.st_size, status.st_mode, status.st_mtime_ns) != (file.size, file.mode, file.mtime):
             return file.path
-        if hashed and file.hash and digest(Path(path), file.hash.partition("=")[0]) != file.hash:
+        if hashed and digest(Path(path), file.hash.partition("=")[0]) != file.hash:
             return file.path
     return None
-
-
-def hash_text(algorithm: str, digest: bytes) -> str:
-    """Return a hash as RECORD writes it (urlsafe base64 without padding)."""
-    return f"{algorithm}={base64.urlsafe_b64encode(digest).rstrip(b'=').decode()}"
 
 
 def _files(
@@ -147,7 +138,7 @@ def _files(
 ) -> Iterator[UnpackedFile]:
     for member in members:
         row = rows.get(member.filename)
-        yield writer.write(member, "sha256=" if row is None else row.hash)
+        yield writer.write(member, "" if row is None else row.hash)
 
 
 def _is_record(path: str) -> bool:
@@ -176,7 +167,7 @@ class _Writer:
         self.faults: list[str] = []
 
     def write(self, member: zipfile.ZipInfo, expected: str = "") -> UnpackedFile:
-        """Write *member*.  *expected* is its hash in RECORD, or the name of an algorithm with ``=``."""
+        """Write *member*.  *expected* is its hash in RECORD: a weak one, or none, is not compared."""
         path = f"{self._folder}/{member.filename}"
         above = path.rpartition("/")[0]
         if above not in self._made:
@@ -184,20 +175,19 @@ class _Writer:
             self._made.add(above)
         is_program = bool((member.external_attr >> 16) & 0o111)
         mode = (0o777 if is_program else 0o666) & ~self._umask
-        algorithm, _, wanted = expected.partition("=")
-        is_hashed = algorithm in hashlib.algorithms_guaranteed
-        hasher = hashlib.new(algorithm) if is_hashed else None
+        algorithm = expected.partition("=")[0]
+        is_compared = algorithm in HASHES
+        hasher = hashlib.new(algorithm if is_compared else "sha256")
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         try:
             for block in self._blocks(member):
                 _write_all(descriptor, block)
-                if hasher is not None:
-                    hasher.update(block)
+                hasher.update(block)
             status = os.fstat(descriptor)
         finally:
             os.close(descriptor)
-        found = expected if hasher is None else hash_text(algorithm, hasher.digest())
-        if wanted and found != expected:
+        found = hash_text(hasher.name, hasher.digest())
+        if is_compared and found != expected:
             self.faults.append(member.filename)
         return UnpackedFile(member.filename, found, status.st_size, status.st_mode, status.st_mtime_ns)
 

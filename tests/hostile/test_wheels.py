@@ -1,6 +1,6 @@
 """Wheels that must not be installed, into the kernel or into an environment of their own.
 
-Each case is the project ``evil`` 1.0 with one thing wrong.  The refusal comes before uv unpacks anything.
+Each case is the project ``evil`` 1.0 with one thing wrong.  The refusal comes before anything is unpacked.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from colablock._common import limits
+from colablock.environment.record import Row, row_differs
 from colablock.errors import BadDistribution, ExitCode
 from colablock.index.wheel_check import check_wheel
+from colablock.unpacking.unpack import unpack
 from tests.support.hostile import INTO, Target, refused
 from tests.support.hostile_wheels import HostileWheel, entry
 from tests.support.wheels import metadata_text
@@ -302,6 +304,27 @@ GOOD = {
 @pytest.mark.parametrize("wheel", GOOD.values(), ids=GOOD)
 def test_unusual_but_valid_wheels_pass(wheel: HostileWheel, tmp_path: Path) -> None:
     assert check_wheel(wheel.write(tmp_path)) == ()
+
+
+ROWS_OF_BYTECODE = ("shake_128=abc", "shake_256=", "md5=abc", "sha1=abc", "blake9=x", "=", "")
+
+
+@pytest.mark.parametrize("row", ["sha256", "sha256=", "sha256=abc"])
+def test_an_empty_hash_differs(row: str, tmp_path: Path) -> None:
+    wheel = HostileWheel(unlisted={"evil/x.py": "abc"}, record=lambda text: f"{text}evil/x.py,{row},3\n")
+    with pytest.raises(BadDistribution, match=r"`evil/x.py` differs from its RECORD"):
+        unpack(wheel.write(tmp_path), tmp_path / "tree")
+
+
+@pytest.mark.parametrize("row", ROWS_OF_BYTECODE)
+def test_a_weak_hash_of_bytecode_is_not_compared(row: str, tmp_path: Path) -> None:
+    """RECORD need not have a hash of bytecode, and each file has one after unpacking."""
+    wheel = HostileWheel(unlisted={"evil/x.pyc": "abc"}, record=lambda text: f"{text}evil/x.pyc,{row},3\n")
+    files = {file.path: file.hash for file in unpack(wheel.write(tmp_path), tmp_path / "tree").files}
+    assert files["evil/x.pyc"] == "sha256=ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa0"
+    assert all(found.startswith("sha256=") for found in files.values())
+    path = tmp_path / "tree" / "evil" / "x.pyc"
+    assert not row_differs(path, Row("evil/x.pyc", row, "3"))
 
 
 NOTES = {

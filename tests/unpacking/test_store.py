@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from colablock._common.fs import file_digest
+from colablock._common.process import safe_umask
 from colablock.environment.record import Row, read_record, row_differs
 from colablock.errors import BadDistribution
 from colablock.network.cache import Cache
@@ -67,6 +69,7 @@ class Ground:
         store = UnpackedStore(self.cache, target=self.folder, scratch=self.folder / "scratch")
         stored = store.get(self.wheel, file_digest(self.wheel))
         info, _ = lay_out(stored, self.layout(name, copies=copies), own or {})
+        store.close()
         return info.parent
 
     @property
@@ -174,6 +177,64 @@ def test_a_changed_entry_is_unpacked_again(ground: Ground, damage: Callable[[Gro
     assert not (again / "told.py").samefile(site / "told.py")
     assert (again / "told.py").read_text() == SAYS
     assert (ground.install("third") / "told.py").samefile(again / "told.py")
+
+
+IN_USE: dict[str, Callable[[Ground], object]] = {
+    "another umask": lambda _: os.umask(0o077),
+    "a damaged entry": lambda ground: edit(ground.entry / "tree" / "told_more" / "__init__.py"),
+    "no manifest": lambda ground: (ground.entry / "manifest.json").unlink(),
+    "another file name": lambda ground: setattr(
+        ground, "wheel", ground.wheel.rename(ground.folder / "told-1.0-py2.py3-none-any.whl")
+    ),
+}
+
+
+@pytest.mark.usefixtures("umask")
+@pytest.mark.parametrize("damage", IN_USE.values(), ids=IN_USE)
+def test_an_entry_in_use_stays(ground: Ground, damage: Callable[[Ground], object]) -> None:
+    user = UnpackedStore(ground.cache, target=ground.folder, scratch=ground.folder / "scratch")
+    stored = user.get(ground.wheel, file_digest(ground.wheel))
+    damage(ground)
+    other = ground.install("other")
+    assert (other / "told_more" / "__init__.py").read_text() == "x = 1\n"
+    info, _ = lay_out(stored, ground.layout("one"), {})
+    assert (info.parent / "told.py").samefile(stored.folder / "told.py")
+    del stored
+    assert (ground.install("after") / "told_more" / "__init__.py").read_text() == "x = 1\n"
+    assert not list((ground.cache.folder / "unfinished").glob("*"))
+
+
+def test_files_of_another_user_are_copied(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = UnpackedStore(ground.cache, target=ground.folder, scratch=ground.folder / "scratch")
+    stored = store.get(ground.wheel, file_digest(ground.wheel))
+    monkeypatch.setattr(os, "geteuid", lambda: 4242)  # as root, who uses the cache of the caller of sudo
+    info, _ = lay_out(stored, ground.layout("one"), {})
+    assert {path.stat().st_nlink for path in info.parent.rglob("*") if path.is_file()} == {1}
+    assert (info.parent / "told.py").stat().st_mode & 0o777 == 0o666 & ~safe_umask()
+
+
+@pytest.mark.parametrize("path", ["told.pyc", "told-1.0.dist-info/RECORD"])
+@pytest.mark.parametrize("boot", ["another start", ""])
+def test_every_file_is_hashed_after_a_restart(
+    ground: Ground, path: str, boot: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ground.wheel = make_wheel(ground.folder, "told", "1.0", modules={"told.py": SAYS, "told.pyc": "abc"})
+    if not boot:
+        monkeypatch.setattr("colablock.unpacking.store._boot", lambda: "")  # a sandbox has none
+    site = ground.install("one")
+    if boot:
+        reboot(ground)
+    forge(ground.entry / "tree" / path)
+    assert not (ground.install("two") / "told.py").samefile(site / "told.py")
+
+
+def test_a_full_disk_is_no_entry_of_others(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(OSError, match="No space"):
+        ground.install("one")
 
 
 def test_after_a_restart_an_entry_is_read_once(ground: Ground) -> None:
