@@ -1,7 +1,7 @@
 """Locks, parsed and checked once: what the cache keeps of them.
 
 TOML takes a hundred times as long to parse as MessagePack: 25,000 lines 0.3 s.  The key of an entry is the
-SHA-256 of the text, with the release that has checked it, so no entry is ever out of date.
+SHA-256 of the text, with the release and the parser that have checked it, so no entry is ever out of date.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def parsed(
     """
     if cache is None:
         return build(parse(text))
-    key = f"{__version__} {_FORMAT} {hashlib.sha256(text).hexdigest()}"
+    # A text that one parser accepts may be malformed for another.
+    parser = f"{parse.__module__}.{parse.__qualname__}"
+    key = f"{__version__} {_FORMAT} {parser} {hashlib.sha256(text).hexdigest()}"
     kept = _unpacked(cache.read(KIND, key))
     if kept is not None:
         with suppress(ValueError, LookupError, AttributeError, TypeError, PylockValidationError):

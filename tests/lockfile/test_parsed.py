@@ -55,6 +55,19 @@ def test_a_changed_lock_is_parsed_again(tmp_path: Path, cache: Cache) -> None:
         assert [wheel.url for wheel in package.wheels or ()] == [f"https://{host}/a.whl"]
 
 
+def test_a_head_alone_is_no_lock_also_from_the_cache(tmp_path: Path, cache: Cache) -> None:
+    """The head is the end of a lock, and here the whole text."""
+    path = tmp_path / "pylock.toml"
+    lines = {"kind": "complete", "matrix": "m", "matrix-digest": "0" * 64, "python": "3.11", "platform": "x"}
+    lines |= {"lock-version": "1.0", "created-by": "x"}
+    table = "".join(f'{key} = "{value}"\n' for key, value in lines.items())
+    path.write_text(f"\n[tool.colablock]\n{table}packages = []\n")
+    for _ in range(2):
+        assert read_head(path, cache) is not None
+        with pytest.raises(InvalidInput):
+            read_lock(path, cache)
+
+
 @pytest.mark.parametrize("is_checked", [True, False])
 @pytest.mark.parametrize("entry", [b"", b"\xc1", b"\x80", b"\x01", b"\x81\xa8packages\x01", b"\x91" * 5000])
 def test_a_damaged_entry_is_made_again(entry: bytes, is_checked: bool, tmp_path: Path, cache: Cache) -> None:
