@@ -198,12 +198,15 @@ def _listed(folder: str) -> list[str]:
 
 
 def _stamp(path: str) -> list[int]:
-    """Return the time of the last change of *path*, its size and its inode; nothing if it does not exist."""
+    """Return the mtime of *path*, its size, its inode and its ctime; nothing if it does not exist.
+
+    No program can set the ctime back.
+    """
     try:
         status = os.stat(path)  # noqa: PTH116 - thousands of files
     except (OSError, ValueError):
         return []
-    return [status.st_mtime_ns, status.st_size, status.st_ino]
+    return [status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns]
 
 
 def read_answer(text: str, *, distributions: bool = True) -> dict[str, Any]:

@@ -72,6 +72,13 @@ def _edit(path: Path, old: str, new: str) -> None:
     path.write_text(path.read_text().replace(old, new))
 
 
+def _edit_and_set_back(path: Path, old: str, new: str) -> None:
+    """Edit a file in place and give it the mtime that it had."""
+    before = path.stat()
+    _edit(path, old, new)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 def _more(asked: Asked) -> Path:
     return build_site(asked.venv.folder / "more", [Stub(name="three", version="1")])
 
@@ -90,6 +97,9 @@ CHANGES: dict[str, Callable[[Asked], object]] = {
     "a distribution is removed": lambda a: shutil.rmtree(a.info),
     "METADATA is edited": lambda a: _edit(a.info / "METADATA", "two>=1", "two>=9"),
     "METADATA is edited to the same size": lambda a: _edit(a.info / "METADATA", "two>=1", "two>=2"),
+    "METADATA is edited and has its old time": lambda a: _edit_and_set_back(
+        a.info / "METADATA", "two>=1", "two>=3"
+    ),
     "METADATA is removed": lambda a: (a.info / "METADATA").unlink(),
     "RECORD is edited": lambda a: _edit(a.info / "RECORD", "one/", "uno/"),
     "it is marked as requested": lambda a: (a.info / "REQUESTED").touch(),
