@@ -22,6 +22,9 @@ NAME = "bundle.json"
 FILES = "files/"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NESTED = 2  # the parts of the longest path: a folder and a file
+_BASE = ".base.toml"  # what a matrix extends
+_WHEEL = ".whl"
+_UNSAFE = (".", "-", "~")  # a file that is written to disk is neither hidden, an option nor a home
 
 
 class BundleMember(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,15 +93,27 @@ class BundleManifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         paths = [member.path for member in self.members]
         if len(set(paths)) != len(paths) or NAME in paths:
             yield "its manifest lists a member twice"
+        for path in (self.matrix_file, self.lock_file):
+            if path not in paths or "/" in path:
+                yield f"its manifest names `{path!r}`, which is not a member"
         for member in self.members:
             parts = member.path.split("/")
             if len(parts) > _NESTED or not all(map(is_plain_name, parts)) or not member.path.isprintable():
                 yield f"its manifest lists the path {member.path!r}"
+            elif not self._is_expected(member.path):
+                yield f"its manifest lists `{member.path}`, which belongs to no matrix and no lock"
             if not _SHA256.fullmatch(member.sha256) or not 0 <= member.size <= SIZE:
                 yield f"its manifest has no valid hash and size of `{member.path}`"
-        for path in (self.matrix_file, self.lock_file):
-            if path not in paths or "/" in path:
-                yield f"its manifest names `{path!r}`, which is not a member"
+        if self.matrix_file != f"{self.matrix}.toml":
+            yield f"its manifest names `{self.matrix_file}` as the file of the matrix `{self.matrix}`"
+
+    def _is_expected(self, path: str) -> bool:
+        """Whether *path* is that of a file to install, the matrix, what it extends, the lock, or a wheel."""
+        if path.startswith(FILES):
+            return True
+        is_safe = not any(part.startswith(_UNSAFE) for part in path.split("/"))
+        is_top = path in {self.matrix_file, self.lock_file} or path.endswith(_BASE)
+        return is_safe and (path.endswith(_WHEEL) if "/" in path else is_top)
 
 
 class _Version(msgspec.Struct):

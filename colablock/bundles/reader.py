@@ -5,12 +5,13 @@ Files are read where they lie in the archive, so nothing is unpacked twice.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,17 +89,42 @@ class Bundle:
                 raise self._damaged(member)
 
     def unpack(self, folder: Path) -> None:
-        """Write every member but those below `FILES` into *folder*, where they are not there already.
+        """Write the matrix and its lock into *folder*, where they are not there already.
 
         Raises BadDistribution if one is not what the manifest lists, and OSError.
         """
         for member in self.manifest.members:
-            if member.path.startswith(FILES):
-                continue
-            to = folder / member.path
-            if not (to.is_file() and not to.is_symlink() and file_digest(to) == member.sha256):
-                make_private(to.parent)
-                self.copy(member, to)
+            if "/" not in member.path:
+                self._place(member, folder)
+
+    def unpack_wheels(self, folder: Path, named: Container[str]) -> None:
+        """Write the wheels that lie beside the lock into *folder*.  *named* are the paths in the lock.
+
+        Raises InvalidInput for a file that the lock does not name, BadDistribution, and OSError.
+        """
+        beside = self.beside
+        for member in beside:
+            if member.path not in named:
+                raise self.refused(f"its lock does not name `{member.path}`")
+        for member in beside:
+            self._place(member, folder)
+
+    @property
+    def beside(self) -> list[BundleMember]:
+        """The files in a folder beside the lock: the wheels that colablock has rebuilt."""
+        return [one for one in self.manifest.members if "/" in one.path and not one.path.startswith(FILES)]
+
+    def refused(self, why: str) -> InvalidInput:
+        """Return the error for a bundle that contradicts itself."""
+        return _invalid(self.path, why)
+
+    def _place(self, member: BundleMember, folder: Path) -> None:
+        to = folder / member.path
+        if to.parent.is_symlink():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(to.parent))
+        if not (to.is_file() and not to.is_symlink() and file_digest(to) == member.sha256):
+            make_private(to.parent)
+            self.copy(member, to)
 
     @contextmanager
     def _stream(self) -> Iterator[BinaryIO]:

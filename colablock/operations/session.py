@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from colablock._common.fs import make_private
 from colablock._common.reporter import Reporter
+from colablock._common.text import printable
 from colablock._common.urls import Mirrors, checked_index, is_loopback, local_path, redacted
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.site import Site, read_site
@@ -25,6 +27,7 @@ from colablock.transaction.apply_record import home_folder
 
 if TYPE_CHECKING:
     from colablock.bundles.manifest import BundleManifest
+    from colablock.bundles.reader import Bundle
     from colablock.errors import FetchFailed
     from colablock.matrix.model import Matrix
     from colablock.planning.options import ApplyOptions
@@ -141,8 +144,14 @@ def from_bundle(options: ApplyOptions, environ: Mapping[str, str]) -> ApplyOptio
     _check_options(options, manifest)
     digest = hashlib.sha256(manifest.encoded()).hexdigest()
     folder = home_folder(environ) / _BUNDLES / digest[:32]
+    is_new = not folder.is_dir()
     try:
         bundle.unpack(make_private(folder))
+        _check_contents(bundle, folder, environ)
+    except InvalidInput:
+        if is_new:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     except OSError as error:
         raise Refused(f"`{folder}` cannot be written: {error.strerror or error}") from error
     return replace(
@@ -162,6 +171,35 @@ def _index_of(manifest: BundleManifest) -> str | None:
     index = manifest.index
     is_url = index is not None and local_path(index) is None
     return checked_index(index, "the index of the bundle") if is_url else index
+
+
+def _check_contents(bundle: Bundle, folder: Path, environ: Mapping[str, str]) -> None:
+    """Raise InvalidInput if the matrix and the lock in *folder* are not what the manifest says.
+
+    The wheels that the lock names are written beside it.  Raises OSError.
+    """
+    from colablock.lockfile.store import read_head  # noqa: PLC0415 - few calls use a bundle
+
+    manifest = bundle.manifest
+    name = find_matrix(str(folder / manifest.matrix_file), environ=environ).name
+    if name != manifest.matrix:
+        raise bundle.refused(f"it says that it has the matrix `{manifest.matrix}`, and has `{name}`")
+    lock = folder / manifest.lock_file
+    head = read_head(lock)
+    if head is None:
+        raise bundle.refused(f"`{manifest.lock_file}` is not a lock made by colablock")
+    for fact in ("matrix", "kind", "python", "platform", "runtime", "variant"):
+        said, there = getattr(manifest, fact), getattr(head, fact)
+        if said != there:
+            raise bundle.refused(f"its lock is for the {fact} `{printable(str(there))}`, not `{said}`")
+    if set(manifest.with_) != head.with_:
+        raise bundle.refused("its lock was made with other requirements (`--with`) than it says")
+    if bundle.beside:
+        from colablock.lockfile.pylock import read_lock  # noqa: PLC0415 - few bundles have one
+
+        packages = read_lock(lock, Cache(cache_folder(environ))).packages
+        wheels = (wheel.path for one in packages for wheel in one.wheels or ())
+        bundle.unpack_wheels(folder, set(filter(None, wheels)))
 
 
 def _check_options(options: ApplyOptions, manifest: BundleManifest) -> None:

@@ -72,11 +72,30 @@ def test_only_small_files_are_unpacked(tmp_path: Path) -> None:
     into = tmp_path / "into"
     into.mkdir()
     bundle.unpack(into)
+    bundle.unpack_wheels(into, CONTENT)
     found = sorted(str(path.relative_to(into)) for path in into.rglob("*") if path.is_file())
     assert found == sorted(path for path in CONTENT if not path.startswith("files/"))
     (into / "tiny.toml").write_bytes(b"changed")
     bundle.unpack(into)
     assert (into / "tiny.toml").read_bytes() == CONTENT["tiny.toml"]
+
+
+def test_a_wheel_that_the_lock_does_not_name_is_not_unpacked(tmp_path: Path) -> None:
+    bundle = Bundle.open(write(tmp_path))
+    with pytest.raises(InvalidInput, match=r"its lock does not name `pylock\.tiny\.wheels/own-1\.0"):
+        bundle.unpack_wheels(tmp_path / "into", {WHEEL})
+    assert not (tmp_path / "into").exists()
+
+
+def test_nothing_is_unpacked_through_a_linked_folder(tmp_path: Path) -> None:
+    bundle = Bundle.open(write(tmp_path))
+    into, outside = tmp_path / "into", tmp_path / "outside"
+    for folder in (into, outside):
+        folder.mkdir()
+    (into / "pylock.tiny.wheels").symlink_to(outside)
+    with pytest.raises(NotADirectoryError):
+        bundle.unpack_wheels(into, CONTENT)
+    assert not list(outside.iterdir())
 
 
 def test_the_same_files_give_the_same_bytes(tmp_path: Path) -> None:
@@ -200,8 +219,8 @@ def first_of_all(one: Hostile) -> None:
 
 
 def large_text(one: Hostile) -> None:
-    one.add("large.toml", b"#" * (TEXT_FILE + 1))
-    one.list("large.toml", b"#" * (TEXT_FILE + 1))
+    one.add("large.base.toml", b"#" * (TEXT_FILE + 1))
+    one.list("large.base.toml", b"#" * (TEXT_FILE + 1))
 
 
 HOSTILE: dict[str, tuple[Callable[[Hostile], object], str]] = {
@@ -229,7 +248,16 @@ HOSTILE: dict[str, tuple[Callable[[Hostile], object], str]] = {
     "a matrix that is missing": (lambda one: one.manifest.update({"matrix-file": "x.toml"}), "not a member"),
     "a lock in a folder": (lambda one: one.manifest.update({"lock-file": WHEEL}), "not a member"),
     "terminal escapes": (lambda one: one.manifest.update(matrix="a\x1b[2Jb"), "control characters"),
-    "a large text": (large_text, "`large.toml` has"),
+    "a large text": (large_text, "`large.base.toml` has"),
+    "a receipt": (both("tiny.receipts/h200.json"), "lists `tiny.receipts/h200.json`"),
+    "another file at the top": (both("sitecustomize.py"), "lists `sitecustomize.py`"),
+    "another lock": (both("pylock.other.toml"), "lists `pylock.other.toml`"),
+    "a hidden file": (both(".base.toml"), "lists `.base.toml`"),
+    "a hidden folder": (both(".git/x.whl"), "lists `.git/x.whl`"),
+    "a file like an option": (both("-rf.base.toml"), "lists `-rf.base.toml`"),
+    "a file like a home": (both("~.base.toml"), "lists `~.base.toml`"),
+    "a file below the lock": (both("pylock.tiny.wheels/x.pth"), "lists `pylock.tiny.wheels/x.pth`"),
+    "a file of another matrix": (lambda one: one.manifest.update(matrix="other"), "the matrix `other`"),
     "a line break": (lambda one: one.manifest.update(kind="\n"), "control characters"),
 }
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from colablock.bundles.reader import Bundle
@@ -301,6 +302,41 @@ def test_a_file_that_the_bundle_lacks_is_named_before_anything_moves(place: Plac
     there = place.elsewhere()
     with pytest.raises(FetchFailed, match=r"lacks files that this environment needs: `shapes-1\.0"):
         plan_change(there.gone(), there.options())
+
+
+LIES: dict[str, tuple[dict[str, object], str]] = {
+    "another matrix": ({"matrix": "qlora", "matrix_file": "qlora.toml"}, "`qlora`, and has `tiny`"),
+    "another kind": ({"kind": "delta"}, "its lock is for the kind `complete`, not `delta`"),
+    "another Python": ({"python": "3.99"}, "not `3.99`"),
+    "another platform": ({"platform": "win_amd64"}, "not `win_amd64`"),
+    "another runtime": ({"runtime": "colab"}, "its lock is for the runtime `None`, not `colab`"),
+    "another variant": ({"variant": "cpu"}, "its lock is for the variant `None`, not `cpu`"),
+    "another requirement": ({"with_": ("lines",)}, "other requirements"),
+}
+
+
+def test_a_manifest_that_says_another_thing_than_its_files_is_refused(place: Place) -> None:
+    from colablock.bundles.writer import Source, write_bundle  # noqa: PLC0415
+
+    place.make()
+    bundle = Bundle.open(place.bundle)
+    made, content = bundle.manifest, {}
+    for one in made.members:
+        with bundle.opened(one) as stream:
+            content[one.path] = Source.of(stream.read())
+    for facts, words in LIES.values():
+        told = msgspec.structs.replace(made, **facts)
+        renamed = {told.matrix_file if path == made.matrix_file else path: content[path] for path in content}
+        write_bundle(place.bundle, told, renamed)
+        with pytest.raises(InvalidInput) as caught:
+            place.options(name=told.matrix)
+        assert words in str(caught.value)
+        assert not list((place.folder / place.machine / "home").glob("bundles/*"))
+    write_bundle(place.bundle, made, {**content, "more.wheels/evil-1.0-py3-none-any.whl": Source.of(b"x")})
+    with pytest.raises(InvalidInput, match=r"its lock does not name `more\.wheels/evil"):
+        place.options()
+    write_bundle(place.bundle, made, content)
+    assert place.options(name="tiny").lock is not None
 
 
 def rewrite(path: Path, member: str, content: bytes) -> None:
