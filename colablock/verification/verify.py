@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import subprocess
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -28,7 +29,7 @@ from colablock.errors import InvalidInput, NotFound, Unmet
 from colablock.matrix.model import Verify
 from colablock.planning.plan import Plan, Remedy
 from colablock.verification.origins import misplaced, owner_of
-from colablock.verification.worker import Child, JobResult, is_python, run_jobs
+from colablock.verification.worker import Child, JobResult, RunningCommand, is_python, run_jobs
 
 if TYPE_CHECKING:
     from colablock.environment.snapshot import Snapshot
@@ -120,15 +121,7 @@ def prove(
         reporter.step(f"{check.kind} {check.subject}", done, total)
 
     with scratch_folder() as scratch, ExitStack() as running:
-        work = scratch / "work"  # what is in it can be imported, so it has none of the caches
-        work.mkdir()
-        child = Child(
-            python=str(python),
-            environ=proof_environment(python, environ, scratch),
-            folder=work,
-            timeout=timeout,
-            bytecode=bytecode,
-        )
+        child = _child(python, environ, scratch, timeout=timeout, bytecode=bytecode)
         jobs = [("import", name) for name in verify.imports]
         jobs += [("capability", name) for name in verify.capabilities]
         answers = run_jobs(child, [("facts", json.dumps(sorted(pins))), *jobs])
@@ -136,23 +129,29 @@ def prove(
         if not found.passed:
             raise Unmet(f"the interpreter `{python}` does not run\n{last_lines(found.detail, indent='  ')}")
         state = _State.of(found.facts)
-        checks += [_version_check(name, wanted, state) for name, wanted in sorted(pins.items())]
-        checks += [_requirements_check(pins, state, frozenset(expected_unmet))] if pins else []
+        checks += _state_checks(state, pins, frozenset(expected_unmet))
         if plan is not None and plan.steps and before is not None:
             checks += _breakage_checks(state, plan, before, frozenset(pins))
         commands = {
-            command: running.enter_context(
-                child.start_command(_as_in_training(command, state), state.scripts)
-            )
+            command: (ran, running.enter_context(child.start_command(ran, state.scripts)))
             for command in verify.commands
+            for ran in [_as_in_training(command, state, child.python)]
         }
         for answer in answers:
             add(_check_of(_compared(answer, pins, state)))
-        for command, started in commands.items():
-            passed, detail, seconds = started.result()
-            subject = " ".join(command)
-            add(Check(kind="command", subject=subject, passed=passed, detail=detail, seconds=seconds))
+        for command, (ran, started) in commands.items():
+            add(_command_check(command, ran, started))
     return tuple(checks)
+
+
+def _child(
+    python: str | Path, environ: Mapping[str, str], scratch: Path, *, timeout: float, bytecode: Sequence[str]
+) -> Child:
+    """Return how the proofs run, with all that they write in *scratch*."""
+    work = scratch / "work"  # what is in it can be imported, so it has none of the caches
+    work.mkdir()
+    variables = proof_environment(python, environ, scratch)
+    return Child(python=str(python), environ=variables, folder=work, timeout=timeout, bytecode=bytecode)
 
 
 def files_checks(sites: Iterable[str], pins: Mapping[NormalizedName, str]) -> tuple[Check, ...]:
@@ -283,16 +282,42 @@ class _State:
         return there.version if there is not None else None
 
 
-def _as_in_training(command: Sequence[str], state: _State) -> Sequence[str]:
-    """Return *command*; ``accelerate launch`` as training starts it, by its module.
+def _as_in_training(command: Sequence[str], state: _State, python: str) -> Sequence[str]:
+    """Return *command*; ``accelerate launch`` as training starts it, by its module, if its script can start.
 
     The script of accelerate imports all of its other commands first, which takes several seconds more.
     """
-    site = Path(state.folders.get(_ACCELERATE, "")).parent
-    if tuple(command[:2]) != _LAUNCH or not site.joinpath(*_LAUNCHER.split(".")).with_suffix(".py").is_file():
+    info = state.folders.get(_ACCELERATE)
+    if tuple(command[:2]) != _LAUNCH or not info:
+        return command
+    module = Path(info).parent.joinpath(*_LAUNCHER.split(".")).with_suffix(".py")
+    if not module.is_file() or not _is_script_of(python, Path(state.scripts, _LAUNCH[0])):
         return command
     source = f"import runpy; runpy.run_module({_LAUNCHER!r}, run_name='__main__', alter_sys=True)"
     return ("python", "-c", source, *command[2:])
+
+
+def _is_script_of(python: str, script: Path) -> bool:
+    """Whether *script* can be run, and names an interpreter in the folder of *python*."""
+    try:
+        with script.open("rb") as file:
+            line, end, _ = file.read(256).partition(b"\n")  # Linux reads no more of it
+    except OSError:
+        return False
+    named = line.removeprefix(b"#!").split()
+    if not (end and line.startswith(b"#!") and named and os.access(script, os.X_OK)):
+        return False
+    interpreter = Path(os.fsdecode(named[0]))
+    is_ours = os.path.realpath(interpreter.parent) == os.path.realpath(Path(python).parent)
+    return is_ours and os.access(interpreter, os.X_OK)
+
+
+def _command_check(command: Sequence[str], ran: Sequence[str], started: RunningCommand) -> Check:
+    """Return the check of *command*, which was *started* as *ran*."""
+    passed, detail, seconds = started.result()
+    if ran is not command:
+        detail = f"run as `python -m {_LAUNCHER}`" + (f"\n{detail}" if detail else "")
+    return Check(kind="command", subject=" ".join(command), passed=passed, detail=detail, seconds=seconds)
 
 
 def _compared(answer: JobResult, pins: Mapping[NormalizedName, str], state: _State) -> JobResult:
@@ -313,6 +338,14 @@ def _check_of(answer: JobResult) -> Check:
         seconds=answer.seconds,
         skipped=answer.skipped,
     )
+
+
+def _state_checks(
+    state: _State, pins: Mapping[NormalizedName, str], expected_unmet: Collection[tuple[str, str]]
+) -> list[Check]:
+    """Return the checks of what is installed: a version for each of *pins*, and their requirements."""
+    versions = [_version_check(name, wanted, state) for name, wanted in sorted(pins.items())]
+    return [*versions, _requirements_check(pins, state, expected_unmet)] if pins else versions
 
 
 def _version_check(name: NormalizedName, wanted: str, state: _State) -> Check:

@@ -201,6 +201,9 @@ def test_accelerate_launch_is_proven_by_the_module_that_training_runs(tmp_path: 
     }
     executable = make_venv(tmp_path / "env", sys.executable)
     site = build_site(site_of(tmp_path / "env"), [Stub(name="accelerate", version="1", files=files)])
+    script = executable.with_name("accelerate")
+    script.write_text(f"#!{executable}\nraise SystemExit('the script was run')\n")
+    script.chmod(0o755)
     help_text = ("accelerate", "launch", "--help")
     for commands in ((help_text,), (help_text, ("accelerate", "launch", "--no-such-option"))):
         checks = [
@@ -208,9 +211,37 @@ def test_accelerate_launch_is_proven_by_the_module_that_training_runs(tmp_path: 
         ]
         assert [check.passed for check in checks] == [True, False][: len(commands)]
         assert [check.subject for check in checks] == [" ".join(command) for command in commands]
+        assert {check.detail.splitlines()[0] for check in checks} == {
+            "run as `python -m accelerate.commands.launch`"
+        }
+
+    def told() -> str:
+        check = proved(executable, commands=(help_text,))["accelerate launch --help"]
+        assert not check.passed
+        return check.detail
+
+    # A script that could not start, and one of another interpreter, are run themselves.
+    script.write_text(f"#!{tmp_path}/away/python\n")
+    assert "cannot be run: No such file or directory" in told()
+    script.write_text("#!/bin/sh\necho another; exit 1\n")
+    assert "another" in told()
+    script.chmod(0o644)
+    assert "no command `accelerate`" in told()
+    script.unlink()
+    assert "no command `accelerate`" in told()
     (site / "accelerate" / "commands" / "launch.py").unlink()
-    check = proved(executable, commands=(help_text,))["accelerate launch --help"]
-    assert "no command `accelerate`" in check.detail
+    assert "no command `accelerate`" in told()
+
+
+def test_accelerate_in_the_working_folder_proves_nothing(
+    python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / "accelerate" / "commands" / "launch.py"
+    module.parent.mkdir(parents=True)
+    module.touch()
+    monkeypatch.chdir(tmp_path)
+    check = proved(python, commands=(("accelerate", "launch", "--help"),))["accelerate launch --help"]
+    assert (check.passed, "no command `accelerate`" in check.detail) == (False, True)
 
 
 def test_a_command_that_hangs_is_ended(python: Path) -> None:
