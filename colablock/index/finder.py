@@ -235,7 +235,9 @@ class IndexSource:
         self, entry: PackageEntry | None, linked: ProjectCandidates, listed: ProjectCandidates
     ) -> ProjectCandidates:
         """Return the candidates of find-links and of an index in the order in which they are tried."""
-        candidates = self._in_order(linked.candidates, listed.candidates)
+        candidates = _in_order(
+            linked.candidates, listed.candidates, self._fetcher, links_override=self._links_override
+        )
         if entry is not None and entry.prefer_local:
             candidates.sort(key=lambda candidate: not _has_label(candidate.version, entry.prefer_local or ""))
         if entry is not None and entry.is_rebuilt:
@@ -253,15 +255,6 @@ class IndexSource:
             found=linked.found or listed.found,
             where=(*linked.where, *listed.where),
         )
-
-    def _in_order(self, linked: Sequence[Candidate], listed: Sequence[Candidate]) -> list[Candidate]:
-        """Return the candidates of two sources, of a version in both that of the source that comes first."""
-        first, second = (linked, listed) if self._links_override else (listed, linked)
-        if not self._links_override and self._fetcher.offline:
-            there = {candidate.version for candidate in linked}
-            first = [c for c in first if c.version not in there or self._fetcher.at_hand(c.files[0])]
-        versions = {candidate.version for candidate in first}
-        return [*first, *(c for c in second if c.version not in versions)]
 
     def _listed(self, name: NormalizedName, entry: PackageEntry | None, policy: Policy) -> ProjectCandidates:
         """Return the candidates in the entry's own index, else in the first default index that has *name*."""
@@ -390,6 +383,18 @@ class IndexSource:
                 self._prefetch(
                     further, requirement.specifier & own.specifier if own else requirement.specifier
                 )
+
+
+def _in_order(
+    linked: Sequence[Candidate], listed: Sequence[Candidate], fetcher: Fetcher, *, links_override: bool
+) -> list[Candidate]:
+    """Return the candidates of two sources, of a version in both that of the source that comes first."""
+    first, second = (linked, listed) if links_override else (listed, linked)
+    if not links_override and fetcher.offline:
+        there = {candidate.version for candidate in linked}
+        first = [c for c in first if c.version not in there or fetcher.at_hand(c.files[0])]
+    versions = {candidate.version for candidate in first}
+    return [*first, *(c for c in second if c.version not in versions)]
 
 
 def _if_reached(
