@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,6 +24,7 @@ __all__ = ["Source", "write_bundle"]
 _BLOCK = 1 << 20
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest of a zip archive
 _UNIX = 3
+_NEW = 60.0  # seconds: another process may have created it, and not locked it yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +101,8 @@ def _sweep(output: Path) -> None:
         for path in output.parent.iterdir():
             status = path.lstat()
             if not path.name.startswith(_left(output)) or not stat.S_ISREG(status.st_mode):
+                continue
+            if time.time() - status.st_mtime < _NEW:
                 continue
             with suppress(OSError), path.open("rb") as stream:
                 if status.st_uid == os.geteuid() and flock(stream, wait=False):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import stat
 import struct
+import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -116,16 +118,20 @@ def test_a_file_that_changes_meanwhile_leaves_no_bundle(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_has_left_is_removed(tmp_path: Path) -> None:
-    """But not what another process is writing, and nothing of another archive."""
+    """But not what another process is writing or has just created, and nothing of another archive."""
     left = tmp_path / ".tiny.bundle.unfinished-0123"
     busy = tmp_path / ".tiny.bundle.unfinished-4567"
     other = tmp_path / ".other.bundle.unfinished-89ab"
-    for path in (left, busy, other):
+    new = tmp_path / ".tiny.bundle.unfinished-cdef"
+    for path in (left, busy, other, new):
         path.write_bytes(b"PK")
+        if path != new:
+            os.utime(path, (time.time() - 100,) * 2)
     with busy.open("rb") as stream:
         flock(stream)
         write(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([busy.name, other.name, "tiny.bundle"])
+    kept = {path.name for path in tmp_path.iterdir()}
+    assert kept == {busy.name, other.name, new.name, "tiny.bundle"}
 
 
 # Truncated and altered archives
