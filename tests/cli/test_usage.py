@@ -32,6 +32,9 @@ WRONG = [
     ("plan demo --protct=torch", "`colablock plan` has no option `--protct`", "did you mean `--protect`?"),
     ("apply demo --xyzzy", "`colablock apply` has no option `--xyzzy`", "`colablock apply --help` lists"),
     ("run demo --xyzzy -- ls", "`colablock run` has no option `--xyzzy`", "`colablock run --help` lists"),
+    ("plan demo --with --brokn", "`--with` needs a value", None),
+    ("train demo --dataset '--weird file' --xyzzy", "`colablock train` has no option `--xyzzy`", None),
+    ("runs show x -- --weird", "unexpected argument `--weird`", "`colablock runs show --help` lists"),
     ("plan demo -x", "`colablock plan` has no option `-x`", "`colablock plan --help` lists"),
     ("plan demo other", "unexpected argument `other`", "`colablock plan --help` lists"),
     (

@@ -35,11 +35,10 @@ class Parser(argparse.ArgumentParser):
             self._check_options(args)
         found, rest = super().parse_known_args(args, namespace)
         if rest:
-            is_option = rest[0].startswith("-")
+            word = next((one for one in rest if one != "--"), rest[0])
+            is_option = word.startswith("-") and word in _until(args or (), lambda one: one == "--")
             message = (
-                f"`{self.prog}` has no option `{rest[0]}`"
-                if is_option
-                else f"unexpected argument `{rest[0]}`"
+                f"`{self.prog}` has no option `{word}`" if is_option else f"unexpected argument `{word}`"
             )
             raise InvalidInput(message, hint=f"`{self.prog} --help` lists the arguments")
         return found, rest
@@ -63,8 +62,13 @@ class Parser(argparse.ArgumentParser):
             words: Sequence[str] = _until(args, lambda word: not word.startswith("-"))
         else:
             words = args
+        takes_value = {text for text, one in self._option_string_actions.items() if one.nargs != 0}
         known = [text for text in self._option_string_actions if text.startswith("--")]
+        before = ""
         for word in _until(words, lambda one: one == "--"):
+            is_value, before = before in takes_value or " " in word.partition("=")[0], word
+            if is_value:  # as argparse reads it
+                continue
             option = word.partition("=")[0]
             if option.startswith("--") and not any(one.startswith(option) for one in known):
                 hint = near(option, known) or f"`{self.prog} --help` lists its options"
