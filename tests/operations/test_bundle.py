@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -146,9 +147,21 @@ def test_a_second_bundle_fetches_and_writes_nothing(place: Place) -> None:
     assert (place.folder / "again.bundle").read_bytes() == place.bundle.read_bytes()
 
 
-def test_what_an_interrupted_bundle_has_fetched_is_used(place: Place) -> None:
+def test_what_an_interrupted_bundle_has_fetched_is_used(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one download fails after the other is in the cache."""
+    take, kept = place.world.server.take_fault, place.folder / place.machine / "cache" / "files"
+
+    def take_late(method: str, path: str) -> Fault | None:
+        fault, end = take(method, path), time.monotonic() + 30
+        while fault is not None and not list(kept.glob("*/*")) and time.monotonic() < end:
+            time.sleep(0.01)
+        return fault
+
+    monkeypatch.setattr(place.world.server, "take_fault", take_late)
     path = "/files/colours-1.0-py3-none-any.whl"
-    place.world.server.fault(path, Fault(status=503, times=1, delay=2.0))
+    place.world.server.fault(path, Fault(status=503, times=1))
     with pytest.raises(FetchFailed):
         place.make()
     assert not place.bundle.exists()
