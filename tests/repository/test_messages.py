@@ -30,8 +30,6 @@ _CODE = re.compile(
     re.MULTILINE,
 )
 _LONG = 1500  # characters; longer texts are templates of files
-# Functions whose arguments are patterns or names.
-_NO_MESSAGES = {"compile", "sub", "fullmatch", "search", "lazy_surface"}
 _PLACE = re.compile(r"\{\w*\}")
 _WORD = re.compile(r"[A-Za-z]{2,}")
 _SKIPPED = ("_vendor", "scripts/_toy", "usage/completion")
@@ -65,10 +63,6 @@ def messages(path: Path) -> Iterator[str]:
         words = _WORD.findall(_PLACE.sub("", text))
         if len(words) > 1 and _SENTENCE.search(text) and not _CODE.search(text) and len(text) < _LONG:
             yield " ".join(text.split())
-
-
-def _called(call: ast.Call) -> str:
-    return str(getattr(call.func, "attr", getattr(call.func, "id", "")))
 
 
 def _piece(part: ast.expr) -> str:
