@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         Pylock,
     )
     from colablock.matrix.model import Index, PackageEntry
+    from colablock.network.cache import Cache
     from colablock.network.settings import Settings
 
 __all__ = ["LockOrigins", "file_hosts_of"]
@@ -60,6 +61,7 @@ class LockOrigins:
     settings: Settings
     mirrors: Mirrors
     allow_local: bool = False  # any local file, since nothing is installed
+    cache: Cache | None = None  # keeps the hashes of local files
     _known: dict[Index, tuple[str, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def check(self, lock: Pylock, folder: Path, name: str) -> None:
@@ -198,7 +200,11 @@ class LockOrigins:
         for folder in filter(None, map(local_path, self.settings.find_links)):
             copy = folder / file.filename
             try:
-                if copy.is_file() and file_digest(copy) == file.hashes.get("sha256", "").lower():
+                if not copy.is_file():
+                    continue
+                # What is installed is hashed again.
+                digest = file_digest(copy) if self.cache is None else self.cache.local_digest(copy)
+                if digest == file.hashes.get("sha256", "").lower():
                     return True
             except (OSError, ValueError):
                 continue

@@ -54,12 +54,14 @@ def open_lock(
     of the lock does not come from the source of its package, and NoSolution if
     the lock is for another Python or platform.
     """
-    lock, name = read_lock(path, Cache(cache_folder(environ))), f"the lock `{path.name}`"
+    cache = Cache(cache_folder(environ))
+    lock, name = read_lock(path, cache), f"the lock `{path.name}`"
     origins = LockOrigins(
         sources=PackageSources.of(matrix, environment, additions),
         settings=settings,
         mirrors=Mirrors.parse(environ.get("COLABLOCK_MIRRORS", "")),
         allow_local=allow_local,
+        cache=cache,
     )
     source = LockSource(
         lock,
