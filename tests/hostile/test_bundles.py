@@ -15,10 +15,11 @@ import pytest
 from colablock.bundles.manifest import NAME
 from colablock.bundles.reader import Bundle
 from colablock.bundles.writer import Source, write_bundle
+from colablock.errors import ColablockError
 from colablock.operations.bundle import make_bundle
-from colablock.operations.session import Session
+from colablock.operations.session import Session, from_bundle
 from colablock.planning.options import ApplyOptions
-from tests.support.hostile import INTO, Target, make_target, refused
+from tests.support.hostile import Target, make_target, refused
 from tests.support.wheels import make_wheel, wheel_filename
 
 WHEEL = wheel_filename("evil", "1.0")
@@ -110,22 +111,43 @@ CONTENTS: dict[str, tuple[Callable[[Parts, Path], Parts], str]] = {
     "another wheel": (another_wheel, "the bundle has no file of that name and sha256"),
     "a lock with another hash": (another_lock, "the bundle has no file of that name and sha256"),
     "a lock of another host": (lock_of_another_host, "evil.example"),
+    "a wheel that leaves its folder": (hostile_wheel, "which leaves the archive"),
+}
+#: These need no environment to be refused.
+UNREADABLE: dict[str, tuple[Callable[[Parts, Path], Parts], str]] = {
     "a lock that is none": (no_lock, "pylock.tiny--complete.toml"),
     "a matrix that is none": (no_matrix, "tiny.toml"),
-    "a wheel that leaves its folder": (hostile_wheel, "which leaves the archive"),
 }
 
 
-@pytest.mark.parametrize("into", INTO)
-@pytest.mark.parametrize("case", CONTENTS.values(), ids=CONTENTS)
+def refusal(path: Path) -> str:
+    """Return why the bundle at *path* is refused before an environment is looked at."""
+    environ = {"HOME": str(path.parent), "COLABLOCK_HOME": str(path.parent / "home")}
+    with pytest.raises(ColablockError) as caught:
+        from_bundle(ApplyOptions(name="", bundle=path), environ)
+    assert not list(path.parent.glob("home/bundles/*"))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("change", "words"), UNREADABLE.values(), ids=UNREADABLE)
+def test_a_bundle_whose_matrix_or_lock_is_none_is_refused(
+    change: Callable[[Parts, Path], Parts], words: str, parts: tuple[Bundle, Parts], tmp_path: Path
+) -> None:
+    packed(tmp_path / "evil.bundle", parts[0], change(parts[1], tmp_path))
+    assert words in refusal(tmp_path / "evil.bundle")
+
+
+@pytest.mark.parametrize(
+    ("case", "into"), [*((case, "env") for case in CONTENTS), (next(iter(CONTENTS)), "kernel")]
+)
 def test_a_bundle_with_hostile_content_changes_nothing(
-    case: tuple[Callable[[Parts, Path], Parts], str],
+    case: str,
     into: str,
     target: Target,
     parts: tuple[Bundle, Parts],
     tmp_path: Path,
 ) -> None:
-    (change, words), (bundle, content) = case, parts
+    (change, words), (bundle, content) = CONTENTS[case], parts
     packed(tmp_path / "evil.bundle", bundle, change(content, tmp_path))
     with target.unchanged():
         done = target.run("apply", "--bundle", "evil.bundle", "--into", into, "--python", target.venv.python)
@@ -142,21 +164,21 @@ def altered(data: bytes) -> bytes:
     return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
 
-DAMAGED: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "truncated": (truncated, f"it ends in the middle of `{INNER}`"),
-    "altered": (altered, INNER),
-    "empty": (lambda _: b"", "is not a usable bundle"),
-}
-
-
-@pytest.mark.parametrize(("damage", "words"), DAMAGED.values(), ids=DAMAGED)
-def test_a_damaged_bundle_is_refused_with_the_name_of_its_member(
-    damage: Callable[[bytes], bytes], words: str, target: Target, parts: tuple[Bundle, Parts], tmp_path: Path
+def test_a_bundle_that_is_cut_off_is_refused_with_the_name_of_its_member(
+    parts: tuple[Bundle, Parts], tmp_path: Path
 ) -> None:
-    bundle, _ = parts
-    (tmp_path / "bad.bundle").write_bytes(damage(bundle.path.read_bytes()))
+    bad, whole = tmp_path / "bad.bundle", parts[0].path.read_bytes()
+    for content, words in ((truncated(whole), f"in the middle of `{INNER}`"), (b"", "not a usable bundle")):
+        bad.write_bytes(content)
+        assert words in refusal(bad)
+
+
+def test_an_altered_bundle_is_refused_with_the_name_of_its_member(
+    target: Target, parts: tuple[Bundle, Parts], tmp_path: Path
+) -> None:
+    (tmp_path / "bad.bundle").write_bytes(altered(parts[0].path.read_bytes()))
     with target.unchanged():
-        refused(target.run("apply", "--bundle", "bad.bundle", "--into", "env"), words)
+        refused(target.run("apply", "--bundle", "bad.bundle", "--into", "env"), INNER)
 
 
 @pytest.mark.parametrize("index", ["http://[bad", "https://u:p@h/simple/", "ftp://h/", "../..", "x" * 9000])
