@@ -48,9 +48,11 @@ KINDS = {
 }
 T = TypeVar("T")
 _BY_PATH = frozenset({"built", "files", "named", "rebuilt", UNPACKED})
+_FOREIGN = frozenset({"bytecode", UNPACKED})  # the names of files in their entries are those of wheels
 _FORMER = re.compile(r"simple-[0-9]+")  # kinds of earlier releases
 _DAY = 86_400.0
 _PAGE_DAYS = 30.0
+_UNLINKED_DAYS = 1.0  # environments with copies have no links
 _WRITING_DAYS = 1.0  # an older file is a leftover, not a write in progress
 
 
@@ -88,9 +90,9 @@ def prune(folder: Path, *, now: float, days: float | None = None) -> PruneResult
     """Remove entries that are no longer useful, and return their number and size.
 
     These are leftovers of interrupted processes, interrupted downloads, entries of earlier
-    releases, unpacked wheels that no environment has links to, pages that were not requested, and
-    locks and unpacked wheels that were not used for 30 days and, with *days*, files that were not
-    used for so many days.
+    releases, unpacked wheels that no environment has links to and that were not used for a day, pages
+    that were not requested, and locks and unpacked wheels that were not used for 30 days and, with
+    *days*, files that were not used for so many days.
     """
     with _Pruner(folder) as pruner:
         for kind in _former(folder):
@@ -98,7 +100,14 @@ def prune(folder: Path, *, now: float, days: float | None = None) -> PruneResult
         page_age = now - _PAGE_DAYS * _DAY
         for kind in ("bytecode", "pages", ROWS, "confirmed", "digests", "locks", "probes"):
             pruner.prune(kind, lambda entry: _is_older(entry, page_age))
-        pruner.prune(UNPACKED, lambda entry: _is_unlinked(entry) or _is_older(entry / MANIFEST, page_age))
+        day = now - _UNLINKED_DAYS * _DAY
+        pruner.prune(
+            UNPACKED,
+            lambda entry: (
+                _is_older(entry / MANIFEST, day)
+                and (_is_unlinked(entry) or _is_older(entry / MANIFEST, page_age))
+            ),
+        )
         if days is not None:
             age = now - days * _DAY
             pruner.prune("files", lambda entry: _is_older(_stamp_of(entry), age) and _is_older(entry, age))
@@ -172,7 +181,7 @@ class _Pruner:
 
     def prune_leftovers(self, before: float) -> None:
         """Remove unfinished files: all of them under the exclusive lock, else those older than *before*."""
-        for kind in KINDS:
+        for kind in KINDS.keys() - _FOREIGN:
             for leftover in list((self._folder / kind).glob(f"**/{NEW}*")):
                 with suppress(OSError):
                     if self._held is not None or _is_older(leftover, before):

@@ -134,24 +134,38 @@ def apply_plan(
     with locked(site, wait=wait, reporter=reporter) as state:
         _refuse_recovered(recover_locked(site, change.disk))
         with preparing(state):
-            copied = plan.undo_cost.bytes if undo and plan.undo_cost is not None else 0
-            check_room(room_needed(plan.steps, files, state, cache) + copied, state, hint=_MORE_ROOM)
-            into = state / STAGE
-            staged = stage(
-                plan,
-                files,
-                python=plan.python,
-                into=into,
-                environ=environ,
-                reporter=reporter,
-                site=site,
-                cache=cache,
-            )
+            staged = _staged(change, files, state, undo=undo, environ=environ, cache=cache)
             _refuse_changed(change, fingerprint)
             journal = _journal(change, staged, state, undo=undo)
         if check_files is not None:
             prove = partial(_with_files, prove, partial(check_files, *_touched(change, journal)))
         return _run(change, journal, prove, keep=keep)
+
+
+def _staged(
+    change: _Change,
+    files: Mapping[NormalizedName, Path],
+    state: Path,
+    *,
+    undo: bool,
+    environ: Mapping[str, str],
+    cache: Cache | None,
+) -> Staged:
+    """Stage the wheels of the plan below *state*, if there is room for them and for the undo."""
+    plan = change.plan
+    copied = plan.undo_cost.bytes if undo and plan.undo_cost is not None else 0
+    needed = room_needed(plan.steps, files, state, cache, environ)
+    check_room(needed + copied, state, hint=_MORE_ROOM)
+    return stage(
+        plan,
+        files,
+        python=plan.python,
+        into=state / STAGE,
+        environ=environ,
+        reporter=change.reporter,
+        site=change.site,
+        cache=cache,
+    )
 
 
 def _touched(change: _Change, journal: Journal) -> tuple[tuple[str, str], frozenset[str]]:

@@ -141,7 +141,8 @@ def build_env(
         _clear(folder)
         steps = [step for step in plan.steps if step.action is not Action.REMOVE]
         (reporter or Reporter()).stage(f"Building an environment of {count(len(steps), 'distribution')}")
-        check_room(room_needed(steps, files, folder.parent, cache), folder.parent, hint=_MORE_ROOM)
+        needed = room_needed(steps, files, folder.parent, cache, environ)
+        check_room(needed, folder.parent, hint=_MORE_ROOM)
         try:
             python = interpreter or plan.python
             _fill(folder, plan, files, python, environ=environ, reporter=reporter, cache=cache)

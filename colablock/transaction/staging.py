@@ -84,20 +84,31 @@ def stage(
 
 
 def room_needed(
-    steps: Iterable[Step], wheels: Mapping[NormalizedName, Path], folder: Path, cache: Cache | None
+    steps: Iterable[Step],
+    wheels: Mapping[NormalizedName, Path],
+    folder: Path,
+    cache: Cache | None,
+    environ: Mapping[str, str],
 ) -> int:
-    """Return the bytes that unpacking needs in *folder*: wheels in the store of unpacked wheels need none."""
+    """Return the bytes that unpacking needs in *folder*: links to the store of unpacked wheels need none."""
     store = UnpackedStore(cache, target=folder, scratch=folder)
+    added = [step for step in steps if step.action is not Action.REMOVE]
     missing = [
         wheels[step.name]
-        for step in steps
-        if step.action is not Action.REMOVE
-        and not (
+        for step in added
+        if not (
             step.artifact is not None
             and store.has(step.artifact.hashes.get("sha256", ""), wheels[step.name].name)
         )
     ]
-    return unpacked_size(missing)
+    copied = [wheels[step.name] for step in added] if _copies(environ) or not store.can_link(folder) else []
+    store.close()
+    return unpacked_size(missing) + unpacked_size(copied)
+
+
+def _copies(environ: Mapping[str, str]) -> bool:
+    """Whether the user wants copies of the files of wheels instead of links."""
+    return environ.get("UV_LINK_MODE") == "copy"
 
 
 def install_wheels(
@@ -122,7 +133,7 @@ def install_wheels(
     if cache is not None and not store.is_shared:
         where = f"the cache `{cache.folder}` is on another disk than the environment"
         reporter.note(f"{where}, so wheels are unpacked each time")
-    layout = replace(layout, copies=environ.get("UV_LINK_MODE") == "copy")
+    layout = replace(layout, copies=_copies(environ))
     records: dict[str, Sequence[Row]] = {}
     site = ""
     size = 0

@@ -16,6 +16,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import weakref
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -67,8 +68,34 @@ class UnpackedStore:
         self._boot = _boot()
 
     def has(self, sha256: str, filename: str) -> bool:
-        """Whether there is an entry, so that the wheel probably needs no further disk space."""
-        return self._cache is not None and self._entry(self._cache, sha256, filename).is_dir()
+        """Whether there is an entry of this user, so that the wheel probably needs no further disk space."""
+        if self._cache is None:
+            return False
+        try:
+            status = self._entry(self._cache, sha256, filename).lstat()
+        except OSError:
+            return False
+        return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+
+    def can_link(self, folder: Path) -> bool:
+        """Whether files below *folder* can be links to those of the store; True if that does not exist yet.
+
+        Some disks, and two mounts of one disk, have no links.
+        """
+        if not folder.is_dir():
+            return True
+        try:
+            source = self._new_path()
+            link = folder / source.name
+            try:
+                source.touch(mode=0o600)
+                os.link(source, link)
+            finally:
+                source.unlink(missing_ok=True)
+            link.unlink()
+        except OSError:
+            return False
+        return True
 
     def get(self, wheel: Path, sha256: str) -> StoredWheel:
         """Return the unpacked *wheel*, whose hash has to be *sha256*; unpack it unless it is there.

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from colablock._common.fs import free_space
+from colablock._common.fs import file_digest, free_space
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.display.html import to_html
 from colablock.display.plan_view import plan_document
@@ -23,9 +25,12 @@ from colablock.environment._probe import interpreter_facts
 from colablock.environment.markers_and_tags import Environment
 from colablock.environment.snapshot import Installed, Snapshot
 from colablock.errors import Unmet
+from colablock.network.cache import Cache
 from colablock.planning.plan import Action, Artifact, Plan, Step, Target, UndoCost
 from colablock.transaction.disk_space import check_room, room_note, undo_cost, unpacked_size
 from colablock.transaction.serialise import plan_to_json
+from colablock.transaction.staging import room_needed
+from colablock.unpacking.store import UnpackedStore
 from tests.support.paths import ROOT
 from tests.support.plans import plan_from_json
 from tests.support.runtime import Stub, build_site
@@ -83,6 +88,31 @@ def test_free_space_works_for_a_folder_that_does_not_exist_yet(tmp_path: Path) -
     with pytest.raises(Unmet) as caught:
         check_room(10**18, tmp_path, hint="Take something away")
     assert (caught.value.hint, str(tmp_path) in str(caught.value)) == ("Take something away", True)
+
+
+def test_copies_of_unpacked_wheels_need_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    def needed(environ: Mapping[str, str]) -> int:
+        room = room_needed([step], {step.name: wheel}, target, Cache(tmp_path / "cache"), environ)
+        assert not list(target.iterdir())
+        return room
+
+    target = tmp_path / "target"
+    target.mkdir()
+    wheel = make_wheel(tmp_path, "one", "1.0", modules={"one.py": "#" * 100_000})
+    sha256 = file_digest(wheel)
+    name = canonicalize_name("one")
+    artifact = Artifact(name=name, version="1.0", filename=wheel.name, url="", hashes={"sha256": sha256})
+    step = Step(action=Action.INSTALL, name=name, reason="", artifact=artifact)
+    copies = {"UV_LINK_MODE": "copy"}
+    size = unpacked_size([wheel])
+    assert (needed({}), needed(copies)) == (size, 2 * size)
+    UnpackedStore(Cache(tmp_path / "cache"), target=target, scratch=target).get(wheel, sha256)
+    assert (needed({}), needed(copies)) == (0, size)
+    monkeypatch.setattr(os, "link", no_links)
+    assert needed({}) == size
 
 
 def test_a_plan_warns_of_too_little_disk_space(tmp_path: Path) -> None:
@@ -151,10 +181,12 @@ def test_a_relative_upper_folder_is_ignored(tmp_path: Path, monkeypatch: pytest.
 # The image holds `old` and `both`; over the mount, `new` was installed and `both` written anew.
 CHILD = """
 import json, sys, time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from tests.support.runtime import build_site
 from tests.transaction.test_disk_space import large, removing, standing
+from colablock.network.cache import Cache
 from colablock.transaction.disk_space import undo_cost
 
 site, started, hidden = Path(sys.argv[1]), float(sys.argv[2]), Path(sys.argv[3])
