@@ -85,13 +85,25 @@ def versions_when_loaded(
     """Return the versions of distributions as the kernel has loaded them, which may be others on disk now.
 
     *loaded* are their loaded modules and *installed* their versions on disk.  A module counts as
-    loaded from what was installed when this function met it first.
+    loaded from what was installed when this function met it first.  If its `__version__` is another
+    one, it was loaded before that was installed, and the version is "".
     """
     found = {}
     for name, own in loaded.items():
         seen, version = _SEEN.get(own[0], (0, ""))
         if seen != id(modules[own[0]]):
-            version = installed[name]
+            version = "" if _state_another(installed[name], own, modules) else installed[name]
             _SEEN[own[0]] = (id(modules[own[0]]), version)
         found[name] = version
     return found
+
+
+def _state_another(version: str, own: Sequence[str], modules: Mapping[str, object]) -> bool:
+    """Whether a top-level module of *own* has a `__version__` other than *version*.
+
+    Either may have more parts: torch 2.8.0 has "2.8.0+cu126", and opencv-python 4.10.0.84 has "4.10.0".
+    """
+    stated = [getattr(modules[name], "__dict__", {}).get("__version__") for name in own if "." not in name]
+    numbers = [f"{one.partition('+')[0]}." for one in stated if isinstance(one, str) and one[:1].isdecimal()]
+    installed = f"{version.partition('+')[0]}."
+    return any(not one.startswith(installed) and not installed.startswith(one) for one in numbers)

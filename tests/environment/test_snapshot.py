@@ -653,3 +653,22 @@ def test_a_command_is_not_taken_from_the_working_folder(
     environ = {"PATH": f".::{tmp_path / 'bin'}"}
     assert find_executable("python9", environ) == tmp_path / "bin" / "python9"
     assert find_executable("./python9", environ) == tmp_path / "work" / "python9"
+
+
+@pytest.mark.parametrize(
+    ("stated", "is_known"),
+    [("1.10", True), ("1.10.0", True), ("1.10+cu126", True), (None, True), ("unknown", True), ("1.1", False)],
+)
+def test_a_version_installed_after_the_import_is_not_that_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stated: str | None, is_known: bool
+) -> None:
+    site = build_site(tmp_path / "site", [Stub(name="shade", version="1.10")])
+    monkeypatch.syspath_prepend(str(site))
+    module = types.ModuleType("shade")
+    module.__file__ = str(site / "shade" / "__init__.py")
+    if stated is not None:
+        module.__dict__["__version__"] = stated
+    snapshot = take_snapshot(environ=PLAIN, loaded_modules={"shade": module}, accelerator=NONE)
+    name = canonicalize_name("shade")
+    assert snapshot.loaded_otherwise(name, "1.10") == (() if is_known else ("shade",))
+    assert snapshot.loaded_otherwise(name, "2") == ("shade",)
