@@ -138,17 +138,17 @@ def _raised(lines: Sequence[str]) -> Iterator[Traceback]:
     Each has only the last lines before it as its text, so that thousands of them stay cheap.
     """
     starts = [at for at, line in enumerate(lines) if _EXCEPTION.match(line.strip())]
+    seen: set[tuple[str, str]] = set()
     for at in reversed(starts[-_MOST_RAISED:]):
         end = at + 1
         while end < min(len(lines), at + _MAX_MESSAGE) and (lines[end].strip() or GOES_ON in lines[end - 1]):
             end += 1
         message = "\n".join(lines[at:end])
-        yield Traceback(
-            text="\n".join(lines[max(0, end - _TRACE_LINES) : end]),
-            line=lines[at].strip(),
-            messages=message,
-            at=at,
-        )
+        text = "\n".join(lines[max(0, end - _TRACE_LINES) : end])
+        if (message, text) in seen:
+            continue
+        seen.add((message, text))
+        yield Traceback(text=text, line=lines[at].strip(), messages=message, at=at)
 
 
 def _cause_of_lines(lines: Sequence[str]) -> Cause | None:
