@@ -170,7 +170,7 @@ def test_a_file_name_other_than_the_matrix_name_is_noted(capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["My Stack"], "`My Stack` is no matrix name"),
+        (["My Stack"], "`My Stack` is not a valid matrix name"),
         (["matrices/mine.toml"], "`matrices/mine.toml` is a path, not a name"),
         (["mine", "--python", "3.11"], "requires-python: `3.11` is not a valid version specifier"),
         (["mine", "--summary", " "], "summary: must not be empty"),
