@@ -97,7 +97,7 @@ def test_the_functions_of_the_front_door_say_it_too(name: str, monkeypatch: pyte
         "training.list_runs",
     ):
         monkeypatch.setattr(f"colablock.api.{function}", interrupt)
-    arguments = {"why": ("x", "y"), "run": ("x", ["y"]), "explain": ("x",)}
+    arguments = {"why": ("x", "y"), "bundle": ("x", "y"), "run": ("x", ["y"]), "explain": ("x",)}
     needs_none = name in {"attach", "history", "info", "list", "rollback", "runs"}
     positional = arguments.get(name, () if needs_none else ("x",))
     with pytest.raises(Interrupted, match=r"^Interrupted\. [A-Z].*\.$") as found:
