@@ -82,7 +82,7 @@ def test_no_value_of_a_lock_adds_an_option_to_a_requirements_file(facts: dict[st
 
 def test_a_constraint_is_a_name_and_a_version() -> None:
     lock = _lock({"assumes": {"other": "1.0 ; python_version > '3'"}})
-    with pytest.raises(ColablockError, match="no name and version"):
+    with pytest.raises(ColablockError, match="not a name and version"):
         export_text(lock, Format.CONSTRAINTS, source="pylock.toml")
 
 

@@ -18,7 +18,7 @@ import uv
 from tests.support.machine import Ended, Machine
 from tests.support.runtime import make_venv
 from tests.support.server import IndexServer
-from tests.support.trees import installed_listing
+from tests.support.trees import installed_listing, timeless
 from tests.support.wheels import make_wheel
 
 __all__ = ["COUNT", "JOBS", "Killing", "Outcome", "make_wheels"]
@@ -205,12 +205,20 @@ class Killing:
 
     def _digest(self) -> str:
         """Return the SHA-256 of every path of the environment: content, mode and link, without our state."""
-        return hashlib.sha256(repr(sorted(installed_listing(self.env).items())).encode()).hexdigest()
+        found = {
+            path: (kind, mode, timeless(path, content) if isinstance(content, bytes) else content)
+            for path, (kind, mode, content) in installed_listing(self.env).items()
+        }
+        return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()
 
     def _left(self) -> list[str]:
         """Return everything of ours that neither `history` nor `cache` nor `env list` lists."""
         home, cache, state = self.folder / "home", self.folder / "cache", self.env / ".colablock"
-        left = [*(self.folder / "tmp").iterdir(), *(cache / "unfinished").glob("*")]
+        # `tempfile.gettempdir` tries the folder with a file of its own, "blat", which a kill leaves there.
+        tries = (b"", b"blat")
+        tmp = (self.folder / "tmp").iterdir()
+        left = [path for path in tmp if not (path.is_file() and path.read_bytes() in tries)]
+        left += (cache / "unfinished").glob("*")
         left += [path for path in self.folder.rglob(".new-*") if path.exists()]
         left += home.glob("envs/.*")
         left += [path for path in home.glob("envs/*") if not (path / "colablock.json").is_file()]

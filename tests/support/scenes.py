@@ -38,7 +38,7 @@ from tests.support.faults import (
     mounted,
 )
 from tests.support.ground import Ground, copy_tree
-from tests.support.trees import StrictListing, Tree, differences
+from tests.support.trees import StrictListing, Tree, differences, timeless
 
 __all__ = [
     "CHANGES",
@@ -258,19 +258,14 @@ class Watch:
         self._base.reset(moved=forward)
 
     def _without_new_times(self, found: StrictListing) -> StrictListing:
-        """Drop the times of the files that the change brought: they differ each time.
+        """Drop the times of the files that the change brought: they differ each time."""
 
-        Bytecode that the proofs have written has the time of its source at bytes 8 to 11 (PEP 552).
-        """
-
-        def timeless(path: str, what: tuple[object, ...]) -> tuple[object, ...]:
+        def without_time(path: str, what: tuple[object, ...]) -> tuple[object, ...]:
             content = what[3] if len(what) > 3 else None
-            if path.endswith(".pyc") and isinstance(content, bytes):
-                return (*what[:3], content[:8] + content[12:])
-            return what[:4]
+            return (*what[:3], timeless(path, content)) if isinstance(content, bytes) else what[:4]
 
         return {
-            path: what if self.before.get(path) == what else timeless(path, what)
+            path: what if self.before.get(path) == what else without_time(path, what)
             for path, what in found.items()
         }
 

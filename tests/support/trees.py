@@ -10,7 +10,16 @@ import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-__all__ = ["Listing", "StrictListing", "Tree", "differences", "installed_listing", "listing", "tree_digest"]
+__all__ = [
+    "Listing",
+    "StrictListing",
+    "Tree",
+    "differences",
+    "installed_listing",
+    "listing",
+    "timeless",
+    "tree_digest",
+]
 
 Listing = dict[str, tuple[str, int, str | bytes]]
 StrictListing = dict[str, tuple[object, ...]]
@@ -56,6 +65,14 @@ def _wait_for_deletion(state: Path, seconds: float = 60.0) -> None:
 def installed_listing(root: Path) -> Listing:
     """Return the listing without the stashes that colablock keeps for a rollback."""
     return {path: what for path, what in listing(root).items() if ".colablock" not in Path(path).parts}
+
+
+def timeless(path: str, content: bytes) -> bytes:
+    """Return *content*, of bytecode without the time of its source at bytes 8 to 11 (PEP 552).
+
+    Proofs write the bytecode of what a change has installed, and each apply sets other times.
+    """
+    return content[:8] + content[12:] if path.endswith(".pyc") else content
 
 
 class Tree:

@@ -248,7 +248,7 @@ def test_the_format_follows_from_the_columns(prepare: ModuleType, columns: list[
     ("columns", "words"),
     [
         (["question", "answer"], r"the columns of `d` \(`question`, `answer`\) match no format: `text`;"),
-        (["prompt", "chosen", "rejected"], r"`d` has preferences .* no training on preferences"),
+        (["prompt", "chosen", "rejected"], r"`d` has preferences .* not training on preferences"),
         (["prompt"], "match no format"),
     ],
 )
