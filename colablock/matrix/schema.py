@@ -19,7 +19,7 @@ __all__ = [
 ACCELERATORS = ("cuda", "none")
 CAPABILITIES = ("nf4", "llama3-rope")
 WORKAROUNDS = ("load-in-4bit-twice",)
-RUNNERS = ("axolotl", "trl")
+RUNNERS = ("axolotl", "trl", "unsloth")
 PRERELEASES = ("if-necessary-or-explicit", "if-necessary", "allow", "disallow")
 
 
