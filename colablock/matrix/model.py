@@ -111,11 +111,15 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemRequirements:
-    """The accelerator that a variant requires: ``"cuda"``, ``"none"`` or None (any)."""
+    """The accelerator that a variant requires: ``"cuda"``, ``"none"`` or None (any).
+
+    *why* is the reason, with what to use where it does not fit.
+    """
 
     accelerator: str | None = None
     driver: SpecifierSet | None = None
     compute_capability: SpecifierSet | None = None
+    why: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,14 +263,16 @@ def select_variant(matrix: Matrix, accelerator: Accelerator, name: str | None = 
         return _with_variant(matrix, _named(matrix, name))
     if not matrix.variants or matrix.variant is not None:
         return matrix
-    misfits = []
+    misfits, reasons = [], []
     for variant in matrix.variants.values():
         failing = tuple(_failing(variant.system, accelerator))
         if not failing:
             return _with_variant(matrix, variant)
         misfits.append(f"  {variant.name}: {', '.join(failing)}")
+        reasons += [variant.system.why] if variant.system.why else []
     lines = [f"no variant of `{matrix.name}` fits this accelerator", *misfits]
-    raise Refused("\n".join(lines), hint=f"choose one with `--variant`: {', '.join(matrix.variants)}")
+    hint = "; ".join(reasons) or f"choose one with `--variant`: {', '.join(matrix.variants)}"
+    raise Refused("\n".join(lines), hint=hint)
 
 
 def variant_choices(matrix: Matrix, accelerator: Accelerator) -> tuple[Matrix, ...]:

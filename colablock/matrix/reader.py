@@ -397,6 +397,7 @@ def _system(variant: Table) -> SystemRequirements:
         accelerator=table.get("accelerator", str),
         driver=table.get("driver", SpecifierSet),
         compute_capability=table.get("compute-capability", SpecifierSet),
+        why=table.get("why", str),
     )
 
 
@@ -442,12 +443,17 @@ def _variants_over(near: Mapping[str, Variant], base: Mapping[str, Variant]) -> 
         variants[name] = Variant(
             name=name,
             summary=variant.summary or under.summary,
-            system=variant.system if variant.system != SystemRequirements() else under.system,
+            system=_system_over(variant.system, under.system),
             packages=merged(under.packages, variant.packages),
             constraints=merged(under.constraints, variant.constraints),
             absent=merged(under.absent, variant.absent),
         )
     return {**variants, **{name: variant for name, variant in base.items() if name not in near}}
+
+
+def _system_over(near: SystemRequirements, base: SystemRequirements) -> SystemRequirements:
+    """Return *near*; *base* with its reason if it sets no condition."""
+    return near if near != SystemRequirements() else replace(base, why=near.why or base.why)
 
 
 def _cross_faults(matrix: Matrix) -> Iterator[Fault]:

@@ -290,6 +290,11 @@ _VARIANT = (
         default="any",
         description="Compute capabilities. Every device must fit.",
     ),
+    Key(
+        path="variants.<name>.system-requirements.why",
+        type="text",
+        description="The reason, and what to use instead. It is the hint where no variant fits.",
+    ),
 )
 
 _PROOF = (

@@ -10,7 +10,7 @@ import pytest
 from colablock.errors import InvalidMatrix, NotFound
 from colablock.matrix.catalog import ENTRY_POINTS, find_matrix, list_matrices
 
-SHIPPED = {"qlora-2024", "qlora-2025", "qlora-2026", "qlora-2026-axolotl"}
+SHIPPED = {"qlora-2024", "qlora-2025", "qlora-2026", "qlora-2026-axolotl", "qlora-2026-unsloth"}
 
 
 def write(folder: Path, name: str, text: str = "") -> Path:
@@ -106,7 +106,7 @@ def test_an_unknown_name_suggests_a_near_one_or_lists_all(tmp_path: Path) -> Non
     assert caught.value.hint == "did you mean `qlora-2024`?"
     with pytest.raises(NotFound) as caught:
         find_matrix("something-else", environ={}, cwd=tmp_path)
-    assert caught.value.hint == "there are qlora-2024, qlora-2025, qlora-2026, qlora-2026-axolotl"
+    assert caught.value.hint == f"there are {', '.join(sorted(SHIPPED))}"
     with pytest.raises(NotFound):
         find_matrix("no/such/file.toml", environ={}, cwd=tmp_path)
 
@@ -124,7 +124,7 @@ def test_extends_looks_a_name_up_like_find_matrix(tmp_path: Path) -> None:
     write(tmp_path / "matrices", "mine", 'extends = "qlora-2026"\npackages.wandb = ""\n')
     matrix = find_matrix("mine", environ={}, cwd=tmp_path)
     assert [entry.name for entry in matrix.packages if entry.name in {"trl", "wandb"}] == ["trl", "wandb"]
-    assert [one.fault for one in list_matrices(environ={}, cwd=tmp_path)] == [None] * 5
+    assert [one.fault for one in list_matrices(environ={}, cwd=tmp_path)] == [None] * (len(SHIPPED) + 1)
 
 
 def test_extends_looks_beside_the_file_for_a_path_only(tmp_path: Path) -> None:

@@ -362,6 +362,34 @@ def test_each_variant_that_does_not_fit_names_the_fact(accelerator: Accelerator,
     assert caught.value.exit_code is ExitCode.UNMET
 
 
+CARD_ONLY = """
+[variants.cuda]
+system-requirements = { accelerator = "cuda", why = "kernels for CUDA; `small` needs no card" }
+"""
+
+
+def test_the_reason_of_a_variant_is_the_hint_where_none_fits() -> None:
+    other = '[variants.old]\nsystem-requirements = { driver = "<500", why = "for old drivers" }\n'
+    for text, hint in [
+        (CARD_ONLY, "kernels for CUDA; `small` needs no card"),
+        (CARD_ONLY + other, "kernels for CUDA; `small` needs no card; for old drivers"),
+    ]:
+        with pytest.raises(Refused, match="cuda: this machine has no CUDA device") as caught:
+            select_variant(parse_matrix(HEAD + text), Accelerator())
+        assert caught.value.hint == hint
+    assert select_variant(parse_matrix(HEAD + CARD_ONLY), card()).variant == "cuda"
+
+
+def test_a_reason_alone_excludes_no_machine_and_extends_the_conditions_of_a_base() -> None:
+    reason = "[variants.cuda.system-requirements]\nwhy = 'nearer'\n"
+    assert select_variant(parse_matrix(HEAD + reason), Accelerator()).variant == "cuda"
+    base = MatrixFile(source="elsewhere", content=('schema = 1\nname = "n"\n' + CARD_ONLY).encode())
+    nearer = parse_matrix(HEAD + 'extends = "n"\n' + reason, find=lambda _name: base)
+    with pytest.raises(Refused) as caught:
+        select_variant(nearer, Accelerator())
+    assert caught.value.hint == "nearer"
+
+
 def test_every_gpu_must_fit() -> None:
     two = replace(card(), devices=(*card().devices, *card("12.0").devices))
     with pytest.raises(Refused):

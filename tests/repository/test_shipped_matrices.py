@@ -46,7 +46,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-NAMES = ["qlora-2024", "qlora-2025", "qlora-2026", "qlora-2026-axolotl"]
+NAMES = ["qlora-2024", "qlora-2025", "qlora-2026", "qlora-2026-axolotl", "qlora-2026-unsloth"]
+NEED_A_CARD = {"qlora-2026-unsloth"}
 RECIPE = {
     "torch": "==2.4.0",
     "transformers": "==4.41.0",
@@ -134,16 +135,21 @@ def test_every_variant_has_a_summary_and_an_accelerator(matrix: Matrix) -> None:
     assert all(variant.summary and variant.system.accelerator for variant in matrix.variants.values())
 
 
-def test_each_matrix_has_a_variant_with_and_without_a_gpu(matrix: Matrix) -> None:
-    assert select_variant(matrix, Accelerator()).variant == "cpu"
+def test_each_matrix_has_a_variant_with_a_gpu_and_most_without(matrix: Matrix) -> None:
     assert select_variant(matrix, card("7.5")).variant in {"cuda", "cu118"}
+    if matrix.name in NEED_A_CARD:
+        with pytest.raises(Refused) as caught:
+            select_variant(matrix, Accelerator())
+        assert "`qlora-2026` trains with trl without a card" in (caught.value.hint or "")
+    else:
+        assert select_variant(matrix, Accelerator()).variant == "cpu"
 
 
 def test_each_matrix_verifies_its_imports_and_names_a_runner(matrix: Matrix) -> None:
     assert "transformers:AutoModelForCausalLM" in matrix.verify.imports
     assert matrix.verify.imports[0] == "torch"
     assert "nf4" in matrix.verify.capabilities
-    assert matrix.train.runner in {"axolotl", "trl"}
+    assert matrix.train.runner in {"axolotl", "trl", "unsloth"}
 
 
 def test_the_2024_matrix_asks_for_the_versions_of_the_recipe(tmp_path: Path) -> None:
