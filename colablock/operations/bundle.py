@@ -119,21 +119,27 @@ def make_bundle(
 def _lock_for(
     session: Session, options: ApplyOptions, scratch: Path, python_version: str | None, platform: str | None
 ) -> tuple[LockFile, Snapshot | None]:
-    """Return the lock to bundle, and the state of this machine that it is a delta over, if it is."""
+    """Return the lock to bundle, and the state that it is a delta over, if that is no recorded runtime's."""
     if options.lock is not None:
         return options.lock, None
-    if not (options.runtime or python_version or platform):
+    state = None
+    if options.runtime:
+        named = load_runtime(options.runtime, environ=session.environ)
+        if python_version or platform:
+            matrix = select_variant(session.matrix(options.name), named.accelerator, options.variant)
+            options = replace(options, runtime=None, variant=matrix.variant)
+            platform = platform or named.environment.platform
+            python_version = python_version or str(named.environment.python_version)
+        elif named.source != options.runtime:
+            # A recording that the machine of the bundle does not know by name.
+            state = comparable(replace(named, source="live"))
+    elif not (python_version or platform):
         runtime, state = _runtime_here(session, options)
         options = replace(options, runtime=runtime)
-        if state is not None:
-            output = scratch / lock_file_name(session.matrix(options.name).name, "here")
-            return lock_state(session, options, LockOptions(output=output, has_files=True), state).path, state
-    if options.runtime and (python_version or platform):
-        runtime_state = load_runtime(options.runtime, environ=session.environ)
-        matrix = select_variant(session.matrix(options.name), runtime_state.accelerator, options.variant)
-        options = replace(options, runtime=None, variant=matrix.variant)
-        platform = platform or runtime_state.environment.platform
-        python_version = python_version or str(runtime_state.environment.python_version)
+    if state is not None:
+        output = scratch / lock_file_name(session.matrix(options.name).name, "state")
+        wanted = LockOptions(output=output, has_files=True)
+        return lock_state(session, replace(options, runtime=None), wanted, state).path, state
     output = scratch / lock_file_name(session.matrix(options.name).name, options.runtime or "complete")
     wanted = LockOptions(python_version=python_version, platform=platform, output=output, has_files=True)
     existing = up_to_date_lock(session, options, wanted)

@@ -21,6 +21,7 @@ from colablock.operations.plan import plan_change
 from colablock.operations.session import Session, from_bundle
 from colablock.planning.options import ApplyOptions
 from colablock.planning.plan import Target
+from colablock.runtimes.catalog import load_recording, save_recording
 from tests.support.fixtures import world_fixture
 from tests.support.reporters import Notes
 from tests.support.runtime import Stub, Venv
@@ -189,6 +190,18 @@ def test_a_bundle_for_a_recorded_runtime_has_the_difference(place: Place) -> Non
     assert versions(there, runtime="colab-2026.08-gpu", python=None, into=None)["shapes"] == "1.0"
     with pytest.raises(NoSolution, match=r"delta over colab-2026\.08-gpu"):
         versions(there)
+
+
+def test_a_bundle_for_the_recording_in_a_file(place: Place, tmp_path: Path) -> None:
+    """The machine where it is applied knows no such runtime: its state decides."""
+    recording = load_recording("colab-2026.08-gpu")
+    another = replace(recording, about=replace(recording.about, name="another"))
+    save_recording(another, tmp_path / "another.json")
+    made = place.make(runtime=str(tmp_path / "another.json")).manifest
+    assert (made.kind, made.runtime) == ("delta", "live")
+    there = place.elsewhere()
+    options = {"runtime": "colab-2026.08-gpu", "python": None, "into": None}
+    assert versions(there, **options)["shapes"] == "1.0"
 
 
 def test_a_bundle_for_a_python_of_a_runtime_is_complete(place: Place) -> None:
