@@ -206,8 +206,8 @@ In `input_output`, no token is added: a segment has the special tokens that the 
 CONFIG_AXOLOTL = """\
 ## Keys of axolotl
 
-The runner `trl` gets the values as fields of its `SFTConfig` and of peft's `LoraConfig`. The runner
-`axolotl` reads `config.yaml` in the run folder, which contains these keys:
+The runners `trl` and `unsloth` get the values as fields of trl's `SFTConfig` and of peft's `LoraConfig`. The
+runner `axolotl` reads `config.yaml` in the run folder, which contains these keys:
 
 """
 
@@ -227,9 +227,29 @@ Other keys of axolotl in the config are added last and take precedence, so most 
 changed. `sample_packing: true` applies only with flash attention: with another attention, the tokens of one
 row would see those of another.
 
+## Keys of Unsloth
+
+The runner `unsloth` honours the same keys as `trl`. These go to Unsloth's `FastLanguageModel` as well:
+
+| key | argument |
+| --- | --- |
+| `base_model` | `model_name`, with `use_exact_model_name` |
+| `revision` | `revision` |
+| `adapter` | `load_in_4bit` |
+| `sequence_len` | `max_seq_length` |
+| `gradient_checkpointing` | `use_gradient_checkpointing`: `true`, `false`, or `unsloth` |
+| `lora_r`, `lora_alpha`, `lora_dropout` | `r`, `lora_alpha`, `lora_dropout` |
+| `lora_target_modules` | `target_modules` |
+| `seed` | `random_state` |
+
+Without `use_exact_model_name`, Unsloth would load one of its own uploads in place of a model that it knows.
+`gradient_checkpointing: unsloth` moves activations to the memory of the machine until they are needed. Rows,
+labels and batches are those of every runner: rows are padded, and neither packed nor joined. Unsloth's
+tokenizer, its chat templates and its change of untrained embeddings are not used.
+
 ## Configs of axolotl
 
-A config that was written for axolotl can be used as it is, with either runner:
+A config that was written for axolotl can be used as it is, with every runner:
 
 ```sh
 colablock train qlora-2026 --config examples/llama-3/qlora-1b.yml
@@ -243,8 +263,8 @@ colablock train qlora-2026 --config examples/llama-3/qlora-1b.yml
   reads.
 - With the runner `axolotl`, keys that axolotl knows are passed on. Data that colablock does not read (other
   prompt formats, images, settings of tokens) are left to axolotl: preflight then shows no row of them.
-- With the runner `trl`, what trl does not do is a note: `not as written: sample_packing: true: rows are not
-  packed`. `--strict` refuses such a config.
+- With the runners `trl` and `unsloth`, what trl does not do is a note: `not as written: sample_packing:
+  true: rows are not packed`. `--strict` refuses such a config.
 - The defaults are those of axolotl where they differ: `gradient_accumulation_steps: 1`, `max_grad_norm:
   1.0`, `sequence_len: 512`.
 

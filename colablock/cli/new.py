@@ -87,7 +87,9 @@ def _add_new_config(commands: Any) -> None:
         help="card to size the config for, such as T4, or `none`; default: the card of this machine",
     )
     parser.add_argument(
-        "--runner", choices=["axolotl", "trl"], help="training library; default: the matrix's own, or trl"
+        "--runner",
+        choices=["axolotl", "trl", "unsloth"],
+        help="training library; default: the matrix's own, or trl",
     )
     parser.add_argument(
         "-o", "--output", metavar="FILE", type=Path, help="write to FILE instead of standard output"

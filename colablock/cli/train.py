@@ -41,7 +41,7 @@ def _add_train(commands: Any) -> None:
         "--output-dir", metavar="DIR", help="folder of the run; default: `outputs/MODEL-DATA`"
     )
     parser.add_argument(
-        "--runner", choices=["axolotl", "trl"], help="training library; default: the matrix's own"
+        "--runner", choices=["axolotl", "trl", "unsloth"], help="training library; default: the matrix's own"
     )
     parser.add_argument(
         "--mirror", metavar="TARGET", help="folder or hf://NAME/REPO to copy complete checkpoints to"
@@ -71,7 +71,7 @@ def _add_smoke(commands: Any) -> None:
     parser = add_command(commands, "smoke", "train ten tiny steps offline, to prove that the stack trains")
     parser.add_argument("name", metavar="NAME", help=MATRIX)
     parser.add_argument(
-        "--runner", choices=["axolotl", "trl"], help="training library; default: the matrix's own"
+        "--runner", choices=["axolotl", "trl", "unsloth"], help="training library; default: the matrix's own"
     )
     parser.add_argument(
         "--receipt", metavar="FILE", type=Path, help="write the receipt to FILE, to contribute it"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TrainingStack", "training_stack"]
 
-_RUNNERS = frozenset({"trl", "axolotl"})
+_RUNNERS = frozenset({"trl", "axolotl", "unsloth"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class TrainingStack:
     @property
     def trainer(self) -> str | None:
         """The runner with its version, ``trl 1.16.0``; None if that is unknown."""
-        version = self.stack.trl if self.runner == "trl" else self.stack.axolotl
+        version = self.stack.runners.get(self.runner)
         return f"{self.runner} {version.partition('+')[0]}" if version else None
 
 
@@ -69,11 +69,13 @@ def _found(
 ) -> TrainingStack:
     own = matrix.train.runner if matrix is not None else None
     default = "axolotl" if "axolotl" in versions and "trl" not in versions else "trl"
+    default = "unsloth" if "unsloth" in versions else default  # it needs trl
     stack = Stack(
         torch=versions.get("torch", ""),
         transformers=versions.get("transformers", ""),
         trl=versions.get("trl"),
         axolotl=versions.get("axolotl"),
+        unsloth=versions.get("unsloth"),
         flash_attn=versions.get("flash-attn"),
     )
     return TrainingStack(runner=runner or own or default, stack=stack, matrix=name)

@@ -40,7 +40,7 @@ _SAME_ATTENTION = re.compile(
 _PRECISION = ("bf16", "fp16", "bfloat16", "float16", "float32", "fp8")
 #: Keys that say what is trained, and that change with it.
 _OTHER_TRAINING = ("rl", "reward_model", "process_reward_model", "pretraining_dataset", "trl", "kd_trainer")
-#: Arguments of the trainer and of the adapter that the script for trl passes on.
+#: Arguments of the trainer and of the adapter that the scripts for trl and Unsloth pass on.
 _PASSED_BY_TRL = {
     "adam_beta1": "adam_beta1",
     "adam_beta2": "adam_beta2",
@@ -109,6 +109,7 @@ def translate(given: Mapping[Any, Any], runner: str) -> Translation:
     """
     reading = _Translator(dict(given), runner)
     reading.values = _without_remote_code(reading.values, "", reading.tell)
+    reading.offloading()
     if not reading.foreign:
         reading.unknown_keys()
         return reading.done()
@@ -206,6 +207,12 @@ class _Translator:
     @property
     def is_axolotl(self) -> bool:
         return self.runner == "axolotl"
+
+    def offloading(self) -> None:
+        """Read Unsloth's value of `gradient_checkpointing`."""
+        if self.runner == "unsloth" and self.values.get("gradient_checkpointing") == "unsloth":
+            self.values["gradient_checkpointing"] = True
+            self.extra["unsloth_offloads"] = True
 
     def training(self) -> None:
         """Refuse what is no supervised training of an adapter."""
@@ -349,7 +356,9 @@ class _Translator:
         if images is not None:
             hint = "use the runner axolotl (`--runner axolotl`), which reads such data itself"
             self.faults.append(
-                Fault(path="processor_type", message="trl's runner trains on text only", hint=hint)
+                Fault(
+                    path="processor_type", message=f"the runner {self.runner} trains on text only", hint=hint
+                )
             )
         for at, (source, problems) in enumerate(mapped):
             for words in problems:
@@ -446,7 +455,7 @@ class _Translator:
         self.instead.append(f"axolotl reads the data itself, so that preflight shows no row: {why[0]}")
 
     def rest(self) -> None:
-        """Pass on what axolotl knows; tell what trl does not do."""
+        """Pass on what axolotl knows; tell what trl's trainer does not do."""
         for key in [key for key in self.values if key not in _own_names()]:
             if key in ("strict", "dataset_prepared_path") or (
                 key in _names("silent") and not self.is_axolotl
@@ -468,7 +477,7 @@ class _Translator:
         elif key == "data_seed" and value == self.values.get("seed", _SEED):
             return
         else:
-            self.tell(key, value, _table()["instead"].get(key, "trl has nothing like it"))
+            self.tell(key, value, _table()["instead"].get(key, f"{self.runner} has nothing like it"))
 
     def unknown_keys(self) -> None:
         """Report names of other libraries, with ours, and for trl every other unknown key."""

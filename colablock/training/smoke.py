@@ -27,9 +27,11 @@ from colablock._common.reporter import Reporter
 from colablock._common.scratch import scratch_folder
 from colablock._version import __version__
 from colablock.environment.accelerator import Accelerator, has_nf4
-from colablock.errors import TrainingFailed, Unmet
+from colablock.errors import Refused, TrainingFailed, Unmet
 from colablock.training.preflight.facts import Precision, ProvenEnvironment, precision_for
 from colablock.training.preflight.machine import is_exclusive
+from colablock.training.preflight.unsloth_rules import NO_CARD
+from colablock.training.preflight.unsloth_rules import RUNNER as UNSLOTH
 from colablock.training.prepared_data import prepare_data
 from colablock.training.receipts import Receipt
 from colablock.training.runs.config import Adapter, DataSource, TrainConfig
@@ -63,10 +65,12 @@ def smoke(
     """Train the tiny model in the environment *proven* and return the receipt, passed or not.
 
     Raises TrainingFailed with the last lines of the log if a run fails, Unmet if the tiny model
-    cannot be made.  *timeout* is in seconds.
+    cannot be made, Refused if *runner* needs a card.  *timeout* is in seconds.
     """
     started = time.monotonic()
     has_card = accelerator.kind == "cuda"
+    if runner == UNSLOTH and not has_card:
+        raise Refused(f"{NO_CARD.what}: {NO_CARD.why}", hint=f"{NO_CARD.fix[0].upper()}{NO_CARD.fix[1:]}")
     quantized, notes = _can_quantize(proven, has_card=has_card)
     with scratch_folder() as scratch:
         attempt = _Attempt(

@@ -154,7 +154,7 @@ def start_early_for(
     """
     cards = tuple(range(len(accelerator.devices))) if accelerator.kind == "cuda" else None
     ranks = ranks_of(len(cards or ()) or 1, launch_arguments)
-    environment = _environment(data, environ, ranks, has_card=cards is not None, cards=cards)
+    environment = _environment(data, folder, environ, ranks, has_card=cards is not None, cards=cards)
     modules = runner_of(data.runner).modules
     if ranks.total > 1:  # the stack is imported by the ranks
         modules = modules[:1]
@@ -164,6 +164,7 @@ def start_early_for(
 
 def _environment(
     job: DataJob,
+    folder: RunFolder,
     environ: Mapping[str, str],
     ranks: Ranks,
     *,
@@ -180,6 +181,7 @@ def _environment(
         secrets=job.secrets,
         offline=job.offline,
         bytecode=bytecode_folder(job.proven, environ),
+        runner=runner_of(job.runner).variables(folder),
     )
 
 
@@ -200,7 +202,7 @@ def start_job(
     ranks = ranks_of(job.processes, job.launch_arguments)
     decisions = _decide(job, prepared, ranks)
     run_id = unused_run_id(home, folder.path)
-    environment = _environment(job, environ, ranks, has_card=job.has_card, cards=job.cards)
+    environment = _environment(job, folder, environ, ranks, has_card=job.has_card, cards=job.cards)
     entry = runner_of(job.runner).write(job.config, decisions, folder)
     write_job(
         folder,
@@ -287,6 +289,7 @@ def _job_file(
         "warmup_steps": decisions.warmup_steps,
         "eval_steps": config.eval_steps or decisions.eval_steps,
         **({"chat_template": prepared["chat_template"]} if prepared.get("chat_template") else {}),
+        **({"imports_first": entry.imports_first} if entry.imports_first else {}),
     }
 
 

@@ -262,6 +262,17 @@ def test_smoke_with_another_runner_may_fail(shell: CommandLine) -> None:
     assert "You can't pass `load_in_4bit`" in shell.said
 
 
+def test_unsloth_is_refused_where_there_is_no_card(shell: CommandLine) -> None:
+    assert shell("smoke", "tiny", "--runner", "unsloth") == 1
+    assert "error: Unsloth needs a card, and this machine has none: its kernels are for CUDA" in shell.said
+    assert "hint: Use `--runner trl`, or a runtime with a card" in shell.said
+    assert shell.train("--runner", "unsloth") == 1
+    assert "error: not starting the run, which would fail" in shell.said
+    assert "Unsloth needs a card, and this machine has none: its kernels are for CUDA" in shell.said
+    assert "use `--runner trl`, or a runtime with a card" in shell.said
+    assert not (shell.folder.path / "job.json").exists()
+
+
 def test_a_loss_that_does_not_fall_fails_the_smoke_run(shell: CommandLine) -> None:
     assert shell("smoke", "tiny", STAND_IN_SPEED="0") == 1
     assert shell.told.startswith("tiny does not train: 10 steps")

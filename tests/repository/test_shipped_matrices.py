@@ -27,6 +27,7 @@ from colablock.lockfile.store import LockHead, lock_file_name, read_head, runtim
 from colablock.lockfile.tool_table import table_of
 from colablock.matrix.catalog import find_matrix, list_matrices
 from colablock.matrix.model import Matrix, Variant, select_variant
+from colablock.matrix.schema import RUNNERS
 from colablock.network.settings import DEFAULT_INDEX
 from colablock.operations.plan import plan_change
 from colablock.operations.session import Session
@@ -149,7 +150,7 @@ def test_each_matrix_verifies_its_imports_and_names_a_runner(matrix: Matrix) -> 
     assert "transformers:AutoModelForCausalLM" in matrix.verify.imports
     assert matrix.verify.imports[0] == "torch"
     assert "nf4" in matrix.verify.capabilities
-    assert matrix.train.runner in {"axolotl", "trl", "unsloth"}
+    assert matrix.train.runner in RUNNERS
 
 
 def test_the_2024_matrix_asks_for_the_versions_of_the_recipe(tmp_path: Path) -> None:

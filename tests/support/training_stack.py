@@ -55,11 +55,13 @@ VERSIONS: Mapping[str, str] = {
     "axolotl": "0.18.0",
     "bitsandbytes": "0.50.2",
     "datasets": "4.0.0",
+    "huggingface_hub": "1.27.0",
     "peft": "0.21.2",
     "tokenizers": "0.22.2",
     "torch": "2.11.0",
     "transformers": "5.17.0",
     "trl": "1.16.0",
+    "unsloth": "2026.10.9",
 }
 _VOCABULARY = 259
 _SHAPE = {

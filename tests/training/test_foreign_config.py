@@ -361,6 +361,27 @@ def test_what_trl_does_not_do_is_told_and_refused_if_strict(key: str, value: Any
     assert read("axolotl", **{key: value})[0].extra[key] == value
 
 
+@pytest.mark.parametrize("own_keys", [True, False])
+def test_unsloth_moves_activations_to_memory_on_request(own_keys: bool) -> None:
+    values = LEAST if own_keys else yaml.safe_load(EXAMPLE)
+    told: list[str] = []
+    asked = {**values, "gradient_checkpointing": "unsloth"}
+    config = config_of(None, runner="unsloth", values=asked, tell=told.append)
+    assert (config.gradient_checkpointing, config.extra, told) == (True, {"unsloth_offloads": True}, [])
+    assert config.digest() != config_of(None, runner="unsloth", values=values).digest()
+    assert config_of(None, runner="unsloth", values=values).extra == {}
+
+
+def test_unsloth_reads_a_config_as_trl_does() -> None:
+    assert read("unsloth") == read("trl")
+    assert read("unsloth", adam_beta2=0.95)[0].extra == {"adam_beta2": 0.95}
+    assert read("unsloth", liger_rope=True)[1] == [
+        "not as written: `liger_rope: true`: unsloth has nothing like it"
+    ]
+    message, _ = faults("unsloth", processor_type="AutoProcessor")["processor_type"]
+    assert message == "the runner unsloth trains on text only"
+
+
 @pytest.mark.parametrize("value", [None, False, 0, "", [], {}])
 def test_a_key_that_asks_for_nothing_is_dropped(value: object) -> None:
     config, told = read("trl", sample_packing=value, deepspeed=value, gptq=value, liger_rope=value)

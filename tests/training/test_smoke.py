@@ -10,7 +10,7 @@ import pytest
 
 from colablock._common.reporter import Reporter
 from colablock.environment.accelerator import Accelerator, declared
-from colablock.errors import TrainingFailed, Unmet
+from colablock.errors import Refused, TrainingFailed, Unmet
 from colablock.training.receipts import Receipt
 from colablock.training.smoke import STEPS, smoke
 from tests.support.training_stack import Bench, TrainingStack, build_training_stack, until
@@ -83,6 +83,15 @@ def test_a_card_for_one_process_trains_one_after_the_other(bench: Bench) -> None
     environ = {"PATH": f"{smi.parent}:{os.environ['PATH']}", "STAND_IN_NOTES": str(notes)}
     assert smoked(bench, accelerator=declared("T4"), environ=environ).passed
     assert notes.read_text().split() == ["begin", "end"] * 2
+
+
+def test_unsloth_trains_on_a_card_only(bench: Bench) -> None:
+    receipt = smoked(bench, runner="unsloth", accelerator=declared("T4"))
+    assert (receipt.runner, receipt.card, receipt.precision) == ("unsloth", "Tesla T4", "fp16")
+    assert receipt.passed
+    with pytest.raises(Refused, match="Unsloth needs a card") as caught:
+        smoked(bench, runner="unsloth")
+    assert caught.value.hint == "Use `--runner trl`, or a runtime with a card"
 
 
 def test_axolotl_needs_its_workaround(bench: Bench) -> None:

@@ -44,6 +44,7 @@ from colablock.training.preflight.stack_rules import (
     weights_findings,
     wrong_build,
 )
+from colablock.training.preflight.unsloth_rules import unsloth_findings
 from colablock.training.runs.config import TrainConfig
 
 __all__ = ["GQA_WORKAROUND", "TIGHT_SHARE", "Preflight", "check_run", "setting_for", "usable_memory"]
@@ -130,6 +131,7 @@ def check_run(  # noqa: PLR0917 - each has its own type
         *runner_findings(
             config, stack, runner, has_card=bool(machine.cards), is_prequantized=is_prequantized
         ),
+        *unsloth_findings(runner, shape, machine.cards),
         *choice.findings,
         *_slice_findings(machine),
         *_precision_findings(shape, cards, precision),
@@ -177,10 +179,9 @@ def setting_for(
     workarounds: frozenset[str] = frozenset(),
 ) -> Setting:
     """Return the setting of `estimate` for a run on *cards*; without cards, on the CPU."""
-    versions = {"trl": stack.trl, "axolotl": stack.axolotl}
     return Setting(
         precision=precision_for(card.compute_capability for card in cards),
-        profile=runner_profile(runner, versions.get(runner)),
+        profile=runner_profile(runner, stack.runners.get(runner)),
         attention=_attention(shape, cards, stack),
         has_fused_attention=_has_fused_attention(shape, cards, stack, workarounds),
         processes=processes,

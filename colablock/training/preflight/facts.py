@@ -81,6 +81,7 @@ class Stack:
     trl: str | None = None
     bitsandbytes: str | None = None
     axolotl: str | None = None
+    unsloth: str | None = None
     flash_attn: str | None = None
     torchao: str | None = None
     causal_types: frozenset[str] = field(default_factory=frozenset)
@@ -90,6 +91,11 @@ class Stack:
     rope_types: frozenset[str] = field(default_factory=frozenset)
     reporters: frozenset[str] = field(default_factory=frozenset)
     axolotl_plugins: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def runners(self) -> Mapping[str, str | None]:
+        """The version of each runner."""
+        return {"trl": self.trl, "axolotl": self.axolotl, "unsloth": self.unsloth}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -170,6 +170,14 @@ RUNNER_PROFILES: Mapping[str, tuple[RunnerProfile, ...]] = {  # newest first
             source="axolotl 0.4.0 utils/models.py",
         ),
     ),
+    "unsloth": (
+        RunnerProfile(
+            since="0",
+            logits=2.0,
+            tile=(1024, 0),
+            source="unsloth_zoo 2026.10.9 fused_losses/chunked_logprob.py: 512 to 2,048 rows",
+        ),
+    ),
 }
 
 

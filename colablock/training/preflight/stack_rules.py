@@ -283,7 +283,7 @@ def runner_findings(
     config: TrainConfig, stack: Stack, runner: str, *, has_card: bool, is_prequantized: bool = False
 ) -> Iterator[Finding]:
     """Yield what the runner, the adapter and the optimizer need and the target does not have."""
-    installed = {"trl": stack.trl, "axolotl": stack.axolotl}
+    installed = stack.runners
     if runner in installed and installed[runner] is None:
         others = [name for name, version in installed.items() if version is not None]
         fix = f"apply a matrix that has {runner}"

@@ -175,6 +175,7 @@ def launch_environment(
     secrets: Mapping[str, str] | None = None,
     offline: bool = False,
     bytecode: Path | None = None,
+    runner: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Return the environment variables of a training process.
 
@@ -182,7 +183,7 @@ def launch_environment(
     which are passed in no other way.  *cards* are those that the process may see; None leaves
     CUDA_VISIBLE_DEVICES as it is.  *threads* is the number for each rank, which the launcher sets as
     well.  Without *reports*, wandb is disabled even if it is installed.  The process writes bytecode
-    into the folder *bytecode* only, if that is given.
+    into the folder *bytecode* only, if that is given.  *runner* are the variables of the runner.
     """
     extra = {
         **opt_outs(environ),
@@ -202,7 +203,7 @@ def launch_environment(
         extra["CUDA_VISIBLE_DEVICES"] = ",".join(_card_names(cards, environ))
         # The driver numbers cards by slot, CUDA by default from the fastest.
         extra["CUDA_DEVICE_ORDER"] = environ.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-    found = environment_of(python, environ, Purpose.TRAINING, **extra, **(secrets or {}))
+    found = environment_of(python, environ, Purpose.TRAINING, **extra, **(runner or {}), **(secrets or {}))
     if bytecode is not None:
         del found["PYTHONDONTWRITEBYTECODE"]
         found["PYTHONPYCACHEPREFIX"] = str(bytecode)

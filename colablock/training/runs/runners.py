@@ -1,4 +1,4 @@
-"""The runners: trl and axolotl behind one protocol.
+"""The runners: trl, axolotl and Unsloth behind one protocol.
 
 A runner decides what the shim starts, and with which files.  Everything else (tokenised data,
 launch, metrics, checkpoints, resuming) is the same for all runners.
@@ -21,7 +21,8 @@ from colablock.training.scripts import FOLDER as SCRIPTS
 __all__ = ["RUNNERS", "Entry", "RunDecisions", "Runner", "runner_of"]
 
 _NEVER = 1_000_000_000  # steps
-_OF_EVERY_RUN = ("accelerate.commands.launch", "torch", "transformers:Trainer")  # as launcher and shim do
+_OF_EVERY_LAUNCH = ("accelerate.commands.launch", "torch")
+_OF_EVERY_RUN = (*_OF_EVERY_LAUNCH, "transformers:Trainer")  # as launcher and shim do
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,10 +57,14 @@ class RunDecisions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """What the shim starts: the path of a file, or the name of a module, with arguments."""
+    """What the shim starts: the path of a file, or the name of a module, with arguments.
+
+    *imports_first* are modules that the shim imports before any other of the stack.
+    """
 
     entry: str
     arguments: tuple[str, ...]
+    imports_first: tuple[str, ...] = ()
 
 
 class Runner(Protocol):
@@ -84,6 +89,9 @@ class Runner(Protocol):
         A process imports them while preflight runs, so they must not depend on the run's workarounds.
         """
 
+    def variables(self, folder: RunFolder) -> Mapping[str, str]:
+        """Return the environment variables of its processes."""
+
     def write(self, config: TrainConfig, decisions: RunDecisions, folder: RunFolder) -> Entry:
         """Write its files to *folder*, and return how to start it."""
 
@@ -104,6 +112,11 @@ class Trl:
         "trl:SFTTrainer",
     )
 
+    def variables(self, folder: RunFolder) -> Mapping[str, str]:
+        """Return no variables."""
+        del folder
+        return {}
+
     def write(self, config: TrainConfig, decisions: RunDecisions, folder: RunFolder) -> Entry:
         """Write nothing: ``job.json`` has everything."""
         del config, decisions
@@ -119,6 +132,11 @@ class Axolotl:
     splits: bool = False
     modules: tuple[str, ...] = _OF_EVERY_RUN  # it changes transformers when it is imported
 
+    def variables(self, folder: RunFolder) -> Mapping[str, str]:
+        """Return no variables."""
+        del folder
+        return {}
+
     def write(self, config: TrainConfig, decisions: RunDecisions, folder: RunFolder) -> Entry:
         """Write ``config.yaml`` for axolotl."""
         text = yaml.safe_dump(axolotl_config(config, decisions, folder), sort_keys=False, allow_unicode=True)
@@ -126,7 +144,39 @@ class Axolotl:
         return Entry(entry="axolotl.cli.train", arguments=(str(folder.config_file),))
 
 
-RUNNERS: Mapping[str, Runner] = {"axolotl": Axolotl(), "trl": Trl()}
+@dataclass(frozen=True, slots=True)
+class Unsloth:
+    """Unsloth's FastLanguageModel with trl's SFTTrainer, started by ``scripts/run_unsloth.py``.
+
+    It changes trl, transformers and peft when it is imported, so it has to come before them, and it
+    writes code at that time, so it is not imported before the run is decided on.
+    """
+
+    name: str = "unsloth"
+    passes_through: bool = False
+    splits: bool = True
+    modules: tuple[str, ...] = _OF_EVERY_LAUNCH
+
+    def variables(self, folder: RunFolder) -> Mapping[str, str]:
+        """Return where its caches are, and that it does not train on a CPU instead of a card."""
+        caches = folder.path / "unsloth"
+        return {
+            "UNSLOTH_COMPILE_LOCATION": str(caches / "compiled"),  # code that it writes and imports
+            "UNSLOTH_MEGA_CACHE_DIR": str(caches / "kernels"),  # what torch has compiled
+            "UNSLOTH_DISABLE_CPU_FALLBACK": "1",
+        }
+
+    def write(self, config: TrainConfig, decisions: RunDecisions, folder: RunFolder) -> Entry:
+        """Write nothing: ``job.json`` has everything."""
+        del config, decisions
+        return Entry(
+            entry=str(SCRIPTS / "run_unsloth.py"),
+            arguments=(str(folder.path),),
+            imports_first=("unsloth",),
+        )
+
+
+RUNNERS: Mapping[str, Runner] = {"axolotl": Axolotl(), "trl": Trl(), "unsloth": Unsloth()}
 
 
 def runner_of(name: str | None) -> Runner:

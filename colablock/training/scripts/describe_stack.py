@@ -26,6 +26,7 @@ def stack() -> dict[str, Any]:
         "trl": "trl",
         "bitsandbytes": "bitsandbytes",
         "axolotl": "axolotl",
+        "unsloth": "unsloth",
         "flash_attn": "flash-attn",
         "torchao": "torchao",
     }

@@ -8,6 +8,7 @@ steps.
 # ruff: noqa: PLC0415
 # mypy: disable-error-code="import-not-found"
 
+import inspect
 import json
 import os
 import sys
@@ -23,40 +24,57 @@ FURTHER = ("adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_kwargs", "n
 def main(folder: Path) -> None:
     """Train the job in ``job.json``, and save the adapter to ``adapter/``."""
     import torch
-    from datasets import Dataset
     from peft import LoraConfig
+
+    job = read_job(folder)
+    lora = LoraConfig(task_type="CAUSAL_LM", **adapter(job))
+    train(job, folder, load_model(job, torch), arguments(job, folder, torch), lora)
+
+
+def read_job(folder: Path) -> dict[str, Any]:
+    """Return the job in ``job.json``."""
+    job: dict[str, Any] = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    return job
+
+
+def adapter(job: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of the adapter, by peft's names."""
+    config = job["config"]
+    return {
+        "r": config["lora_r"],
+        "lora_alpha": config["lora_alpha"],
+        "lora_dropout": config["lora_dropout"],
+        "target_modules": targets(config.get("lora_target_modules")),
+        **{name: True for name in ("use_dora", "use_rslora") if config.get(f"peft_{name}")},
+    }
+
+
+def train(job: dict[str, Any], folder: Path, model: Any, args: Any, peft_config: Any) -> None:
+    """Train *model* on the rows of ``data/``, which are tokenised, and save the adapter with the tokenizer.
+
+    *peft_config* is None for a model that has an adapter.
+    """
+    import torch
+    from datasets import Dataset
     from transformers import AutoTokenizer
     from trl import SFTTrainer
 
-    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     config = job["config"]
     tokenizer = AutoTokenizer.from_pretrained(config["base_model"], revision=config.get("revision"))
     if job.get("chat_template"):
         tokenizer.chat_template = job["chat_template"]  # kept with the adapter
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model = load_model(job, torch)
-    rows = Dataset.from_parquet(str(folder / "data" / "train.parquet"))
     held = folder / "data" / "eval.parquet"
-    lora = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=config["lora_r"],
-        lora_alpha=config["lora_alpha"],
-        lora_dropout=config["lora_dropout"],
-        target_modules=targets(config.get("lora_target_modules")),
-        **{name: True for name in ("use_dora", "use_rslora") if config.get(f"peft_{name}")},
-    )
-    key = (
-        "processing_class" if "processing_class" in SFTTrainer.__init__.__code__.co_varnames else "tokenizer"
-    )
+    known = inspect.signature(SFTTrainer.__init__).parameters
     trainer = SFTTrainer(
         model=model,
-        args=arguments(job, folder, torch),
-        train_dataset=rows,
+        args=args,
+        train_dataset=Dataset.from_parquet(str(folder / "data" / "train.parquet")),
         eval_dataset=Dataset.from_parquet(str(held)) if held.exists() else None,
         data_collator=Collator(tokenizer.pad_token_id or 0, torch),
-        peft_config=lora,
-        **{key: tokenizer},
+        peft_config=peft_config,
+        **{"processing_class" if "processing_class" in known else "tokenizer": tokenizer},
     )
     trainer.train()  # the shim passes the checkpoint to resume from
     if trainer.is_world_process_zero():
@@ -96,8 +114,11 @@ def load_model(job: dict[str, Any], torch: Any) -> Any:
     )
 
 
-def arguments(job: dict[str, Any], folder: Path, torch: Any) -> Any:
-    """Return the trainer's arguments, those of the values below that the installed trl supports."""
+def arguments(job: dict[str, Any], folder: Path, torch: Any, **other: Any) -> Any:
+    """Return the trainer's arguments, those of the values below that the installed trl supports.
+
+    *other* values replace those below.
+    """
     from trl import SFTConfig
 
     config = job["config"]
@@ -142,6 +163,7 @@ def arguments(job: dict[str, Any], folder: Path, torch: Any) -> Any:
     known = {one.name for one in fields(SFTConfig)}
     if "eval_strategy" not in known:  # transformers before 4.41
         values["evaluation_strategy"] = values["eval_strategy"]
+    values.update(other)
     return SFTConfig(**{name: value for name, value in values.items() if name in known})
 
 

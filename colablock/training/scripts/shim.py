@@ -19,6 +19,7 @@ if os.path.realpath(sys.path[0]) == os.path.dirname(os.path.realpath(__file__)):
 
 import functools
 import hashlib
+import importlib
 import json
 import resource
 import runpy
@@ -45,6 +46,8 @@ def main(folder: Path) -> None:
     alive = note_rank(folder, rank) if world > 1 else None
     try:
         check_ranks(job, rank, world)
+        for name in job.get("imports_first", ()):
+            importlib.import_module(name)
         for name in job["mends"]:
             WORKAROUNDS[name]()
         watch = TrainingWatch(folder, job, rank, world)
@@ -72,8 +75,7 @@ def main(folder: Path) -> None:
 def note_rank(folder: Path, rank: int) -> Path:
     """Write the process of this rank to a file, so that a follower sees if it is killed."""
     began = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
-    file = folder / "ranks" / str(rank)
-    file.parent.mkdir(mode=0o700, exist_ok=True)
+    (file := folder / "ranks" / str(rank)).parent.mkdir(mode=0o700, exist_ok=True)
     file.write_text(f"{os.getpid()} {began}", encoding="utf-8")
     return file
 
@@ -122,8 +124,7 @@ def collect_adapter(folder: Path) -> None:
     files = [*folder.glob("adapter_*"), *folder.glob("*token*"), *folder.glob("chat_template*")]
     if not any(path.name == "adapter_config.json" for path in files):
         return
-    new = folder / ".adapter"
-    new.mkdir(exist_ok=True)
+    (new := folder / ".adapter").mkdir(exist_ok=True)
     for path in files:
         path.replace(new / path.name)
     shutil.rmtree(folder / "adapter", ignore_errors=True)  # of an earlier start that was stopped
@@ -258,13 +259,21 @@ def hook_trainer(watch: "TrainingWatch", job: dict[str, Any]) -> None:
 
     torch.manual_seed(job["config"]["seed"])
     watch.memory.guard(torch)
-    make, train, training_step = Trainer.__init__, Trainer.train, Trainer.training_step
+    make, train = Trainer.__init__, Trainer.train
     load = getattr(Trainer, "_load_from_checkpoint", None)  # there is no callback for it
 
     @functools.wraps(make)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         make(self, *args, **kwargs)
         self.add_callback(watch.callback())
+        step = self.training_step
+
+        def counted_step(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            ids = inputs.get("input_ids")
+            watch.tokens += ids.numel() if ids is not None else 0
+            return step(model, inputs, *args, **kwargs)
+
+        self.training_step = counted_step  # of the object: Unsloth replaces that of the class
 
     @functools.wraps(train)
     def train_resumed(self: Any, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -283,13 +292,7 @@ def hook_trainer(watch: "TrainingWatch", job: dict[str, Any]) -> None:
             if name in types:  # peft loads everything as float32
                 one.data = one.data.to(types[name])
 
-    @functools.wraps(training_step)
-    def counted_step(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        ids = inputs.get("input_ids")
-        watch.tokens += ids.numel() if ids is not None else 0
-        return training_step(self, model, inputs, *args, **kwargs)
-
-    Trainer.__init__, Trainer.train, Trainer.training_step = init, train_resumed, counted_step
+    Trainer.__init__, Trainer.train = init, train_resumed
     if load is not None:
         Trainer._load_from_checkpoint = load_in_same_type  # noqa: SLF001
 
@@ -300,10 +303,8 @@ def cast_trainable(model: Any) -> None:
     trl casts the adapters of a 4-bit model to bf16 on any card (trl#4901), and the gradient scaler
     of fp16 does not support their gradients.
     """
-    import torch
-
     for parameter in model.parameters():
-        if parameter.requires_grad and parameter.dtype != torch.float32:
+        if parameter.requires_grad:
             parameter.data = parameter.data.float()
 
 
@@ -405,9 +406,11 @@ class TrainingWatch:
             torch.distributed.barrier()
         if self._rank == 0 and folder.is_dir():
             keep_template(folder, self._job.get("chat_template"))
-            size = write_manifest(folder, state.global_step)
-            seconds = time.monotonic() - started
-            self.write_event("save", step=state.global_step, path=folder.name, bytes=size, seconds=seconds)
+            facts = {
+                "bytes": write_manifest(folder, state.global_step),
+                "seconds": time.monotonic() - started,
+            }
+            self.write_event("save", step=state.global_step, path=folder.name, **facts)
         self._saved = self._last_step = time.monotonic()
 
     def evaluate(self, trainer: Any, when: str) -> None:

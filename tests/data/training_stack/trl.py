@@ -24,5 +24,6 @@ class SFTTrainer(Trainer):
         peft_config=None,
     ):
         del processing_class
-        model = get_peft_model(model, peft_config)
+        if peft_config is not None:
+            model = get_peft_model(model, peft_config)
         super().__init__(model, args, data_collator, train_dataset, eval_dataset)

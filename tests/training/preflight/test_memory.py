@@ -86,6 +86,8 @@ def test_logits_count_once_per_copy_of_the_runner() -> None:
         ("axolotl", "0.18.0", "0.8"),
         ("axolotl", "0.4.0+colablock.f6d3559c", "0"),
         ("axolotl", None, "0"),
+        ("unsloth", "2026.10.9", "0"),
+        ("unsloth", None, "0"),
     ],
 )
 def test_the_profile_is_that_of_the_installed_version(runner: str, version: str | None, since: str) -> None:

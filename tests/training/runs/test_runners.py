@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from colablock.errors import InvalidInput
+from colablock.matrix import schema
 from colablock.training.runs.config import Adapter, MetricsTarget, TrainConfig
 from colablock.training.runs.folder import RunFolder
 from colablock.training.runs.runners import RUNNERS, RunDecisions, axolotl_config, runner_of
@@ -204,10 +205,30 @@ def test_trl_reads_the_job_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_there_are_two_runners() -> None:
+def test_unsloth_is_imported_first_and_keeps_its_caches_in_the_folder(tmp_path: Path) -> None:
+    runner, folder = runner_of("unsloth"), RunFolder(tmp_path)
+    entry = runner.write(a_config(), CARD, folder)
+    assert Path(entry.entry).name == "run_unsloth.py"
+    assert Path(entry.entry).is_file()
+    assert (entry.arguments, entry.imports_first) == ((str(tmp_path),), ("unsloth",))
+    assert list(tmp_path.iterdir()) == []
+    assert runner.variables(folder) == {
+        "UNSLOTH_COMPILE_LOCATION": str(tmp_path / "unsloth" / "compiled"),
+        "UNSLOTH_MEGA_CACHE_DIR": str(tmp_path / "unsloth" / "kernels"),
+        "UNSLOTH_DISABLE_CPU_FALLBACK": "1",
+    }
+    assert not [
+        name for name in runner.modules if name.startswith(("transformers", "trl", "peft", "unsloth"))
+    ]
+    assert [dict(runner_of(other).variables(folder)) for other in ("axolotl", "trl")] == [{}, {}]
+
+
+def test_the_runners_are_those_of_the_schema() -> None:
+    assert tuple(sorted(RUNNERS)) == schema.RUNNERS
     assert {name: (one.name, one.passes_through, one.splits) for name, one in RUNNERS.items()} == {
         "axolotl": ("axolotl", True, False),
         "trl": ("trl", False, True),
+        "unsloth": ("unsloth", False, True),
     }
 
 
@@ -221,7 +242,7 @@ def test_there_are_two_runners() -> None:
 def test_an_unknown_runner_is_refused(name: str | None, words: str) -> None:
     with pytest.raises(InvalidInput, match=words) as caught:
         runner_of(name)
-    assert caught.value.hint == "Set `--runner` to one of `axolotl`, `trl`"
+    assert caught.value.hint == "Set `--runner` to one of `axolotl`, `trl`, `unsloth`"
 
 
 @pytest.mark.parametrize(("has_eval", "total", "steps"), [(False, 95, 0), (True, 95, 9), (True, 3, 1)])

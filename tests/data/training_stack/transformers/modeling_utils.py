@@ -14,6 +14,8 @@ class BitsAndBytesConfig:
 
 
 class LlamaConfig:
+    name_or_path = ""
+
     def __init__(self, **settings):
         self.settings = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **settings}
 
@@ -42,6 +44,7 @@ class PreTrainedModel:
             )
         folder = Path(name)
         model = cls(LlamaConfig(**json.loads((folder / "config.json").read_text())))
+        model.config.name_or_path = name
         model.scores.data.values = json.loads((folder / "model.safetensors").read_text())
         model.is_loaded_in_4bit = load_in_4bit or quantization_config is not None
         return model
