@@ -52,7 +52,7 @@ from colablock.network.fetcher import Fetcher
 from colablock.network.settings import read_settings
 from colablock.runtimes.catalog import load_recording
 
-MATRICES = ("qlora-2024", "qlora-2025", "qlora-2026", "qlora-2026-axolotl")
+MATRICES = ("qlora-2024", "qlora-2025", "qlora-2025-kernel", "qlora-2026", "qlora-2026-axolotl")
 #: What shows that a package works: code per distribution.
 USES = {
     "tensorflow": "import tensorflow as tf; assert float(tf.reduce_sum(tf.ones((2, 3)))) == 6",

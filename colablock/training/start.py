@@ -13,6 +13,7 @@ from typing import Any
 
 from colablock._common.decoding import is_plain_name
 from colablock._common.fs import expanded, flock, make_private
+from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.environment.accelerator import Accelerator
 from colablock.errors import InvalidInput, Refused, interrupted_as
 from colablock.training.preflight.checks import GQA_WORKAROUND
@@ -35,6 +36,7 @@ from colablock.training.runs.progress import attach_hint
 from colablock.training.runs.runners import Entry, RunDecisions, runner_of
 
 __all__ = [
+    "LOCAL_FILES_WORKAROUND",
     "Job",
     "default_folder",
     "lock_run_folder",
@@ -45,6 +47,8 @@ __all__ = [
     "workarounds_for",
 ]
 
+#: The workaround that has an older datasets read its own files; an image has it beside a newer fsspec.
+LOCAL_FILES_WORKAROUND = "datasets-local-files"
 _SAVE_SECONDS = 600.0  # between two checkpoints: the most that a run loses when its runtime is cut off
 _EVALUATIONS = 10  # in all, by default
 _NEVER = 1_000_000_000  # steps: checkpoints are due by time, not by step
@@ -77,10 +81,21 @@ class Job(DataJob):
 
 
 def workarounds_for(proven: ProvenEnvironment, runner: str, accelerator: Accelerator) -> tuple[str, ...]:
-    """Return the names of a run's workarounds: the matrix's for its runner, and those for the card."""
+    """Return the names of a run's workarounds: the matrix's for its runner, those of card and stack."""
     of_matrix = proven.workarounds if runner == proven.runner else ()
     is_old = not all(has_bf16(device.capability) for device in accelerator.devices)
-    return (*of_matrix, GQA_WORKAROUND) if is_old else of_matrix
+    of_card = (GQA_WORKAROUND,) if is_old else ()
+    return (*of_matrix, *of_card, *_workarounds_of_stack(proven.versions))
+
+
+def _workarounds_of_stack(versions: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the workarounds for conflicts between *versions* that their metadata allows."""
+    try:
+        found = {name: Version(versions[name]).release for name in ("datasets", "fsspec") if name in versions}
+    except InvalidVersion:
+        return ()
+    takes_local_for_remote = found.get("datasets", (3,)) < (2, 15) and found.get("fsspec", ()) >= (2023, 10)
+    return (LOCAL_FILES_WORKAROUND,) if takes_local_for_remote else ()
 
 
 def _checked_folder(folder: Path) -> Path:

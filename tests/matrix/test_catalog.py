@@ -10,7 +10,14 @@ import pytest
 from colablock.errors import InvalidMatrix, NotFound
 from colablock.matrix.catalog import ENTRY_POINTS, find_matrix, list_matrices
 
-SHIPPED = {"qlora-2024", "qlora-2025", "qlora-2026", "qlora-2026-axolotl", "qlora-2026-unsloth"}
+SHIPPED = {
+    "qlora-2024",
+    "qlora-2025",
+    "qlora-2025-kernel",
+    "qlora-2026",
+    "qlora-2026-axolotl",
+    "qlora-2026-unsloth",
+}
 
 
 def write(folder: Path, name: str, text: str = "") -> Path:

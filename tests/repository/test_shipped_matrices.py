@@ -33,7 +33,7 @@ from colablock.operations.plan import plan_change
 from colablock.operations.session import Session
 from colablock.planning.options import ApplyOptions
 from colablock.planning.planned import PlannedChange
-from colablock.runtimes.catalog import load_runtime
+from colablock.runtimes.catalog import load_runtime, runtime_names
 from colablock.training.receipts import receipt_from
 from tests.support.accelerators import card
 from tests.support.fixtures import world_fixture
@@ -47,7 +47,14 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-NAMES = ["qlora-2024", "qlora-2025", "qlora-2026", "qlora-2026-axolotl", "qlora-2026-unsloth"]
+NAMES = [
+    "qlora-2024",
+    "qlora-2025",
+    "qlora-2025-kernel",
+    "qlora-2026",
+    "qlora-2026-axolotl",
+    "qlora-2026-unsloth",
+]
 NEED_A_CARD = {"qlora-2026-unsloth"}
 RECIPE = {
     "torch": "==2.4.0",
@@ -296,6 +303,35 @@ def test_the_image_satisfies_the_ranges_of_the_2026_matrix(image: str, variant: 
     assert {entry.name for entry in matrix.packages} - set(there) == {"bitsandbytes", "trl"}
     assert [(absent.name, str(absent.specifier)) for absent in matrix.absent] == [("torchao", "<0.16")]
     assert matrix.indexes == ()
+
+
+KERNELS = {  # the matrix that goes into the kernel of each image
+    **dict.fromkeys(("2025.07", "2025.09", "2025.10", "2026.01", "2026.04"), "qlora-2025-kernel"),
+    **dict.fromkeys(("2026.07", "2026.08"), "qlora-2026"),
+}
+
+
+@pytest.mark.parametrize("runtime", runtime_names(environ={}))
+def test_each_recorded_image_takes_a_stack_into_its_kernel_without_harm(runtime: str, tmp_path: Path) -> None:
+    """No restart, nothing newly broken, nothing moved: torch, numpy and transformers are the image's own."""
+    name = KERNELS[load_runtime(runtime, environ={}).source.split("-")[1]]
+    results = json.loads((ROOT / "matrices" / f"{name}.checks.json").read_text(encoding="utf-8"))["results"]
+    found = [one for one in results if one["runtime"] == runtime]
+    kernels = {one["accelerator"]: one for one in found if one["verdict"] == "kernel"}
+    assert kernels.keys() >= ({"none"} if runtime.endswith("cpu") else {"T4", "L4", "A100", "H100"})
+    for one in kernels.values():
+        assert (one["replaces"], one["breaks"], one["restart"]) == (0, [], False)
+        assert {"bitsandbytes", "trl"} <= set(re.split(r"[ ,]+", one["reason"].replace(";", ",")))
+    # Any network would be an error here: the lock of the runtime has everything.
+    folders = {"COLABLOCK_CACHE_DIR": str(tmp_path / "cache"), "COLABLOCK_HOME": str(tmp_path / "home")}
+    session = Session(environ={**os.environ, **folders, "COLABLOCK_OFFLINE": "1"})
+    plan = plan_change(session, ApplyOptions(name=name, runtime=runtime)).plan
+    assert (plan.target.value, dict(plan.restart), plan.breakages, plan.unknown) == ("kernel", {}, (), ())
+    assert {"torch", "numpy", "transformers", "peft", "accelerate", "datasets"} <= {
+        one.name for one in plan.kept
+    }
+    assert {step.action.value for step in plan.steps} <= {"install", "remove"}
+    assert {step.name for step in plan.steps if step.action.value == "remove"} <= {"torchao"}
 
 
 @pytest.mark.parametrize("name", ["qlora-2025", "qlora-2026", "qlora-2026-axolotl"])

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from colablock.training.prepared_data import local_path
 from colablock.training.runs.config import DataSource
 from colablock.training.runs.folder import register
 from colablock.training.start import (
+    LOCAL_FILES_WORKAROUND,
     default_folder,
     lock_run_folder,
     move_aside,
@@ -52,6 +54,27 @@ def test_workarounds_come_from_the_matrix_and_the_card(
     devices = tuple(device for name in cards for device in declared(name).devices)
     accelerator = Accelerator(kind="cuda" if cards else "none", devices=devices)
     assert workarounds_for(WITH_WORKAROUND, runner, accelerator) == workarounds
+
+
+@pytest.mark.parametrize(
+    ("datasets", "fsspec", "is_needed"),
+    [
+        ("2.14.4", "2025.3.2", True),  # the image 2025.07
+        ("2.14.4", "2023.10.0", True),
+        ("2.14.4", "2023.9.2", False),
+        ("2.15.0", "2023.10.0", False),
+        ("4.0.0", "2025.3.0", False),
+        ("2.14.4", None, False),
+        (None, "2025.3.2", False),
+        ("unknown", "2025.3.2", False),
+    ],
+)
+def test_an_old_datasets_beside_a_newer_fsspec_needs_a_workaround(
+    datasets: str | None, fsspec: str | None, *, is_needed: bool
+) -> None:
+    stack = {name: text for name, text in (("datasets", datasets), ("fsspec", fsspec)) if text}
+    found = workarounds_for(replace(WITH_WORKAROUND, versions=stack), "trl", Accelerator())
+    assert found == ((LOCAL_FILES_WORKAROUND,) if is_needed else ())
 
 
 def test_a_card_of_unknown_capability_gets_the_workaround_of_an_old_one() -> None:

@@ -41,6 +41,7 @@ from colablock.training.scripts.conversations import (
 from colablock.training.scripts.describe_stack import report_stack
 from colablock.training.scripts.judgements import Judge
 from colablock.training.scripts.messages import UnusableData
+from colablock.training.scripts.shim import datasets_local_files
 from colablock.training.scripts.sources import Unreachable, cause_of, rows_of
 from colablock.training.scripts.tokens import IGNORED, tokenised
 from colablock.training.scripts.turns import Rendered, TemplateFault, TurnFinder
@@ -83,6 +84,7 @@ def prepare(job: Mapping[str, Any]) -> dict[str, Any]:
     from datasets import Dataset
     from transformers import AutoTokenizer
 
+    datasets_local_files()
     folder = Path(job["folder"])
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = AutoTokenizer.from_pretrained(job["base_model"], revision=job["revision"])

@@ -238,7 +238,23 @@ def gqa_before_ampere() -> None:
         sdpa_attention.use_gqa_in_sdpa = lambda *_, **__: False
 
 
+def datasets_local_files() -> None:
+    """Have datasets before 2.15 read its own files beside fsspec 2023.10 or later.
+
+    It compares the protocol of a file system with ``file``.  A local one has a tuple of names since, and
+    datasets refuses it as a remote one ("Loading a dataset cached in a LocalFileSystem is not supported").
+    """
+    try:
+        from datasets.filesystems import is_remote_filesystem
+        from fsspec.implementations.local import LocalFileSystem
+    except ImportError:
+        return  # another release of datasets
+    if is_remote_filesystem(LocalFileSystem()):
+        LocalFileSystem.protocol = "file"
+
+
 WORKAROUNDS: dict[str, Callable[[], None]] = {
+    "datasets-local-files": datasets_local_files,
     "gqa-before-ampere": gqa_before_ampere,
     "load-in-4bit-twice": load_in_4bit_twice,
 }

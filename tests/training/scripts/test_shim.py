@@ -8,6 +8,8 @@ import runpy
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -275,6 +277,35 @@ def test_the_shim_ends_like_the_runner(
         entry.write_text("raise ValueError")
         assert run_shim(bench).returncode == 1
         assert RunFolder(bench.folder).end() == found
+
+
+@pytest.mark.parametrize(
+    ("is_remote", "after"),
+    [
+        (lambda files: files.protocol != "file", "file"),  # datasets 2.14
+        (lambda files: not isinstance(files, LocalFiles), ("file", "local")),  # from 2.15 on
+        (None, ("file", "local")),  # no datasets
+    ],
+)
+def test_an_old_datasets_reads_its_own_files(
+    is_remote: Callable[[Any], bool] | None, after: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalFiles, "protocol", ("file", "local"))
+    modules: dict[str, Any] = {"fsspec.implementations.local": SimpleNamespace(LocalFileSystem=LocalFiles)}
+    modules["datasets.filesystems"] = SimpleNamespace(is_remote_filesystem=is_remote) if is_remote else None
+    for name, module in modules.items():
+        for parent in accumulate(name.split(".")[:-1], "{}.{}".format):
+            monkeypatch.setitem(sys.modules, parent, SimpleNamespace())
+        monkeypatch.setitem(sys.modules, name, module)
+    runpy.run_path(str(SHIM))["WORKAROUNDS"]["datasets-local-files"]()
+    assert LocalFiles.protocol == after
+    assert is_remote is None or not is_remote(LocalFiles())
+
+
+class LocalFiles:
+    """Stands for fsspec's class of local files, with the protocols that it has since 2023.10."""
+
+    protocol: Any = ("file", "local")
 
 
 def test_an_incomplete_line_does_not_damage_the_next(bench: Bench) -> None:
