@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
-from typing import Protocol, overload
+from itertools import islice
+from typing import Any, Protocol, overload
 
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName
@@ -18,6 +19,7 @@ __all__ = [
     "Candidate",
     "CandidateOrigin",
     "CandidateSource",
+    "Candidates",
     "Deferred",
     "File",
     "Metadata",
@@ -170,6 +172,77 @@ class Deferred(Sequence[Rejection]):
         return repr(self._all)
 
 
+class Candidates(Sequence[Candidate]):
+    """The candidates of one project, each judged when it is read: a solve looks at few of hundreds.
+
+    *versions* are in the order of the candidates, each once; *judge* returns the candidate of one, None if
+    it has none.
+    """
+
+    def __init__(self, versions: Sequence[Version], judge: Callable[[Version], Candidate | None]) -> None:
+        self.versions = versions
+        self._judge = judge
+
+    @classmethod
+    def of(cls, candidates: Sequence[Candidate]) -> Candidates:
+        """Return *candidates*, of which no two have the same version, as such a sequence."""
+        if isinstance(candidates, cls):
+            return candidates
+        by_version = {one.version: one for one in candidates}
+        return cls(tuple(by_version), by_version.get)
+
+    def select(self, fits: Callable[[Version], bool]) -> Candidates:
+        """Return the candidates whose version fits."""
+        judge = self._judge
+        return Candidates(self.versions, lambda version: judge(version) if fits(version) else None)
+
+    def select_judged(self, fits: Callable[[Candidate], bool]) -> Candidates:
+        """Return the candidates that fit."""
+        judge = self._judge
+
+        def judge_again(version: Version) -> Candidate | None:
+            found = judge(version)
+            return found if found is not None and fits(found) else None
+
+        return Candidates(self.versions, judge_again)
+
+    def ordered(self, key: Callable[[Version], Any]) -> Candidates:
+        """Return the candidates sorted by *key* of their version."""
+        return Candidates(sorted(self.versions, key=key), self._judge)
+
+    def __iter__(self) -> Iterator[Candidate]:
+        for version in self.versions:
+            found = self._judge(version)
+            if found is not None:
+                yield found
+
+    def __bool__(self) -> bool:
+        return next(iter(self), None) is not None
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    @overload
+    def __getitem__(self, index: int) -> Candidate: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Candidate, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> Candidate | tuple[Candidate, ...]:
+        if isinstance(index, slice):
+            is_head = (index.stop or 0) > 0 and index.start is None and index.step is None
+            return tuple(islice(self, index.stop)) if is_head else tuple(self)[index]
+        return tuple(self)[index] if index < 0 else self[: index + 1][index]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProjectCandidates:
     """The candidates of one project, newest first, and the rejections.
@@ -178,7 +251,7 @@ class ProjectCandidates:
     folders that were asked (URLs without credentials).
     """
 
-    candidates: tuple[Candidate, ...] = ()
+    candidates: Sequence[Candidate] = ()
     rejections: Sequence[Rejection] = ()
     found: bool = True
     where: tuple[str, ...] = ()

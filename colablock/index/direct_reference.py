@@ -61,10 +61,9 @@ def direct_candidates(entry: PackageEntry, fetcher: Fetcher, policy: Policy) -> 
     if file.is_wheel:
         any_wheel = replace(policy, exclude_newer=None, no_binary=frozenset())
         judged = judge_files(name, [file], any_wheel, origin=CandidateOrigin.DIRECT)
-        candidates = judged.candidates
         if entry.is_rebuilt:
-            candidates = tuple(relabelled(candidate, entry) for candidate in candidates)
-        return replace(judged, candidates=candidates, where=where)
+            judged = replace(judged, candidates=[relabelled(one, entry) for one in judged.candidates])
+        return replace(judged, where=where)
     if not entry.is_rebuilt and not policy.may_build(name):
         detail = f"{name} is a source archive, and building is not allowed (options.allow-build)"
         rejection = Rejection(

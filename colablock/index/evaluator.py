@@ -10,7 +10,7 @@ They are listed among the rejections as well, for the conflict report.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import lru_cache, partial
@@ -26,6 +26,7 @@ from colablock.environment.requirements import specifier_of, version_of
 from colablock.index.candidates import (
     Candidate,
     CandidateOrigin,
+    Candidates,
     Deferred,
     File,
     ProjectCandidates,
@@ -33,7 +34,15 @@ from colablock.index.candidates import (
     Rejection,
 )
 
-__all__ = ["Policy", "WheelName", "judge_files", "parse_sdist_stem", "parse_wheel_name"]
+__all__ = [
+    "FilesByVersion",
+    "Policy",
+    "WheelName",
+    "judge_files",
+    "parse_sdist_stem",
+    "parse_wheel_name",
+    "version_in",
+]
 
 _ARCHIVES = (".tar.gz", ".zip", ".tgz", ".tar.bz2", ".tar.xz")
 _ALL = ":all:"
@@ -75,44 +84,67 @@ class _NamedFile(NamedTuple):
     wheel_name: WheelName | None  # None: an sdist
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilesByVersion:
+    """The files of a project.
+
+    *versions* are sorted, the newest first; *read* returns the files of one, and *others* those whose name
+    has no version of the project.
+    """
+
+    versions: Sequence[Version]
+    read: Callable[[Version], Sequence[File]]
+    others: Callable[[], Sequence[File]]
+
+    @classmethod
+    def of(cls, name: NormalizedName, files: Iterable[File]) -> FilesByVersion:
+        """Return the *files* of the project *name* by version."""
+        found: dict[Version | None, list[File]] = {}
+        for file in files:
+            found.setdefault(version_in(name, file.filename), []).append(file)
+        others = found.pop(None, [])
+        return cls(
+            versions=sorted(filter(None, found), reverse=True), read=found.__getitem__, others=lambda: others
+        )
+
+    def each(self, change: Callable[[File], File]) -> FilesByVersion:
+        """Return the files after *change*, which keeps their names."""
+        return FilesByVersion(
+            versions=self.versions,
+            read=lambda version: [*map(change, self.read(version))],
+            others=lambda: [*map(change, self.others())],
+        )
+
+    def all(self) -> list[File]:
+        """Return every file."""
+        return [*self.others(), *(file for version in self.versions for file in self.read(version))]
+
+
 def judge_files(
     name: NormalizedName,
-    files: Iterable[File],
+    files: Iterable[File] | FilesByVersion,
     policy: Policy,
     *,
     origin: CandidateOrigin = CandidateOrigin.INDEX,
 ) -> ProjectCandidates:
     """Return the candidates among *files*, newest first, and the rejections."""
-    versions: dict[Version, list[_NamedFile]] = {}
-    rejections: list[Rejection] = []
-    for file in files:
-        known = _read_name(name, file)
-        if isinstance(known, Rejection):
-            rejections.append(known)
-        elif known is not None and known.file.untrusted is not None:
-            detail = f"{name} {known.version}: `{known.file.filename}` {known.file.untrusted}"
-            rejections.append(
-                Rejection(
-                    name=name,
-                    version=known.version,
-                    filename=known.file.filename,
-                    reason=Reason.UNTRUSTED,
-                    detail=detail,
-                )
-            )
-        elif known is not None:
-            versions.setdefault(known.version, []).append(known)
-    candidates = []
-    refusals = []
-    evaluator = _ProjectEvaluator(name, policy, origin)
-    for version in sorted(versions, reverse=True):
-        candidate, refusal = evaluator.version(version, versions[version])
-        if candidate is not None:
-            candidates.append(candidate)
-        if refusal is not None:
-            refusals.append(refusal)
-    later = Deferred(lambda: [*rejections, *(refusal() for refusal in refusals)])
-    return ProjectCandidates(candidates=tuple(candidates), rejections=later)
+    listed = files if isinstance(files, FilesByVersion) else FilesByVersion.of(name, files)
+    evaluator = _ProjectEvaluator(name, listed, policy, origin)
+    return ProjectCandidates(
+        candidates=Candidates(listed.versions, lambda version: evaluator.judged(version).candidate),
+        rejections=Deferred(evaluator.rejections),
+    )
+
+
+def version_in(name: NormalizedName, filename: str) -> Version | None:
+    """Return the version in the name of a wheel or an sdist of the project *name*; None if there is none."""
+    try:
+        if not filename.endswith(".whl"):
+            return parse_sdist_stem(name, filename) if filename.endswith(_ARCHIVES) else None
+        wheel_name = parse_wheel_name(filename)
+    except ValueError:
+        return None
+    return wheel_name.version if wheel_name.project == name else None
 
 
 def parse_wheel_name(filename: str) -> WheelName:
@@ -183,20 +215,56 @@ def _refused(name: NormalizedName, filename: str, reason: Reason, detail: str) -
     return Rejection(name=name, version=None, filename=filename, reason=reason, detail=detail)
 
 
-class _ProjectEvaluator:
-    """Evaluates the versions of one project, and keeps what they share."""
+class _Judged(NamedTuple):
+    """The candidate of one version and functions that word the rejections; both if it is yanked."""
 
-    def __init__(self, name: NormalizedName, policy: Policy, origin: CandidateOrigin) -> None:
+    candidate: Candidate | None = None
+    rejections: Sequence[Callable[[], Rejection]] = ()
+
+
+class _ProjectEvaluator:
+    """Evaluates each version of one project once.  May be used by several threads."""
+
+    def __init__(
+        self, name: NormalizedName, listed: FilesByVersion, policy: Policy, origin: CandidateOrigin
+    ) -> None:
         self._name = name
+        self._listed = listed
         self._policy = policy
         self._origin = origin
         self._ranks = policy.environment.ranks
         self._python = policy.environment.python_version
         self._fits_python: dict[str | None, bool | None] = {None: True}
+        self._judged: dict[Version, _Judged] = {}
         cutoff = policy.exclude_newer
         self._cutoff = cutoff.replace(tzinfo=timezone.utc) if cutoff and cutoff.tzinfo is None else cutoff
 
-    def version(
+    def judged(self, version: Version) -> _Judged:
+        """Return what comes of one version."""
+        known = self._judged.get(version)
+        return known or self._judged.setdefault(version, self._judge(version))
+
+    def rejections(self) -> Iterator[Rejection]:
+        """Yield the rejections, those without a version first, then those of the newest version."""
+        for file in self._listed.others():
+            found = _read_name(self._name, file)
+            if isinstance(found, Rejection):
+                yield found
+        for version in self._listed.versions:
+            for rejection in self.judged(version).rejections:
+                yield rejection()
+
+    def _judge(self, version: Version) -> _Judged:
+        named = [_read_name(self._name, file) for file in self._listed.read(version)]
+        there = [one for one in named if isinstance(one, _NamedFile) and one.version == version]
+        trusted = [one for one in there if one.file.untrusted is None]
+        untrusted = [partial(self._untrusted, one) for one in there if one.file.untrusted is not None]
+        if not trusted:
+            return _Judged(None, untrusted)
+        candidate, refusal = self._evaluate(version, trusted)
+        return _Judged(candidate, untrusted if refusal is None else [*untrusted, refusal])
+
+    def _evaluate(
         self, version: Version, known: Sequence[_NamedFile]
     ) -> tuple[Candidate | None, Callable[[], Rejection] | None]:
         """Return the candidate of one version, or a function that words the rejection, or both if yanked."""
@@ -302,6 +370,10 @@ class _ProjectEvaluator:
         wheel_names = [item.wheel_name for item in wheels if item.wheel_name]
         detail = f"{what} has no wheel for {_missing(wheel_names, self._policy.environment)}{tail}"
         return self._rejection(version, wheels, Reason.TAGS, detail)
+
+    def _untrusted(self, known: _NamedFile) -> Rejection:
+        detail = f"{self._name} {known.version}: `{known.file.filename}` {known.file.untrusted}"
+        return self._rejection(known.version, [known], Reason.UNTRUSTED, detail)
 
     def _yanked(self, version: Version, file: File, why: str) -> Rejection:
         detail = f"{self._name} {version} was yanked" + (f": {why}" if why else "")

@@ -21,6 +21,7 @@ from colablock.errors import BadDistribution, ColablockError, FetchFailed
 from colablock.index.candidates import (
     Candidate,
     CandidateOrigin,
+    Candidates,
     Deferred,
     File,
     Metadata,
@@ -36,7 +37,7 @@ from colablock.index.direct_reference import (
     not_here,
     relabelled,
 )
-from colablock.index.evaluator import Policy, judge_files
+from colablock.index.evaluator import FilesByVersion, Policy, judge_files
 from colablock.index.find_links import FindLinks
 from colablock.index.metadata_fetcher import MetadataSource
 from colablock.index.project_pages import (
@@ -235,26 +236,28 @@ class IndexSource:
         self, entry: PackageEntry | None, linked: ProjectCandidates, listed: ProjectCandidates
     ) -> ProjectCandidates:
         """Return the candidates of find-links and of an index in the order in which they are tried."""
-        candidates = _in_order(
+        found = _in_order(
             linked.candidates, listed.candidates, self._fetcher, links_override=self._links_override
         )
         if entry is not None and entry.prefer_local:
-            candidates.sort(key=lambda candidate: not _has_label(candidate.version, entry.prefer_local or ""))
+            label = entry.prefer_local
+            found = found.ordered(lambda version: not _has_label(version, label))
         if entry is not None and entry.is_rebuilt:
-            candidates = [relabelled(candidate, entry) for candidate in candidates]
+            found = Candidates.of([relabelled(candidate, entry) for candidate in found])
         if self._fetcher.offline:
-            candidates = at_hand_first(candidates, self._fetcher.is_here)
-        unwanted = [
-            c for c in candidates if any(_has_label(c.version, label) for label in self._unwanted_labels)
-        ]
+            found = Candidates.of(at_hand_first(found, self._fetcher.is_here))
+        unwanted = found.select(self._is_unwanted)
         return ProjectCandidates(
-            candidates=tuple(candidate for candidate in candidates if candidate not in unwanted),
+            candidates=found.select(lambda version: not self._is_unwanted(version)),
             rejections=Deferred(
                 lambda: (*linked.rejections, *listed.rejections, *map(_without_card, unwanted))
             ),
             found=linked.found or listed.found,
             where=(*linked.where, *listed.where),
         )
+
+    def _is_unwanted(self, version: Version) -> bool:
+        return any(_has_label(version, label) for label in self._unwanted_labels)
 
     def _listed(self, name: NormalizedName, entry: PackageEntry | None, policy: Policy) -> ProjectCandidates:
         """Return the candidates in the entry's own index, else in the first default index that has *name*."""
@@ -270,17 +273,17 @@ class IndexSource:
             url = project_url(self._fetcher.learn_credentials(index.url), name)
             where.append(redacted(index.url))
             try:
-                known = self._listed_before(name, entry, index)
-                found = (list(known), None) if known else read_page(self._fetcher, url, redacted(index.url))
+                known = self._listed_before(name, entry, index) or None
+                page = None if known else read_page(self._fetcher, url, redacted(index.url), name)
             except FetchFailed as error:
                 known = self._listed_before(name, entry, index, error)
                 if known is None:
                     raise of_index(error, f"{name} cannot be looked up", index) from error
-                found = list(known), None
-            if found is None:
+                page = None
+            if page is None and known is None:
                 continue
-            files, status = found
-            files = _without_hash_too(files) if self._takes_unhashed else files
+            files, status = page or (FilesByVersion.of(name, known or ()), None)
+            files = files.each(_without_hash_too) if self._takes_unhashed else files
             judged = judge_files(name, files, replace(policy, exclude_newer=_cutoff(index, policy)))
             return with_status(name, status, replace(judged, where=tuple(where)), url)
         return ProjectCandidates(found=False, where=tuple(where))
@@ -305,7 +308,7 @@ class IndexSource:
     def _linked(self, name: NormalizedName, policy: Policy) -> ProjectCandidates:
         """Return the candidates in find-links, to which `exclude-newer` does not apply."""
         files = self._find_links.files(name)
-        files = _without_hash_too(files) if self._takes_unhashed else files
+        files = [*map(_without_hash_too, files)] if self._takes_unhashed else files
         origin = CandidateOrigin.FIND_LINKS
         judged = judge_files(name, files, replace(policy, exclude_newer=None), origin=origin)
         return replace(judged, found=bool(files), where=self._find_links.places)
@@ -387,14 +390,16 @@ class IndexSource:
 
 def _in_order(
     linked: Sequence[Candidate], listed: Sequence[Candidate], fetcher: Fetcher, *, links_override: bool
-) -> list[Candidate]:
+) -> Candidates:
     """Return the candidates of two sources, of a version in both that of the source that comes first."""
+    if not linked:
+        return Candidates.of(listed)
     first, second = (linked, listed) if links_override else (listed, linked)
     if not links_override and fetcher.offline:
         there = {candidate.version for candidate in linked}
         first = [c for c in first if c.version not in there or fetcher.at_hand(c.files[0])]
     versions = {candidate.version for candidate in first}
-    return [*first, *(c for c in second if c.version not in versions)]
+    return Candidates.of([*first, *(c for c in second if c.version not in versions)])
 
 
 def _if_reached(
@@ -427,9 +432,9 @@ def _index_of(entry: PackageEntry, name: str, named: Mapping[str, Index]) -> Ind
         raise FetchFailed(f"{entry.path} names the index `{name}`, and there is none", url=name) from None
 
 
-def _without_hash_too(files: Sequence[File]) -> list[File]:
-    """Return *files*, those without a hash as acceptable as the others: a lock hashes what it fetches."""
-    return [replace(one, untrusted=None) if one.untrusted == UNHASHED else one for one in files]
+def _without_hash_too(file: File) -> File:
+    """Return *file*, acceptable even if it is listed without a hash: a lock hashes what it fetches."""
+    return replace(file, untrusted=None) if file.untrusted == UNHASHED else file
 
 
 def _metadata_of(
@@ -446,7 +451,7 @@ def _metadata_of(
 def _page_of_links(fetcher: Fetcher, link: str) -> Sequence[File] | None:
     # No method: a reference of the source to itself would keep the cache locked until a collection.
     found = read_page(fetcher, fetcher.learn_credentials(link), None)
-    return found[0] if found is not None else None
+    return found[0].all() if found is not None else None
 
 
 def _cutoff(index: Index, policy: Policy) -> datetime | None:

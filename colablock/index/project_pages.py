@@ -1,23 +1,35 @@
-"""Read the page of a project, judge what its links prove, and name the index in errors."""
+"""Read the page of a project, judge what its links prove, and name the index in errors.
+
+A page may have thousands of files, and a solve looks at those of a few versions.  So a page is kept as lines
+of JSON: the versions, then the files of each, which are decoded when somebody asks for them.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote, urlsplit
 
+import msgspec
+
+from colablock._common import limits
+from colablock._common.decoding import Malformed, decode, encode
 from colablock._common.urls import local_path, redacted
+from colablock._vendor.packaging.utils import NormalizedName
+from colablock.environment.requirements import version_of
 from colablock.index.candidates import STRONG_HASHES, Reason, Rejection
-from colablock.index.simple_api import ACCEPT, Listing, parse_page
-from colablock.network.cache import ROWS
+from colablock.index.evaluator import FilesByVersion, version_in
+from colablock.index.simple_api import ACCEPT, Listing, not_a_page, parse_page
 from colablock.network.settings import mirror_variable
 
 if TYPE_CHECKING:
-    from colablock._vendor.packaging.utils import NormalizedName
+    from colablock._vendor.packaging.version import Version
     from colablock.errors import FetchFailed
     from colablock.index.candidates import Candidate, File, ProjectCandidates
+    from colablock.index.simple_api import FileRow
     from colablock.matrix.model import Index
-    from colablock.network.fetcher import Fetcher
+    from colablock.network.fetcher import Fetcher, Page
 
 __all__ = [
     "UNHASHED",
@@ -45,25 +57,81 @@ def project_files(fetcher: Fetcher, index: str, name: NormalizedName) -> list[Fi
     Raises FetchFailed.
     """
     url = project_url(fetcher.learn_credentials(index), name)
-    page = read_page(fetcher, url, redacted(index))
-    return page[0] if page is not None else []
+    page = read_page(fetcher, url, redacted(index), name)
+    return page[0].all() if page is not None else []
 
 
-def read_page(fetcher: Fetcher, url: str, index: str | None) -> tuple[list[File], str | None] | None:
+class _Head(msgspec.Struct, frozen=True, kw_only=True):
+    """The first line of a page in the cache: the *project* by whose name its files have *versions*."""
+
+    project: str
+    versions: Annotated[list[str], msgspec.Meta(max_length=limits.FILES)]
+    status: str | None = None
+
+
+def read_page(
+    fetcher: Fetcher, url: str, index: str | None, name: NormalizedName | None = None
+) -> tuple[FilesByVersion, str | None] | None:
     """Return the files that a page lists and the status of its project (PEP 792); None if there is no page.
 
-    *index* is the URL that the files name as their index.  Raises FetchFailed.
+    *index* is the URL that the files name as their index.  *name* is the project; None for a page of links,
+    whose files have no version here.  Raises FetchFailed.
     """
-    page = fetcher.get_page(url, ACCEPT)
+    project = name or NormalizedName("")
+    page = fetcher.get_page(url, ACCEPT, partial(_compact, project))
     if page is None:
         return None
-    key = f"{page.base}\n{page.digest}"
-    listing = fetcher.cache.read_record(ROWS, key, Listing)
-    if listing is None:
-        listing = parse_page(page.body, page.content_type, page.url, base=page.base)
-        fetcher.cache.write_record(ROWS, key, listing)
-    files = [_judged_link(file, page.base, fetcher) for file in listing.files(index, fetcher.naming(page))]
-    return files, listing.status
+    try:
+        head, lines = _read_lines(page.body, project)
+        versions = [version_of(one) for one in head.versions]
+    except ValueError as error:  # Malformed or InvalidVersion
+        raise not_a_page(url, str(error)) from error
+    naming, line_of = fetcher.naming(page), dict(zip(versions, lines[1:], strict=True))
+
+    def files(line: bytes) -> list[File]:
+        return [_judged_link(file, page.base, fetcher) for file in _rows(line).files(index, naming)]
+
+    found = FilesByVersion(
+        versions=versions, read=lambda version: files(line_of[version]), others=lambda: files(lines[0])
+    )
+    return found, head.status
+
+
+def _compact(project: NormalizedName, page: Page) -> bytes:
+    """Return the lines in which a page is kept.  Raises FetchFailed."""
+    return _lines(project, parse_page(page.body, page.content_type, page.url, base=page.base))
+
+
+def _lines(project: NormalizedName, listing: Listing) -> bytes:
+    """Return the head, then the files without a version, then those of each version."""
+    by_version: dict[Version | None, list[FileRow]] = {None: []}
+    for row in listing.rows:
+        by_version.setdefault(version_in(project, row.filename) if project else None, []).append(row)
+    others = by_version.pop(None)
+    versions = sorted(filter(None, by_version), reverse=True)
+    head = _Head(project=project, versions=[str(one) for one in versions], status=listing.status)
+    groups = (others, *(by_version[one] for one in versions))
+    return b"\n".join(map(encode, (head, *(Listing(rows=rows, status=listing.status) for rows in groups))))
+
+
+def _read_lines(body: bytes, project: NormalizedName) -> tuple[_Head, list[bytes]]:
+    """Return the head and the other lines of a page.  Raises Malformed."""
+    first, *lines = body.split(b"\n")
+    head = decode(first, _Head)
+    if len(lines) != len(head.versions) + 1:
+        raise Malformed("it has another number of versions")
+    if head.project == project:
+        return head, lines
+    # The URL is that of a page of links and that of a project.
+    rows = [row for line in lines for row in _rows(line).rows]
+    return _read_lines(_lines(project, Listing(rows=rows, status=head.status)), project)
+
+
+def _rows(line: bytes) -> Listing:
+    try:
+        return decode(line, Listing)
+    except Malformed:
+        return Listing(rows=[])  # the cache has a checksum: somebody has written that
 
 
 def _judged_link(file: File, page: str, fetcher: Fetcher) -> File:

@@ -1,7 +1,6 @@
 """Parse pages of the simple repository API to File records.  Nothing is fetched here.
 
 JSON after PEP 691, 700 and 792; HTML after PEP 503, 592, 629, 658 and 714.
-A parsed page is kept as plain rows, which load many times faster than the page.
 
 A page without the form of an index page is refused.  A file whose entry does not fit is
 left out: uv and pip skip a file whose name or URL they cannot read, too, and one bad
@@ -25,7 +24,7 @@ from colablock.errors import FetchFailed
 from colablock.index.candidates import File
 from colablock.index.html_page import start_tags
 
-__all__ = ["ACCEPT", "Listing", "parse_page"]
+__all__ = ["ACCEPT", "FileRow", "Listing", "not_a_page", "parse_page"]
 
 ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01"
 _NO_INDEX = "Check that the URL is that of a simple index (PEP 503): it often ends with `/simple/`"
@@ -126,14 +125,18 @@ def parse_page(body: bytes, content_type: str, url: str, *, base: str | None = N
         if kind in {"text/html", "application/vnd.pypi.simple.v1+html", "application/xhtml+xml", ""}:
             return _parse_html(body, content_type, url, base)
     except Malformed as error:
-        why = "it is empty" if not body.strip() else str(error)
-        message = f"`{redacted(url)}` is not a page of a simple index: {why}"
-        raise FetchFailed(message, url=redacted(url), hint=_NO_INDEX) from error
+        raise not_a_page(url, "it is empty" if not body.strip() else str(error)) from error
     raise FetchFailed(
         f"`{redacted(url)}` is neither a JSON nor an HTML page but `{kind[: limits.SHOWN]}`",
         url=redacted(url),
         hint=_NO_INDEX,
     )
+
+
+def not_a_page(url: str, why: str) -> FetchFailed:
+    """Return the error for what *url* sent, which is not a page."""
+    message = f"`{redacted(url)}` is not a page of a simple index: {why}"
+    return FetchFailed(message, url=redacted(url), hint=_NO_INDEX)
 
 
 def _parse_json(body: bytes, url: str, base: str) -> Listing:

@@ -58,7 +58,7 @@ class OverriddenLock(LockSource):
     def links(self, name: NormalizedName) -> tuple[Candidate, ...]:
         """Return the candidates of *name* in find-links."""
         if name not in self._linked:
-            self._linked[name] = self._index.linked(name).candidates
+            self._linked[name] = tuple(self._index.linked(name).candidates)
         return self._linked[name]
 
     def entries(self) -> tuple[PackageEntry, ...]:

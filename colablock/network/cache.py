@@ -27,7 +27,7 @@ from colablock._common.scratch import Scratch
 
 __all__ = [
     "MANIFEST",
-    "ROWS",
+    "PARSED",
     "UNFINISHED",
     "UNPACKED",
     "Cache",
@@ -286,7 +286,7 @@ def _is_digest(text: str) -> bool:
     return len(text) == 64 and all(c in "0123456789abcdef" for c in text)  # noqa: PLR2004 - SHA-256
 
 
-ROWS = "simple-3"  # the kind of parsed pages; the number changes with the format of their rows
+PARSED = "simple-4"  # the kind of parsed pages; the number changes with their form
 _KINDS = (
     "built",
     "bytecode",
@@ -300,7 +300,7 @@ _KINDS = (
     "partial",
     "probes",
     "rebuilt",
-    ROWS,
+    PARSED,
     "stamps",
     UNFINISHED,
     UNPACKED,

@@ -24,15 +24,15 @@ from colablock._common.decoding import Malformed, decode, read_bounded
 from colablock._common.fs import NEW, open_locked
 from colablock._vendor.packaging.utils import InvalidName, NormalizedName, canonicalize_name
 from colablock.errors import InvalidInput
-from colablock.network.cache import MANIFEST, ROWS, UNFINISHED, UNPACKED, decoded
+from colablock.network.cache import MANIFEST, PARSED, UNFINISHED, UNPACKED, decoded
 from colablock.network.download import try_lock
 
 __all__ = ["KINDS", "CacheKind", "PruneResult", "clean", "contents", "prune"]
 
 KINDS = {
     "files": "wheels, sdists and archives",
-    "pages": "pages of indexes",
-    ROWS: "the same pages, parsed",
+    PARSED: "pages of indexes, parsed",
+    "pages": "other pages of indexes",
     "confirmed": "when each page was last revalidated",
     "metadata": "metadata of wheels and sdists",
     "built": "wheels built from sdists",
@@ -98,7 +98,7 @@ def prune(folder: Path, *, now: float, days: float | None = None) -> PruneResult
         for kind in _former(folder):
             pruner.prune(kind, lambda _: True)
         page_age = now - _PAGE_DAYS * _DAY
-        for kind in ("bytecode", "pages", ROWS, "confirmed", "digests", "locks", "probes"):
+        for kind in ("bytecode", "pages", PARSED, "confirmed", "digests", "locks", "probes"):
             pruner.prune(kind, lambda entry: _is_older(entry, page_age))
         day = now - _UNLINKED_DAYS * _DAY
         pruner.prune(
@@ -136,7 +136,7 @@ def clean(folder: Path, names: Collection[str] = ()) -> PruneResult:
         known = {entry.name for entry in _entries(folder, "metadata") if _metadata_name(entry) in wanted}
         belongs: dict[str, Callable[[Path], bool]] = {
             "pages": lambda entry: _page_name(entry) in wanted,
-            ROWS: lambda entry: _listed_name(entry) in wanted,
+            PARSED: lambda entry: _page_name(entry) in wanted,
             "files": lambda entry: entry.name in known or _file_name(entry) in wanted,
             "metadata": lambda entry: entry.name in known,
             UNPACKED: lambda entry: any(_project(name) in wanted for name in _infos(entry)),
@@ -238,7 +238,7 @@ def _files(entry: Path) -> Iterator[Path]:
 
 
 def _former(folder: Path) -> list[str]:
-    return [path.name for path in _listed(folder) if _FORMER.fullmatch(path.name) and path.name != ROWS]
+    return [path.name for path in _listed(folder) if _FORMER.fullmatch(path.name) and path.name != PARSED]
 
 
 def _remove_empty(folder: Path) -> None:
@@ -307,14 +307,6 @@ def _page_name(entry: Path) -> NormalizedName | None:
     except ValueError:
         return None
     return canonicalize_name(path.rstrip("/").rpartition("/")[2])
-
-
-def _listed_name(entry: Path) -> NormalizedName | None:
-    listing = _record_of(entry, dict[str, Any])
-    rows = listing.get("rows") if listing is not None else None
-    first = rows[0] if isinstance(rows, list) and rows else None
-    name = first[0] if isinstance(first, list) and first else None
-    return _project(name) if isinstance(name, str) else None
 
 
 def _metadata_name(entry: Path) -> NormalizedName | None:

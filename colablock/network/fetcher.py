@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import re
 import threading
 import time
@@ -31,7 +30,7 @@ from colablock.network.download import (
     open_partial,
 )
 from colablock.network.local_copies import LocalCopies, check_name
-from colablock.network.page_cache import Page, PageCache
+from colablock.network.page_cache import Compact, Page, PageCache, page_of
 
 if TYPE_CHECKING:
     from colablock.bundles.reader import Bundle
@@ -150,22 +149,28 @@ class Fetcher:
 
         return name
 
-    def get_page(self, url: str, accept: str = "*/*") -> Page | None:
+    def get_page(self, url: str, accept: str = "*/*", compact: Compact | None = None) -> Page | None:
         """Return a page, or None if it does not exist (404).
 
         A cached page is used until its ``max-age`` has passed, or offline.  After
-        that it is revalidated by ETag and Last-Modified.
+        that it is revalidated by ETag and Last-Modified.  With *compact* the page
+        has the form that *compact* returns for the page as it was sent.
         """
-        path = self.local(url)
-        if path is not None:
-            return _local_page(path, url, self._mirrors.to_mirror(url))
+        path, place = self.local(url), self._mirrors.to_mirror(url)
+        local = None if path is None else _local_page(path, url, place)
+        if path is not None and (local is None or compact is None):
+            return local
         # A mirror may have another page than the index, although both have the same canonical URL.
-        key = f"{redacted(self._mirrors.to_mirror(url))}\n{accept}"
-        cached = self._pages.read(key)
+        key = f"{redacted(place)}\n{accept}"
+        cached = self._pages.read(key, compact)
+        if local is not None:
+            return self._pages.keep(key, local, cached, {}, compact)
         if cached is not None and (self.offline or self._pages.is_fresh(cached)):
             return cached.page
         headers = {"Accept": accept, "Accept-Encoding": "gzip", **(cached.validators if cached else {})}
-        return self._exchange(url, lambda: headers, lambda answer: self._pages.store(key, answer, cached))
+        return self._exchange(
+            url, lambda: headers, lambda answer: self._pages.store(key, answer, cached, compact)
+        )
 
     def get_bytes(self, url: str, hashes: Mapping[str, str] | None = None) -> bytes:
         """Return the content of a small file after checking its hashes; it is not cached."""
@@ -403,9 +408,8 @@ def _local_page(path: Path, url: str, base: str) -> Page | None:
         raise FetchFailed(f"`{path}` cannot be read: {error.strerror}", url=url) from error
     body = _read_local(file, url)
     content_type = "application/vnd.pypi.simple.v1+json" if file.suffix == ".json" else "text/html"
-    digest = hashlib.sha256(body).hexdigest()
     tail = "" if path == file or url.endswith("/") else "/"
-    return Page(url=url + tail, base=base + tail, content_type=content_type, body=body, digest=digest)
+    return page_of(url + tail, base + tail, content_type, body)
 
 
 def _local_span(path: Path, url: str, start: int, end: int | None) -> ByteRange:

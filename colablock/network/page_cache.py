@@ -1,4 +1,7 @@
-"""Cache the pages of indexes by HTTP's rules: fresh for their max-age, then revalidated (RFC 9111)."""
+"""Cache the pages of indexes by HTTP's rules: fresh for their max-age, then revalidated (RFC 9111).
+
+A page whose caller names a compact form is kept in that form only.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,22 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeAlias
 
 from colablock._common.decoding import Malformed, decode
 from colablock._common.limits import PAGE, URL
-from colablock.network.cache import Cache
+from colablock.network.cache import PARSED, Cache
 
 if TYPE_CHECKING:
     from colablock.network.http import HttpResponse
 
-__all__ = ["Page", "PageCache"]
+__all__ = ["Compact", "Page", "PageCache", "page_of"]
 
 _LONGEST_FRESH = 3600.0  # seconds: limit for the max-age of a page
-_KIND = "pages"
-_CONFIRMED = (
-    "confirmed"  # the kind of the facts of a page that was revalidated: its body is not written again
-)
+_AS_SENT = "pages"
+# The kind of the facts of a page that was revalidated: its body is not written again.
+_CONFIRMED = "confirmed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +33,7 @@ class Page:
 
     *url* is canonical, after redirects.  *base* is the URL that the page came
     from, which may be a mirror; relative links start there.  *digest* is the
-    SHA-256 of the body.
+    SHA-256 of the body as it was sent; *body* is that or its compact form.
     """
 
     url: str
@@ -39,6 +41,9 @@ class Page:
     content_type: str
     body: bytes
     digest: str
+
+
+Compact: TypeAlias = Callable[[Page], bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,26 +61,26 @@ class CachedPage:
 
 
 class PageCache:
-    """Reads and stores pages in *cache*; *now* returns the time in seconds since the epoch."""
+    """Reads and stores pages in *cache*; *now* returns the time in seconds since the epoch.
+
+    *compact* returns the form of a page that is stored in place of its body.
+    """
 
     def __init__(self, cache: Cache, now: Callable[[], float]) -> None:
         self._cache = cache
         self._now = now
 
-    def read(self, key: str) -> CachedPage | None:
+    def read(self, key: str, compact: Compact | None = None) -> CachedPage | None:
         """Return the page stored under *key*; None if there is none, or another release wrote it."""
-        data = self._cache.read(_KIND, key)
+        data = self._cache.read(_kind(compact), key)
         if data is None:
             return None
         head, _, body = data.partition(b"\n")
         try:
             facts = decode(head, dict[str, str])
             later = self._cache.read_record(_CONFIRMED, key, dict[str, str])
-            facts = (
-                later
-                if later is not None and later.keys() == facts.keys() and _is_same(later, facts)
-                else facts
-            )
+            if later is not None and later.keys() == facts.keys() and _is_same(later, facts):
+                facts = later
             page = Page(
                 url=facts["url"],
                 base=facts["base"],
@@ -93,44 +98,63 @@ class PageCache:
         age = self._now() - _number(cached.facts.get("stored", "0"))
         return 0 <= age < min(_number(cached.facts.get("max-age", "0")), _LONGEST_FRESH)
 
-    def store(self, key: str, answer: HttpResponse, cached: CachedPage | None) -> Page | None:
+    def store(
+        self, key: str, answer: HttpResponse, cached: CachedPage | None, compact: Compact | None = None
+    ) -> Page | None:
         """Return the page of a response and store it; None if the page does not exist.
 
-        A response with status 304 confirms the *cached* page.
+        A response with status 304, or with the same body, confirms the *cached* page.
         """
         if answer.status == 304 and cached is not None:  # noqa: PLR2004 - HTTP says so
-            page = cached.page
+            sent = cached.page
         elif answer.status == 200:  # noqa: PLR2004
-            body = answer.read(PAGE)
-            page = Page(
-                url=answer.url,
-                base=answer.base,
-                content_type=answer.headers.get("content-type", ""),
-                body=body,
-                digest=hashlib.sha256(body).hexdigest(),
-            )
+            sent = page_of(answer.url, answer.base, answer.headers.get("content-type", ""), answer.read(PAGE))
         else:
             return None
+        return self.keep(key, sent, cached, answer.headers, compact)
+
+    def keep(
+        self,
+        key: str,
+        sent: Page,
+        cached: CachedPage | None,
+        headers: Mapping[str, str],
+        compact: Compact | None = None,
+    ) -> Page:
+        """Return the page *sent* in its compact form and store it, unless it is the *cached* one."""
         before = cached.facts if cached is not None else {}
-        before_page = cached.page if cached is not None else None
-        control = answer.headers.get("cache-control", "")
+        control = headers.get("cache-control", "")
         facts = {
-            "url": page.url,
-            "base": page.base,
-            "type": page.content_type,
-            "sha256": page.digest,
+            "url": sent.url,
+            "base": sent.base,
+            "type": sent.content_type,
+            "sha256": sent.digest,
             "stored": str(self._now()),
             "max-age": _max_age(control),
-            "etag": answer.headers.get("etag") or before.get("etag", ""),
-            "modified": answer.headers.get("last-modified") or before.get("modified", ""),
+            "etag": headers.get("etag") or before.get("etag", ""),
+            "modified": headers.get("last-modified") or before.get("modified", ""),
         }
-        if page is before_page and "no-store" not in control:
-            self._cache.write_record(_CONFIRMED, key, facts)
-            self._cache.note_use(_KIND, key)
-        elif "no-store" not in control:
+        is_stored = "no-store" not in control
+        if cached is not None and _is_same(facts, before):
+            if is_stored:
+                self._cache.write_record(_CONFIRMED, key, facts)
+                self._cache.note_use(_kind(compact), key)
+            return cached.page
+        page = sent if compact is None else replace(sent, body=compact(sent))
+        if is_stored:
             self._cache.remove(_CONFIRMED, key)
-            self._cache.write(_KIND, key, json.dumps(facts).encode() + b"\n" + page.body)
+            self._cache.write(_kind(compact), key, json.dumps(facts).encode() + b"\n" + page.body)
         return page
+
+
+def page_of(url: str, base: str, content_type: str, body: bytes) -> Page:
+    """Return a page as it was sent."""
+    digest = hashlib.sha256(body).hexdigest()
+    return Page(url=url, base=base, content_type=content_type, body=body, digest=digest)
+
+
+def _kind(compact: Compact | None) -> str:
+    return _AS_SENT if compact is None else PARSED
 
 
 def _is_same(one: Mapping[str, str], other: Mapping[str, str]) -> bool:

@@ -3,19 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar, overload
 
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
 from colablock.environment.dependency_graph import DependencyGraph
 from colablock.environment.snapshot import Installed
-from colablock.index.candidates import Candidate, CandidateOrigin, CandidateSource, Rejection
+from colablock.index.candidates import Candidate, CandidateOrigin, Candidates, CandidateSource, Rejection
 from colablock.matrix.model import Constraint, PackageEntry
 from colablock.resolver.constraints import installed_candidate
 from colablock.resolver.model import Request, ResolverRequirement
 
-__all__ = ["CandidateMatcher"]
+__all__ = ["CandidateMatcher", "Lazy"]
+
+T = TypeVar("T")
+
+
+class Lazy(Sequence[T]):
+    """The values of an iterator, read as far as somebody asks.  Not safe to use from several threads."""
+
+    def __init__(self, values: Iterable[T]) -> None:
+        self._values = iter(values)
+        self._read: list[T] = []
+
+    def __iter__(self) -> Iterator[T]:
+        number = 0
+        while self._has(number):
+            yield self._read[number]
+            number += 1
+
+    def __bool__(self) -> bool:
+        return self._has(0)
+
+    def __len__(self) -> int:
+        self._read.extend(self._values)
+        return len(self._read)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        if isinstance(index, slice) or index < 0 or not self._has(index):
+            self._read.extend(self._values)
+        return self._read[index]
+
+    def _has(self, number: int) -> bool:
+        self._read.extend(islice(self._values, max(number + 1 - len(self._read), 0)))
+        return number < len(self._read)
 
 
 class CandidateMatcher:
@@ -44,17 +83,20 @@ class CandidateMatcher:
         self._indexed = {entry.name for entry in request.asked if entry.index}
         narrowed: tuple[PackageEntry | Constraint, ...] = (*request.asked, *request.constraints)
         self._explicit_pre = {one.name for one in narrowed if any(s.prereleases for s in one.specifier)}
-        self._matching: dict[tuple[NormalizedName, frozenset[SpecifierSet], Any], tuple[Candidate, ...]] = {}
+        self._matching: dict[tuple[NormalizedName, frozenset[SpecifierSet], Any], Sequence[Candidate]] = {}
         self.unusable: dict[tuple[NormalizedName, Version], Rejection] = {}
 
-    def matching(self, name: NormalizedName, wants: Sequence[ResolverRequirement]) -> tuple[Candidate, ...]:
-        """Return the candidates of *name* that meet *wants* and every constraint, best first."""
+    def matching(self, name: NormalizedName, wants: Sequence[ResolverRequirement]) -> Sequence[Candidate]:
+        """Return the candidates of *name* that meet *wants* and every constraint, best first.
+
+        Each is judged when it is read first.
+        """
         exact = frozenset(want.exact for want in wants if want.exact is not None)
         urls = frozenset(want.url for want in wants if want.url)
         specifiers = frozenset(want.specifier for want in wants)
         key = (name, specifiers, (exact, urls))
         if key not in self._matching:
-            self._matching[key] = tuple(self._match(name, wants))
+            self._matching[key] = Lazy(self._match(name, wants))
         return self._matching[key]
 
     def domain(self, name: NormalizedName) -> tuple[Candidate, ...]:
@@ -65,7 +107,8 @@ class CandidateMatcher:
         installed = self._request.installed.get(name)
         found = [installed_candidate(installed)] if installed and self.installed_serves(installed, ()) else []
         if name not in self._held:
-            candidates = [c for c in self._source.judge(name).candidates if self._may_fit(c)]
+            candidates = Candidates.of(self._source.judge(name).candidates)
+            candidates = candidates.select(lambda version: self._may_fit(name, version))
             if "if-necessary" not in self._request.prerelease:
                 candidates = self._without_prereleases(name, candidates)
             found += [c for c in candidates if not installed or self._is_another_build(c, installed)]
@@ -98,15 +141,18 @@ class CandidateMatcher:
                 return
         elif name in self._held:
             return
-        candidates = [c for c in self._source.judge(name).candidates if self._fits(c, wants)]
+        candidates = Candidates.of(self._source.judge(name).candidates)
+        candidates = candidates.select(lambda version: self._version_fits(name, version, wants))
+        candidates = candidates.select_judged(lambda candidate: self._file_fits(candidate, wants))
         candidates = self._without_prereleases(name, candidates)
         if installed is not None:
-            candidates = [c for c in candidates if self._is_another_build(c, installed)]
-            if len(candidates) > 1:
-                candidates.sort(key=lambda c: self._breaks(name, c.version))
+            others = [c for c in candidates if self._is_another_build(c, installed)]
+            if len(others) > 1:
+                others.sort(key=lambda c: self._breaks(name, c.version))
+            candidates = Candidates.of(others)
         preferred = self._request.preferred.get(name)
         if preferred is not None:
-            candidates.sort(key=lambda c: c.version != preferred)
+            candidates = candidates.ordered(lambda version: version != preferred)
         yield from candidates
 
     def _is_another_build(self, candidate: Candidate, installed: Installed) -> bool:
@@ -115,27 +161,36 @@ class CandidateMatcher:
         return installed.name not in self._request.unfit and not self._provenance_fits(installed)
 
     def _fits(self, candidate: Candidate, wants: Sequence[ResolverRequirement]) -> bool:
-        version = candidate.version
-        if (candidate.name, version) in self.unusable:
-            return False
-        if not all(self._meets(want, version) and self.follows(want, candidate) for want in wants):
+        return self._version_fits(candidate.name, candidate.version, wants) and self._file_fits(
+            candidate, wants
+        )
+
+    def _file_fits(self, candidate: Candidate, wants: Sequence[ResolverRequirement]) -> bool:
+        """Whether *candidate* comes from where *wants* have it from; a yanked one must be pinned."""
+        if not all(self.follows(want, candidate) for want in wants):
             return False
         if candidate.files and all(file.yanked is not None for file in candidate.files):
             pinned = (s for want in wants for s in want.specifier)
-            if not any(s.operator in {"==", "==="} and not s.version.endswith(".*") for s in pinned):
-                return False
-        return self._may_fit(candidate)
+            return any(s.operator in {"==", "==="} and not s.version.endswith(".*") for s in pinned)
+        return True
 
-    def _may_fit(self, candidate: Candidate) -> bool:
-        """Whether the matrix, the constraints and a lock allow *candidate*."""
-        version = candidate.version
-        fixed = self._request.fixed.get(candidate.name)
+    def _version_fits(
+        self, name: NormalizedName, version: Version, wants: Sequence[ResolverRequirement]
+    ) -> bool:
+        is_usable = (name, version) not in self.unusable
+        return (
+            is_usable and all(self._meets(want, version) for want in wants) and self._may_fit(name, version)
+        )
+
+    def _may_fit(self, name: NormalizedName, version: Version) -> bool:
+        """Whether the matrix, the constraints and a lock allow a version."""
+        fixed = self._request.fixed.get(name)
         return (
             (fixed is None or version == fixed)
-            and self._allowed(candidate.name, version)
+            and self._allowed(name, version)
             and all(
                 constraint.specifier.contains(version, prereleases=True)
-                for constraint in self._constraints.get(candidate.name, ())
+                for constraint in self._constraints.get(name, ())
             )
         )
 
@@ -182,7 +237,7 @@ class CandidateMatcher:
             return any(installed.sha256 == file.hashes.get("sha256") for c in same for file in c.all_files)
         return version.local is not None and bool(same)
 
-    def _without_prereleases(self, name: NormalizedName, candidates: list[Candidate]) -> list[Candidate]:
+    def _without_prereleases(self, name: NormalizedName, candidates: Candidates) -> Candidates:
         """Drop pre-releases unless the mode admits them; the modes are those of uv.
 
         ``explicit``: the user's specifier names one.  ``if-necessary``: no final
@@ -191,7 +246,7 @@ class CandidateMatcher:
         mode = self._request.prerelease
         if mode == "allow" or ("explicit" in mode and name in self._explicit_pre):
             return candidates
-        stable = [candidate for candidate in candidates if not candidate.version.is_prerelease]
+        stable = candidates.select(lambda version: not version.is_prerelease)
         return candidates if not stable and "if-necessary" in mode else stable
 
     def _breaks(self, name: NormalizedName, version: Version) -> int:

@@ -19,7 +19,7 @@ from colablock.index.candidates import (
     Rejection,
 )
 from colablock.resolver.constraints import constraints_of, protected_extras
-from colablock.resolver.matching import CandidateMatcher
+from colablock.resolver.matching import CandidateMatcher, Lazy
 from colablock.resolver.model import (
     ANY,
     PYTHON,
@@ -121,7 +121,7 @@ class Provider:
         name, extra = key
         if name == PYTHON:
             return [self._python] if all(self.is_satisfied_by(want, self._python) for want in wants) else []
-        return [ResolverCandidate(candidate, extra) for candidate in self.matcher.matching(name, wants)]
+        return Lazy(ResolverCandidate(candidate, extra) for candidate in self.matcher.matching(name, wants))
 
     def identify(
         self, requirement_or_candidate: ResolverRequirement | ResolverCandidate
@@ -199,7 +199,7 @@ class Provider:
         if name != PYTHON:
             self._reporter.resolving(name, len(self._asked))
             self._asked.add(name)
-        return [choice for choice in self.matches(identifier, wants) if choice.version not in bad]
+        return Lazy(choice for choice in self.matches(identifier, wants) if choice.version not in bad)
 
     def is_satisfied_by(self, requirement: ResolverRequirement, candidate: ResolverCandidate) -> bool:
         # resolvelib asks this for every pin in every round, with the same objects.

@@ -125,9 +125,9 @@ class Repairer:
         self,
         asked: Request,
         name: NormalizedName,
-        candidates: tuple[Candidate, ...],
+        candidates: Sequence[Candidate],
         graph: DependencyGraph,
-    ) -> tuple[Resolution | None, tuple[Candidate, ...]]:
+    ) -> tuple[Resolution | None, Sequence[Candidate]]:
         """Return the resolution with one of *candidates*, and those that were tried."""
         newest = candidates[:_VERSIONS]
         found = self._resolved(asked, name, newest, graph)
@@ -145,7 +145,7 @@ class Repairer:
         self,
         asked: Request,
         name: NormalizedName,
-        candidates: tuple[Candidate, ...],
+        candidates: Sequence[Candidate],
         graph: DependencyGraph,
     ) -> Resolution | None:
         source = _Limited(self.source, name, candidates, partial(self._silence, asked.installed))
@@ -334,7 +334,7 @@ class _Limited:
 
     source: CandidateSource
     name: NormalizedName
-    candidates: tuple[Candidate, ...]
+    candidates: Sequence[Candidate]
     silence: Callable[[Candidate], str | None]
 
     def judge(self, name: NormalizedName) -> ProjectCandidates:

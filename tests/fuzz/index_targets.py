@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import zipfile
 from functools import cache, partial
 from pathlib import Path
@@ -22,8 +23,9 @@ from colablock.index.project_pages import read_page
 from colablock.index.rebuilt_wheel import rebuild
 from colablock.index.simple_api import parse_page
 from colablock.matrix.model import PackageEntry
-from colablock.network.cache import ROWS, Cache
+from colablock.network.cache import PARSED, Cache
 from colablock.network.cache_prune import clean, contents, prune
+from colablock.network.fetcher import Fetcher
 from colablock.network.page_cache import PageCache
 from tests.fuzz.target import DEMO, METADATA, POLICY, PROJECT, Target, fetcher_in, json_bytes, target
 from tests.support.wheels import make_sdist, make_wheel
@@ -126,15 +128,23 @@ def _index_file(folder: Path) -> Path:
 
 
 def _cached_listing(data: bytes, folder: Path) -> object:
-    """Read a page whose parsed form in the cache is *data*."""
-    fetcher = fetcher_in(folder)
-    path = _index_file(folder)
-    page = fetcher.get_page(str(path))
-    assert page is not None
-    fetcher.cache.write(ROWS, f"{page.base}\n{page.digest}", data)
-    found = read_page(fetcher, str(path), None)
+    """Read a page of which the cache has the lines *data*."""
+    fetcher, url, entry = _stored_listing(folder)
+    head = (fetcher.cache.read(PARSED, entry) or b"").partition(b"\n")[0]
+    fetcher.cache.write(PARSED, entry, head + b"\n" + data)
+    found = read_page(fetcher, url, None, DEMO)
     assert found is not None
-    return judge_files(DEMO, found[0], POLICY)
+    judged = judge_files(DEMO, found[0], POLICY)
+    return [str(one) for one in (*judged.candidates, *judged.rejections)]
+
+
+def _stored_listing(folder: Path) -> tuple[Fetcher, str, str]:
+    """Read a page, and return its URL and the key of its entry."""
+    fetcher, url = fetcher_in(folder), str(_index_file(folder))
+    shutil.rmtree(fetcher.cache.folder / PARSED, ignore_errors=True)
+    read_page(fetcher, url, None, DEMO)
+    (entry,) = (path for path in (fetcher.cache.folder / PARSED).rglob("*") if path.is_file())
+    return fetcher, url, entry.name
 
 
 @cache
@@ -142,14 +152,10 @@ def _listing_samples() -> tuple[bytes, ...]:
     import tempfile  # noqa: PLC0415 - once
 
     with tempfile.TemporaryDirectory() as name:
-        fetcher = fetcher_in(Path(name))
-        path = _index_file(Path(name))
-        page = fetcher.get_page(str(path))
-        assert page is not None
-        read_page(fetcher, str(path), None)
-        data = fetcher.cache.read(ROWS, f"{page.base}\n{page.digest}")
+        fetcher, _, entry = _stored_listing(Path(name))
+        data = fetcher.cache.read(PARSED, entry)
     assert data is not None
-    return (data,)
+    return (data.partition(b"\n")[2],)
 
 
 _HEAD = {
@@ -310,7 +316,7 @@ INDEX: tuple[Target, ...] = (
     target("index-page-json", "json", _page, json_bytes(_PAGE), weight=3),
     target("index-page-html", "lines", partial(_page, content_type="text/html"), _HTML, weight=3),
     target("content-type", "lines", _content_type, b"text/html; charset=utf-8", b"application/json"),
-    Target(name="cached-listing", form="json", samples=_listing_samples, call=_cached_listing, weight=2),
+    Target(name="cached-listing", form="lines", samples=_listing_samples, call=_cached_listing, weight=2),
     target("advisories", "json", _advisories, json_bytes(_ADVISORIES)),
     target("cached-page", "lines", _cached_page, json_bytes(_HEAD) + b"\n<html>", weight=2),
     target("cached-page-head", "json", _cached_page, json_bytes(_HEAD)),
@@ -331,7 +337,6 @@ INDEX: tuple[Target, ...] = (
         weight=2,
     ),
     target("pruned-page", "json", _pruned, json_bytes(_HEAD)),
-    Target(name="pruned-listing", form="json", samples=_listing_samples, call=partial(_pruned, kind=ROWS)),
     Target(name="pruned-file", form="zip", samples=_wheels, call=partial(_pruned, kind="metadata")),
     target("core-metadata", "lines", _metadata, METADATA, weight=4),
     Target(name="wheel-metadata", form="zip", samples=_wheels, call=_metadata_of_wheel, weight=3),

@@ -27,7 +27,7 @@ from colablock.environment.snapshot import Installed
 from colablock.errors import BadDistribution, FetchFailed
 from colablock.index.build import Builder
 from colablock.index.candidates import Candidate, CandidateOrigin, File, ProjectCandidates, Reason
-from colablock.index.evaluator import Policy, judge_files
+from colablock.index.evaluator import FilesByVersion, Policy, judge_files
 from colablock.index.finder import IndexSource
 from colablock.index.simple_api import Listing, parse_page
 from colablock.matrix.model import Index, Matrix, Options, PackageEntry, SystemRequirements, Variant
@@ -383,6 +383,34 @@ def test_an_index_is_read_in_either_format(index: Path, fetcher: Fetcher, format
         source.metadata(best)
         assert len(server.requests) == 2
         assert server.paths[1].endswith(".whl.metadata")
+
+
+def test_files_are_read_for_the_versions_that_somebody_looks_at() -> None:
+    read: list[str] = []
+    versions = [Version(text) for text in ("3.0", "2.0", "1.0")]
+
+    def files_of(version: Version) -> list[File]:
+        read.append(str(version))
+        return files(f"demo-{version}-py3-none-any.whl" if str(version) != "3.0" else "demo-3.0.tar.gz")
+
+    listed = FilesByVersion(versions=versions, read=files_of, others=lambda: files("other-1.0.zip"))
+    judged = judge_files(DEMO, listed, Policy(environment=PY312))
+    assert (bool(judged.candidates), read) == (True, ["3.0", "2.0"])
+    assert str(judged.candidates[0]) == "demo 2.0"
+    assert read == ["3.0", "2.0"]
+    assert names_of(judged.candidates) == ["demo 2.0", "demo 1.0"]
+    assert [str(one.version) for one in judged.rejections] == ["None", "3.0"]
+    assert read == ["3.0", "2.0", "1.0"]
+
+
+def test_one_page_is_that_of_a_project_and_of_links(server: IndexServer, tmp_path: Path) -> None:
+    links = f"{server.url}demo/"
+    for find_links in ((links,), (), (links,)):
+        source = source_of(Fetcher(os.environ, cache=tmp_path), server.url, find_links=find_links)
+        judged = source.judge(DEMO)
+        assert names_of(judged.candidates) == ["demo 2.0", "demo 1.0"]
+        origin = CandidateOrigin.FIND_LINKS if find_links else CandidateOrigin.INDEX
+        assert {one.origin for one in judged.candidates} == {origin}
 
 
 def test_an_unknown_project_is_not_found(server: IndexServer, fetcher: Fetcher) -> None:

@@ -23,7 +23,7 @@ import pytest
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.cli.main import main
 from colablock.errors import ExitCode
-from colablock.network.cache import ROWS, Cache
+from colablock.network.cache import PARSED, Cache
 from colablock.network.cache_prune import clean
 from colablock.network.download import open_partial
 from colablock.network.fetcher import Fetcher
@@ -131,7 +131,7 @@ DAMAGES: list[Callable[[Path], None]] = [cut, zero, replace_by_folder, replace_b
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("kind", ["files", "metadata", "pages", ROWS, "stamps"])
+@pytest.mark.parametrize("kind", ["files", "metadata", "pages", PARSED, "stamps"])
 def test_a_damaged_entry_counts_as_missing_and_is_written_again(
     kind: str, damage: Callable[[Path], None], server: IndexServer, index: Path, tmp_path: Path
 ) -> None:
@@ -142,6 +142,7 @@ def test_a_damaged_entry_counts_as_missing_and_is_written_again(
         source = source_of(ours, server.url)
         (candidate,) = source.judge(name).candidates
         assert source.metadata(candidate).requires == ()
+        assert ours.get_page(f"{server.url}demo/") is not None
         for path in ours.download(all_of(server, index), tmp_path / "into"):
             assert path.read_bytes() == (index / path.name).read_bytes()
 
@@ -352,7 +353,7 @@ def cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> CacheCommands:
 
 @pytest.fixture
 def filled(server: IndexServer, tmp_path: Path, cache: CacheCommands) -> CacheCommands:
-    """A cache with a page, its parsed form, metadata and a named file of two projects."""
+    """A cache with a page, a parsed page, metadata and a named file of two projects."""
     ours = fetcher_in(tmp_path)
     source = source_of(ours, server.url)
     for name in ("demo", "dep"):
@@ -360,10 +361,11 @@ def filled(server: IndexServer, tmp_path: Path, cache: CacheCommands) -> CacheCo
         source.metadata(candidate)
         assert candidate.file is not None
         ours.fetch_named(candidate.file)
+        ours.get_page(f"{server.url}{name}/")
     return cache
 
 
-WHOLE = {"files": 2, "pages": 2, ROWS: 2, "metadata": 2, "named": 2, "stamps": 2}
+WHOLE = {"files": 2, "pages": 2, PARSED: 2, "metadata": 2, "named": 2, "stamps": 2}
 
 
 def test_dir_prints_the_folder(cache: CacheCommands) -> None:
@@ -429,7 +431,7 @@ def test_prune_removes_old_pages_and_files(filled: CacheCommands, tmp_path: Path
     for path in filled.folder.rglob("*"):
         os.utime(path, (time.time() - 40 * DAY,) * 2)
     assert filled.json("prune")["entries"] == 4
-    assert filled.kept == {kind: 2 for kind in WHOLE if kind not in {"pages", ROWS}}
+    assert filled.kept == {kind: 2 for kind in WHOLE if kind not in {"pages", PARSED}}
     used = next((filled.folder / "stamps").rglob("[0-9a-f]" * 64)).name
     assert fetcher_in(tmp_path).cache.file(used) is not None
     assert filled.json("prune", "--older-than", "39")["left"] == 0

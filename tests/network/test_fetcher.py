@@ -16,7 +16,8 @@ import pytest
 from colablock._common.reporter import Reporter
 from colablock._common.urls import Mirrors, basename, local_path, redacted, split_fragment
 from colablock.errors import BadDistribution, FetchFailed, InvalidInput
-from colablock.network.fetcher import Fetcher
+from colablock.network.cache import PARSED
+from colablock.network.fetcher import Fetcher, Page
 from tests.support.fetching import DEMO_WHEEL, Wanted, fetcher_in, received, wanted
 from tests.support.fixtures import index_fixture
 from tests.support.paths import ROOT
@@ -83,6 +84,29 @@ def test_a_revalidated_page_is_not_written_again(
     assert [request.status for request in server.requests] == [200, 304, 304]
     assert stored.stat().st_ino == inode
     assert stored.stat().st_mtime > 0  # `cache prune` sees that it is used
+
+
+@pytest.mark.parametrize("etags", [True, False])
+def test_a_page_is_made_compact_only_when_its_body_changes(
+    etags: bool, server: IndexServer, tmp_path: Path
+) -> None:
+    server.etags = etags
+    url, sent = f"{server.url}demo/", fresh(tmp_path).get_page(f"{server.url}demo/")
+    assert sent is not None
+    made: list[bytes] = []
+
+    def compact(page: Page) -> bytes:
+        made.append(page.body)
+        return b"small"
+
+    found = [fresh(tmp_path).get_page(url, "*/*", compact) for _ in range(3)]
+    assert [page and (page.body, page.digest) for page in found] == [(b"small", sent.digest)] * 3
+    assert made == [sent.body]
+    (stored,) = (path for path in (tmp_path / "cache" / PARSED).rglob("*") if path.is_file())
+    assert stored.read_bytes().endswith(b"\nsmall")
+    server.fault("/simple/demo/", Fault(body=b"other", content_type="text/html"))
+    fresh(tmp_path).get_page(url, "*/*", compact)
+    assert made == [sent.body, b"other"]
 
 
 @pytest.mark.parametrize("entry", [b"", b"{}", b'{"sha256": "0"}'])
