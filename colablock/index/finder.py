@@ -53,7 +53,7 @@ from colablock.matrix.model import Index, Matrix, PackageEntry
 from colablock.matrix.package_sources import PackageSources
 from colablock.network.fetcher import Fetcher
 
-__all__ = ["IndexSource"]
+__all__ = ["IndexSource", "has_label"]
 
 _WORKERS = 16  # threads; most of them wait for the network
 
@@ -241,7 +241,7 @@ class IndexSource:
         )
         if entry is not None and entry.prefer_local:
             label = entry.prefer_local
-            found = found.ordered(lambda version: not _has_label(version, label))
+            found = found.ordered(lambda version: not has_label(version, label))
         if entry is not None and entry.is_rebuilt:
             found = Candidates.of([relabelled(candidate, entry) for candidate in found])
         if self._fetcher.offline:
@@ -257,7 +257,7 @@ class IndexSource:
         )
 
     def _is_unwanted(self, version: Version) -> bool:
-        return any(_has_label(version, label) for label in self._unwanted_labels)
+        return any(has_label(version, label) for label in self._unwanted_labels)
 
     def _listed(self, name: NormalizedName, entry: PackageEntry | None, policy: Policy) -> ProjectCandidates:
         """Return the candidates in the entry's own index, else in the first default index that has *name*."""
@@ -461,7 +461,7 @@ def _cutoff(index: Index, policy: Policy) -> datetime | None:
     return None if index.exclude_newer is False else policy.exclude_newer
 
 
-def _has_label(version: Version, label: str) -> bool:
+def has_label(version: Version, label: str) -> bool:
     """Whether *version* has the local label, such as ``cpu`` or ``cu118`` (``cu118.1`` counts)."""
     local = version.local or ""
     return local == label or local.startswith(f"{label}.")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from colablock.errors import FetchFailed, InvalidInput
 from colablock.index.candidates import CandidateOrigin
+from colablock.index.finder import has_label
 from colablock.lockfile.lock_source import LockSource
 from colablock.lockfile.tool_table import table_of
 
@@ -28,9 +30,14 @@ class OverriddenLock(LockSource):
     Such a name has the candidates of find-links, then the version of the lock.  A name
     that the lock does not know is one that a file of find-links requires: it comes
     from *index*, unless the lock assumes that it is installed.
+
+    With *labels*, the preferred local label by name, only builds with that label take such a place, and
+    a folder that cannot be read has none.
     """
 
-    def __init__(self, lock: LockSource, index: IndexSource) -> None:
+    def __init__(
+        self, lock: LockSource, index: IndexSource, labels: Mapping[NormalizedName, str] | None = None
+    ) -> None:
         super().__init__(
             lock.lock,
             lock.folder,
@@ -43,6 +50,7 @@ class OverriddenLock(LockSource):
         )
         self._index = index
         self._assumed = frozenset(table_of(lock.lock).get("assumes", ()))
+        self._labels = labels
         self._linked: dict[NormalizedName, tuple[Candidate, ...]] = {}
 
     @property
@@ -58,8 +66,19 @@ class OverriddenLock(LockSource):
     def links(self, name: NormalizedName) -> tuple[Candidate, ...]:
         """Return the candidates of *name* in find-links."""
         if name not in self._linked:
-            self._linked[name] = tuple(self._index.linked(name).candidates)
+            self._linked[name] = self._links(name)
         return self._linked[name]
+
+    def _links(self, name: NormalizedName) -> tuple[Candidate, ...]:
+        if self._labels is None:
+            return tuple(self._index.linked(name).candidates)
+        label = self._labels.get(name)
+        if label is None or name in self._assumed:
+            return ()
+        with suppress(FetchFailed):
+            linked = self._index.linked(name).candidates
+            return tuple(one for one in linked if has_label(one.version, label))
+        return ()
 
     def entries(self) -> tuple[PackageEntry, ...]:
         """Return the roots of another tool's lock, without the versions that find-links replace."""

@@ -196,9 +196,9 @@ class Solver:
         try:
             resolution, tried.preparers[version] = self.from_nothing(environment, python)
         except FetchFailed as error:
-            if not self.settings.offline:
+            if not (self.settings.offline or tried.candidates):
                 raise
-            tried.refusals[str(version)] = error  # files for another Python may be at hand
+            tried.refusals[str(version)] = error  # files for another Python may be at hand, or locked
             return
         except NoSolution as error:
             tried.refusals[str(version)] = error
@@ -356,6 +356,7 @@ class Solver:
             is_named=self.lock is not None,
             takes_unhashed=self.takes_unhashed,
             copies_first=self.copies_first,
+            is_here=bool(self.kernel.python),
         )
         additions = roots(self.matrix, self.with_)[len(self.matrix.packages) :]
         return WheelPreparer(
@@ -417,10 +418,18 @@ class Solver:
         return replace(self, lock_store=None, preferred={**kept, **self.preferred})
 
     def _notes(self, resolution: Resolution, source: CandidateSource | None) -> tuple[str, ...]:
-        builds = filter(None, (build_note(resolution, entry) for entry in self.matrix.packages))
+        searched = self._searched(source)
+        builds = filter(None, (build_note(resolution, entry, searched) for entry in self.matrix.packages))
         if self.lock is None and isinstance(source, LockSource):
             return (*builds, f"the versions are those of {source.name}", *linked_notes(resolution, source))
         return (*builds, *resolution.remarks())
+
+    def _searched(self, source: CandidateSource | None) -> str:
+        """Return where builds were searched, as the words of a note."""
+        if not isinstance(source, LockSource):
+            return "in find-links or an index"
+        linked = isinstance(source, OverriddenLock)
+        return f"in {source.name} or in find-links" if linked else f"in {source.name}"
 
 
 @dataclass(slots=True)

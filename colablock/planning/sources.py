@@ -13,9 +13,10 @@ from urllib.parse import urlsplit
 from colablock._common.urls import redacted
 from colablock.errors import FetchFailed
 from colablock.index.candidates import CandidateOrigin, Reason
-from colablock.index.finder import IndexSource
+from colablock.index.finder import IndexSource, has_label
 from colablock.lockfile.overridden_lock import OverriddenLock
 from colablock.matrix.model import roots
+from colablock.matrix.package_sources import PackageSources
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from colablock.index.candidates import CandidateSource
     from colablock.lockfile.lock_source import LockSource
     from colablock.lockfile.standing import StandingLocks
-    from colablock.matrix.model import Index, Matrix
+    from colablock.matrix.model import Index, Matrix, PackageEntry
     from colablock.network.fetcher import Fetcher
     from colablock.network.settings import Settings
     from colablock.planning.planned import PlannedChange
@@ -61,30 +62,59 @@ def candidate_source(
     is_named: bool,
     takes_unhashed: bool = False,
     copies_first: bool = True,
+    is_here: bool = True,
 ) -> IndexSource | LockSource:
     """Return the source of the candidates: the lock *locked*, or the indexes without one.
 
     Find-links of this call replace packages of the lock, unless the user has named the lock (*is_named*).
-    Offline, the files of a lock that this machine has a copy of come first, unless *copies_first* is false.
+    Folders of the machine replace a package only by a build that the matrix prefers and the lock has not,
+    and only for a target on this machine (*is_here*).  Offline, the files of a lock that this machine has a copy of come first, unless *copies_first* is false.
     """
     if locked is not None and settings.offline and copies_first:
         locked.is_at_hand = fetcher.is_here
+    labels: dict[NormalizedName, str] | None = None
+    additions = roots(matrix, with_)[len(matrix.packages) :]
+    links = settings.find_links
     if locked is not None and (is_named or not settings.links_override):
-        return locked
+        links = [] if is_named or not is_here else [link for link in links if fetcher.local(link)]
+        labels = _missing_labels(matrix, environment, additions, locked) if links else {}
+        if not labels:
+            return locked
     index = IndexSource.for_matrix(
         matrix,
         environment=environment,
         fetcher=fetcher,
         default_index=settings.default_index,
-        find_links=settings.find_links,
+        find_links=links,
         links_override=settings.links_override,
-        additions=roots(matrix, with_)[len(matrix.packages) :],
+        additions=additions,
         build=builder,
         settled=settled,
         known=standing,
         takes_unhashed=takes_unhashed,
     )
-    return OverriddenLock(locked, index) if locked is not None else index
+    return OverriddenLock(locked, index, labels) if locked is not None else index
+
+
+def _missing_labels(
+    matrix: Matrix, environment: Environment, additions: Sequence[PackageEntry], locked: LockSource
+) -> dict[NormalizedName, str]:
+    """Return the local labels that *matrix* prefers and the builds of the lock lack, by name.
+
+    A package of an index of its own has its builds from there.
+    """
+    entries = PackageSources.of(matrix, environment, additions).entries
+    wanted = {
+        name: entry.prefer_local
+        for name, entry in entries.items()
+        if entry.prefer_local and entry.index is None and entry.url is None
+    }
+    versions = locked.versions if wanted else {}
+    return {
+        name: label
+        for name, label in wanted.items()
+        if name in versions and not has_label(versions[name], label)
+    }
 
 
 def check_reached(conflict: Conflict, source: CandidateSource) -> None:

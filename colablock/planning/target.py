@@ -117,8 +117,11 @@ def has_preferred_builds(resolution: Resolution, entries: Iterable[PackageEntry]
     return all(_is_preferred(resolution, entry) for entry in entries)
 
 
-def build_note(resolution: Resolution, entry: PackageEntry) -> str | None:
-    """Return which build of a package with a preferred local label was found, and where; else None."""
+def build_note(resolution: Resolution, entry: PackageEntry, searched: str) -> str | None:
+    """Return which build of a package with a preferred local label was found, and where; else None.
+
+    *searched* names the places in which none was found, such as "in find-links or an index".
+    """
     pin = resolution.pins.get(entry.name)
     if entry.prefer_local is None or pin is None or pin.candidate.file is None:
         return None
@@ -127,8 +130,9 @@ def build_note(resolution: Resolution, entry: PackageEntry) -> str | None:
     if _is_preferred(resolution, entry):
         return f"{pin.candidate} is a `+{entry.prefer_local}` build from {where}: {size_text(file.size or 0)}"
     whole = size_text(fetch_size(resolution))
+    python = resolution.request.environment.short
     return (
-        f"no `+{entry.prefer_local}` build of {entry.name} was found in find-links or an index:"
+        f"no `+{entry.prefer_local}` build of {entry.name} for Python {python} was found {searched}:"
         f" {pin.candidate} is the build of {where}, and all takes {whole} to fetch"
     )
 

@@ -1,4 +1,4 @@
-"""Find-links beside a lock: those of the machine change no version, those of a call only their names."""
+"""Find-links beside a lock: those of the machine add preferred builds, those of a call change their names."""
 
 from __future__ import annotations
 
@@ -139,6 +139,52 @@ def test_links_of_the_machine_leave_the_lock_in_force(case: Configured, place: P
     assert "the versions are those of the lock" in notes
     assert "override" not in notes
     assert ("there is no such folder" in notes) == ("gone" in str(case))
+
+
+@dataclass(frozen=True)
+class Preferred:
+    """What the folder of the machine has, what becomes of the versions, and what the notes say of builds."""
+
+    wheels: list[tuple[str, str] | tuple[str, str, list[str]]]
+    moved: dict[str, str]
+    note: str
+
+
+PREFERRED = {
+    "the build of the locked version": Preferred(
+        [("lines", "1.0+cpu")], {"lines": "1.0+cpu"}, "lines 1.0+cpu is a `+cpu` build from find-links"
+    ),
+    "of an older version": Preferred(
+        [("lines", "0.9+cpu")], {"lines": "0.9+cpu"}, "not from the lock: lines 0.9+cpu"
+    ),
+    "only the name with the label": Preferred(
+        [("lines", "1.0+cpu.1"), ("colours", "3.0+cpu"), ("shapes", "0.5")],
+        {"lines": "1.0+cpu.1"},
+        "not from the lock: lines 1.0+cpu.1",
+    ),
+    "another label": Preferred([("lines", "3.0+cu118")], {}, "was found in the lock"),
+    "no label": Preferred([("lines", "3.0")], {}, "no `+cpu` build of lines"),
+    "one that does not fit the matrix": Preferred([("lines", "4.0+cpu")], {}, "not using lines 4.0+cpu"),
+    "one that does not fit the lock": Preferred(
+        [("lines", "2.0+cpu", ["colours>=2"])], {}, "not using lines 2.0+cpu"
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PREFERRED.values(), ids=PREFERRED)
+def test_a_folder_of_the_machine_has_the_builds_that_the_matrix_prefers(case: Preferred, place: Place) -> None:
+    matrix = Path(place.matrix)
+    entry = '\n[packages.lines]\nversion = "<4"\nprefer-local = "cpu"\n'
+    matrix.write_text(MATRIX.replace(', "lines"', "") + entry)
+    lock_matrix(place.session(), ApplyOptions(name=place.matrix), LockOptions())
+    links = place.links(*case.wheels)
+    place.world.server.forget_requests()
+    found, notes = planned(place, PIP_FIND_LINKS=f"http://127.0.0.1:9/away {links}")
+    assert found == {**ONES, **case.moved}
+    assert case.note in notes
+    assert "the versions are those of the lock" in notes
+    assert place.world.server.paths == []
+    assert planned(place)[0] == ONES
 
 
 def fetched(place: Place, *, offline: bool, **variables: str) -> list[str]:

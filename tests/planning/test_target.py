@@ -28,6 +28,7 @@ from tests.support.dict_source import PYTHON_312
 
 MB = 1_000_000
 TORCH = NormalizedName("torch")
+ANYWHERE = "in find-links or an index"
 PREFERRED = PackageEntry(name=TORCH, path="packages.torch", prefer_local="cpu")
 
 
@@ -205,7 +206,7 @@ def test_reasons_keep_a_plan_out_of_the_kernel(made: Plan, harm: str | None) -> 
         (
             pin("torch", "2.8.0", 880 * MB),
             (
-                "no `+cpu` build of torch was found in find-links or an index: torch 2.8.0 is the build of"
+                "no `+cpu` build of torch for Python 3.12 was found in find-links or an index: torch 2.8.0 is the build of"
                 " https://index.example/simple/, and all takes 1.8 GB to fetch"
             ),
         ),
@@ -214,12 +215,12 @@ def test_reasons_keep_a_plan_out_of_the_kernel(made: Plan, harm: str | None) -> 
 )
 def test_the_chosen_local_build_is_noted(found: Pin, note: str | None) -> None:
     whole = resolution(found, pin("nvidia-cublas", "1", 900 * MB))
-    assert build_note(whole, PREFERRED) == note
+    assert build_note(whole, PREFERRED, ANYWHERE) == note
     assert has_preferred_builds(whole, [PREFERRED]) == (note is None or not note.startswith("no "))
 
 
 def test_no_note_without_a_preferred_build() -> None:
     entry = PackageEntry(name=TORCH, path="packages.torch")
-    assert build_note(resolution(pin("torch", "2.8.0", 1)), entry) is None
-    assert build_note(resolution(), PREFERRED) is None
+    assert build_note(resolution(pin("torch", "2.8.0", 1)), entry, ANYWHERE) is None
+    assert build_note(resolution(), PREFERRED, ANYWHERE) is None
     assert has_preferred_builds(resolution(pin("torch", "2.8.0", 1)), [entry])
