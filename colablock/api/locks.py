@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colablock._common.text import count
+from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.api.stack import Name, apply_options, choice, front_door, open_session, strings
 from colablock.api.values import Exported, Facts, LockBytes
 from colablock.display.notebook import show, show_as
@@ -32,6 +34,8 @@ def lock(
     platform: str | None = None,
     output: str | Path | None = None,
     upgrade: bool = False,
+    upgrade_package: str | Sequence[str] = (),
+    exclude_newer: str | datetime | None = None,
     all_files: bool | None = None,
     variant: str | None = None,
     with_: str | Sequence[str] | None = (),
@@ -45,18 +49,21 @@ def lock(
 
     With a recorded *runtime* the lock lists the distributions to install or to
     replace there, else all that an empty environment needs.  An existing lock's
-    versions are preferred; *upgrade* ignores them.  A lock lists the files that
-    its target can install; *all_files* lists the files of every platform.  None
-    keeps the choice of the existing lock.
+    versions are preferred; *upgrade* ignores them, and *upgrade_package* those of some names.
+    Files that were uploaded after *exclude_newer* (a date or an RFC 3339 time) are ignored.
+    A lock lists the files that its target can install; *all_files* lists the files of every
+    platform.  None keeps the choice of the existing lock.
     """
     from colablock.operations.lock import lock_matrix
-    from colablock.planning.options import LockOptions
+    from colablock.planning.options import LockOptions, moment_of
 
     wanted = LockOptions(
         python_version=python_version,
         platform=platform,
         output=Path(output) if output is not None else None,
         upgrade=upgrade,
+        upgrade_packages=frozenset(map(canonicalize_name, strings(upgrade_package))),
+        exclude_newer=moment_of(exclude_newer),
         all_files=all_files,
     )
     asked = apply_options(

@@ -273,11 +273,17 @@ def rollback(
 
 
 @front_door("Nothing was changed.")
-def history(*, python: str | os.PathLike[str] | None = None) -> Rows[Change]:
-    """Return the changes that colablock made in place, oldest first."""
-    from colablock.operations.rollback import list_changes
+def history(*, python: str | os.PathLike[str] | None = None, drop: int | bool | None = None) -> Rows[Change]:
+    """Return the changes that colablock made in place, oldest first.
+
+    *drop* deletes the stashes of the change of that number and of those before it, or of all with
+    ``True``: that frees disk space, and these changes can no longer be undone.
+    """
+    from colablock.operations.rollback import drop_stashes, list_changes
 
     with open_session(quiet=True) as session:
+        if drop is not None and drop is not False:
+            drop_stashes(session, _path_text(python), None if drop is True else drop)
         return Rows(list_changes(session, _path_text(python))).shown_as(history_document)
 
 
@@ -329,10 +335,11 @@ def run(name: Name, argv: str | Sequence[str]) -> int:
 
 @front_door(UNCHANGED)
 def why(
-    name: Name,
+    name: Name = "",
     package: str | None = None,
     *,
     not_: str | None = None,
+    bundle: str | os.PathLike[str] | None = None,
     into: str | None = None,
     python: str | os.PathLike[str] | None = None,
     runtime: str | None = None,
@@ -351,15 +358,21 @@ def why(
 
     Without *package* they are the reasons for the target.  With *not_*, a name or a requirement such
     as ``"torch==2.8"``, they say why the plan does not have it.  With *with_*, what it changes follows.
+    *bundle* is an archive of `bundle`, which names the matrix: ``why(package="torch", bundle=FILE)``.
     """
     from colablock.operations.plan import explain_plan
+    from colablock.operations.session import named_in_bundle
 
     if package is not None and not_ is not None:
         raise InvalidInput("`not_` cannot be used with another package", hint="Omit one of them")
 
+    archive = Path(bundle) if bundle is not None else None
+    if not_ is None:
+        name, package = named_in_bundle(os.fspath(name), package, archive)
     with open_session(quiet=quiet) as session:
         options = apply_options(
             name,
+            bundle=archive,
             into=into,
             python=python,
             runtime=runtime,
@@ -373,7 +386,7 @@ def why(
             find_links=find_links,
             offline=offline,
         )
-        lines = explain_plan(session, options, package, absent=not_)
+        lines = explain_plan(session, _with_bundle(options), package, absent=not_)
     return Lines(lines).shown_as(lambda found: Document(blocks=tuple(map(Note, found))))
 
 

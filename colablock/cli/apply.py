@@ -90,7 +90,7 @@ def _add_verify(commands: Any) -> None:
 
 def _add_why(commands: Any) -> None:
     parser = add_command(commands, "why", "explain the version of a package in the plan, or the target")
-    add_target(parser)
+    add_target(parser, has_bundle=True)
     parser.add_argument(
         "package", metavar="PKG", nargs="?", help="name of the package; without it, the target is explained"
     )
@@ -204,10 +204,13 @@ def _why(call: Call) -> int:
     from colablock.display.text import render
     from colablock.display.view import Document, Note
     from colablock.operations.plan import explain_plan
+    from colablock.operations.session import named_in_bundle
 
     args = call.args
     if args.package is not None and args.absent is not None:
         raise InvalidInput("`--not` cannot be used with another package", hint="Omit one of them")
+    if args.absent is None:
+        args.name, args.package = named_in_bundle(args.name, args.package, args.bundle)
     with session_of(call) as session:
         lines = explain_plan(session, options_of(args, call.environ), args.package, absent=args.absent)
     if args.json:

@@ -11,6 +11,7 @@ from colablock.cli.common import (
     Call,
     add_command,
     add_lock_target,
+    add_no_lock,
     add_sources,
     lock_options_of,
     print_json,
@@ -69,6 +70,7 @@ def _add_audit(commands: Any) -> None:
         help="accept the vulnerability with this id or alias (repeatable)",
     )
     parser.add_argument("--runtime", metavar="R", help="audit the lock for this recorded runtime")
+    add_no_lock(parser)
     add_lock_target(parser)
     add_sources(parser)
     parser.set_defaults(handler=_audit)

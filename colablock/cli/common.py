@@ -27,6 +27,8 @@ __all__ = [
     "Call",
     "add_command",
     "add_lock_target",
+    "add_no_lock",
+    "add_protect",
     "add_sources",
     "add_target",
     "agreed",
@@ -106,23 +108,30 @@ def add_target(parser: argparse.ArgumentParser, *, has_bundle: bool = False) -> 
         type=Path,
         help="use the pins of this lock file; ask no index for versions",
     )
+    add_no_lock(group)
+    add_protect(group)
     group.add_argument(
-        "--no-lock",
-        dest="use_locks",
-        action="store_false",
-        help="ignore the locks beside the matrix",
+        "--broken",
+        choices=[r.value for r in Remedy],
+        help="remedy for every distribution that breaks directly",
     )
-    group.add_argument(
+
+
+def add_no_lock(parser: Any) -> None:
+    """Add the switch that ignores the locks beside the matrix."""
+    parser.add_argument(
+        "--no-lock", dest="use_locks", action="store_false", help="ignore the locks beside the matrix"
+    )
+
+
+def add_protect(parser: Any) -> None:
+    """Add the option that leaves installed distributions unchanged."""
+    parser.add_argument(
         "--protect",
         metavar="NAME",
         action="append",
         default=[],
         help="leave this installed distribution unchanged (repeatable)",
-    )
-    group.add_argument(
-        "--broken",
-        choices=[r.value for r in Remedy],
-        help="remedy for every distribution that breaks directly",
     )
 
 
@@ -214,6 +223,7 @@ def lock_options_of(args: argparse.Namespace) -> ApplyOptions:
     return ApplyOptions(
         name=args.name,
         lock=args.lock,
+        use_locks=args.use_locks,
         runtime=args.runtime,
         variant=args.variant,
         with_=tuple(args.with_),

@@ -11,6 +11,7 @@ from colablock.cli.common import (
     Call,
     add_command,
     add_lock_target,
+    add_no_lock,
     add_sources,
     lock_options_of,
     print_json,
@@ -54,6 +55,7 @@ def _add_export(commands: Any) -> None:
         "--wheelhouse", metavar="DIR", type=Path, help="copy the wheels that no index has to DIR"
     )
     parser.add_argument("--runtime", metavar="R", help="export the lock for this recorded runtime")
+    add_no_lock(parser)
     add_lock_target(parser)
     add_sources(parser)
     parser.set_defaults(handler=_export)
@@ -80,6 +82,7 @@ def _add_bundle(commands: Any) -> None:
         type=Path,
         help="lock file to use; default: the one beside the matrix, else a lock that is resolved now",
     )
+    add_no_lock(parser)
     add_lock_target(parser, "--python")
     add_sources(parser)
     parser.set_defaults(handler=_bundle)

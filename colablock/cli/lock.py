@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from colablock.cli.common import (
     Call,
     add_command,
     add_lock_target,
+    add_protect,
     add_sources,
     print_json,
     session_of,
@@ -44,6 +44,7 @@ def add(commands: Any) -> None:
         help="every recorded runtime, and every Python with nothing installed",
     )
     add_lock_target(group)
+    add_protect(group)
     group = parser.add_argument_group("versions")
     group.add_argument(
         "-U", "--upgrade", action="store_true", help="ignore the versions of the existing lock"
@@ -83,7 +84,7 @@ def add(commands: Any) -> None:
 def _lock(call: Call) -> int:
     from colablock.errors import InvalidInput
     from colablock.operations.lock import lock_all, lock_matrix
-    from colablock.planning.options import ApplyOptions, LockOptions
+    from colablock.planning.options import ApplyOptions, LockOptions, moment_of
 
     args = call.args
     of_one = ("runtime", "python_version", "platform", "output", "variant")
@@ -95,6 +96,7 @@ def _lock(call: Call) -> int:
         runtime=args.runtime,
         variant=args.variant,
         with_=tuple(args.with_),
+        protect=tuple(args.protect),
         default_index=checked_index(args.default_index),
         find_links=tuple(args.find_links),
         offline=args.offline,
@@ -106,7 +108,7 @@ def _lock(call: Call) -> int:
         output=args.output,
         upgrade=args.upgrade,
         upgrade_packages=frozenset(map(canonicalize_name, args.upgrade_package)),
-        exclude_newer=_moment(args.exclude_newer),
+        exclude_newer=moment_of(args.exclude_newer),
         all_files=args.all_files,
         dry=args.check,
     )
@@ -163,18 +165,3 @@ def _facts(made: Sequence[LockResult], *, whole: bool) -> list[dict[str, object]
         }
         for one in made
     ]
-
-
-def _moment(text: str | None) -> datetime | None:
-    """Return a date (as midnight, UTC) or an RFC 3339 time as a datetime.  Raises InvalidInput."""
-    from colablock._common.toml import in_utc
-    from colablock.errors import InvalidInput
-
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError as error:
-        hint = "Write it as 2026-09-01 or 2026-09-01T12:00:00Z"
-        raise InvalidInput(f"`{text}` is not a date", hint=hint) from error
-    return in_utc(moment)

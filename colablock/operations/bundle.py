@@ -142,8 +142,8 @@ def _lock_for(
         return lock_state(session, replace(options, runtime=None), wanted, state).path, state
     output = scratch / lock_file_name(session.matrix(options.name).name, options.runtime or "complete")
     wanted = LockOptions(python_version=python_version, platform=platform, output=output, has_files=True)
-    existing = up_to_date_lock(session, options, wanted)
-    return existing or lock_matrix(session, options, wanted).path, None
+    existing = up_to_date_lock(session, options, wanted) if options.use_locks else None
+    return existing or lock_matrix(session, replace(options, use_locks=False), wanted).path, None
 
 
 def _runtime_here(session: Session, options: ApplyOptions) -> tuple[str | None, Snapshot | None]:

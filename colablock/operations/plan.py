@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,9 +73,9 @@ def plan_change(session: Session, options: ApplyOptions, *, recover: bool = Fals
     since = tuple(notes_of(drifts_since(session, last, kernel))) if last and is_same else ()
     proof = _proof(planned, kernel.accelerator)
     hidden = _hidden(session, planned).values()
-    more = (_EXPLAINED.format(options.name),) if planned.not_kernel else ()
-    if options.bundle is not None:  # `why` takes none
-        more = ()
+    asked = options.name if options.bundle is None else f"--bundle {shlex.quote(str(options.bundle))}"
+    more = (_EXPLAINED.format(asked),) if planned.not_kernel else ()
+    if options.bundle is not None:
         planned = replace(planned, plan=replace(planned.plan, lock=str(options.bundle), lock_hosts=()))
     plan = replace(planned.plan, beforehand=(*since, *planned.plan.beforehand, *hidden, *proof, *more))
     return replace(planned, plan=plan)
@@ -93,7 +94,7 @@ def explain_plan(
         return _why_not(session, options, absent)
     planned = _with_other_matrices(session, options, plan_change(session, options))
     lines = planned.why(package)
-    if options.with_:
+    if options.with_ and options.bundle is None:  # a bundle has the lock with them alone
         before = plan_change(session, replace(options, with_=()))
         given = ", ".join(f"`{one}`" for one in options.with_)
         lines += [f"with {given}, compared to the plan without:", *changes_between(before, planned)]

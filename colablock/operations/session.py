@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from colablock.matrix.model import Matrix
     from colablock.planning.options import ApplyOptions
 
-__all__ = ["Session", "comparable", "from_bundle"]
+__all__ = ["Session", "comparable", "from_bundle", "named_in_bundle"]
 
 _BUNDLES = "bundles"  # in the home of colablock: the matrices and locks of the bundles that were used
 
@@ -164,6 +164,18 @@ def from_bundle(options: ApplyOptions, environ: Mapping[str, str]) -> ApplyOptio
         with_=manifest.with_,
         offline=True,
     )
+
+
+def named_in_bundle(name: str, package: str | None, bundle: Path | None) -> tuple[str, str | None]:
+    """Return the matrix and the package of a question about a bundle.
+
+    The bundle names the matrix, so that a single name (*name*) is that of a package, unless it is the matrix.
+    """
+    if bundle is None or not name or package is not None:
+        return name, package
+    from colablock.bundles.reader import Bundle  # noqa: PLC0415 - few calls use one
+
+    return (name, None) if name == Bundle.open(bundle).manifest.matrix else ("", name)
 
 
 def _index_of(manifest: BundleManifest) -> str | None:

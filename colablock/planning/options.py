@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from colablock._common.toml import in_utc
 from colablock._vendor.packaging.utils import NormalizedName
+from colablock.errors import InvalidInput
 from colablock.planning.plan import Remedy, Target
 
-__all__ = ["ApplyOptions", "LockOptions", "UndoOptions"]
+__all__ = ["ApplyOptions", "LockOptions", "UndoOptions", "moment_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,3 +75,16 @@ class UndoOptions:
     default_index: str | None = None
     find_links: tuple[str, ...] = ()
     offline: bool = False
+
+
+def moment_of(value: str | datetime | None) -> datetime | None:
+    """Return a date (as midnight, UTC) or an RFC 3339 time as a datetime.  Raises InvalidInput."""
+    if value is None:
+        return None
+    try:
+        text = str(value).replace("Z", "+00:00")
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(text)
+    except ValueError as error:
+        hint = "Write it as 2026-09-01 or 2026-09-01T12:00:00Z"
+        raise InvalidInput(f"`{value}` is not a date", hint=hint) from error
+    return in_utc(moment)

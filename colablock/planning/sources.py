@@ -68,13 +68,14 @@ def candidate_source(
 
     Find-links of this call replace packages of the lock, unless the user has named the lock (*is_named*).
     Folders of the machine replace a package only by a build that the matrix prefers and the lock has not,
-    and only for a target on this machine (*is_here*).  Offline, the files of a lock that this machine has a copy of come first, unless *copies_first* is false.
+    and only for a target on this machine (*is_here*).  Offline, the files of a lock that this machine has a
+    copy of come first, unless *copies_first* is false.
     """
     if locked is not None and settings.offline and copies_first:
         locked.is_at_hand = fetcher.is_here
     labels: dict[NormalizedName, str] | None = None
     additions = roots(matrix, with_)[len(matrix.packages) :]
-    links = settings.find_links
+    links: Sequence[str] = settings.find_links
     if locked is not None and (is_named or not settings.links_override):
         links = [] if is_named or not is_here else [link for link in links if fetcher.local(link)]
         labels = _missing_labels(matrix, environment, additions, locked) if links else {}

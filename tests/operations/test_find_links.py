@@ -172,7 +172,7 @@ PREFERRED = {
 
 
 @pytest.mark.parametrize("case", PREFERRED.values(), ids=PREFERRED)
-def test_a_folder_of_the_machine_has_the_builds_that_the_matrix_prefers(case: Preferred, place: Place) -> None:
+def test_a_folder_of_the_machine_has_builds_that_the_matrix_prefers(case: Preferred, place: Place) -> None:
     matrix = Path(place.matrix)
     entry = '\n[packages.lines]\nversion = "<4"\nprefer-local = "cpu"\n'
     matrix.write_text(MATRIX.replace(', "lines"', "") + entry)
