@@ -28,6 +28,7 @@ _SWITCHES = frozenset(
         "--update",
         "--upgrade",
         "--with-companions",
+        "--with-python",
     }
 )
 _VALUED = frozenset(

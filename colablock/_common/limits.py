@@ -33,6 +33,7 @@ __all__ = [
     "FILE_NAME",
     "HTML_PAGE",
     "INCLUDE_DEPTH",
+    "INTERPRETER_FILE",
     "LARGEST_FILE",
     "MARKER_DEPTH",
     "MEMBER",
@@ -156,6 +157,9 @@ MEMBER: Final = 128 << 20
 
 ARCHIVE: Final = 2 << 30
 """All files of a source archive, unpacked.  The largest have 500 MB."""
+
+INTERPRETER_FILE: Final = 512 << 20
+"""A file of a packed Python; it is read into memory.  The library of a standalone build has 30 MB."""
 
 ARCHIVE_UNPACKED: Final = 64 << 30
 """All members, unpacked.  A wheel of torch has 4 GB, a checkpoint of a large model 50 GB."""

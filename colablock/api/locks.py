@@ -91,9 +91,11 @@ def bundle(
     runtime: str | None = None,
     python_version: str | None = None,
     platform: str | None = None,
+    with_python: bool = False,
     variant: str | None = None,
     with_: str | Sequence[str] | None = (),
     lock: str | os.PathLike[str] | None = None,
+    use_locks: bool = True,
     default_index: str | None = None,
     find_links: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = (),
     offline: bool = False,
@@ -103,7 +105,8 @@ def bundle(
 
     ``colablock.apply(bundle=output)`` applies it without a network.  It is for the
     recorded *runtime*, or for an empty environment with *python_version* on *platform*,
-    by default for the runtime of this notebook.  A second call fetches only what is missing.
+    by default for the runtime of this notebook.  *with_python* includes a Python for machines that have
+    none of that version.  A second call fetches only what is missing.
     Returns the facts of the bundle: its target, its size in bytes, its files with their hashes.
     """
     from colablock.operations.bundle import make_bundle
@@ -114,12 +117,20 @@ def bundle(
         variant=variant,
         with_=with_,
         lock=lock,
+        use_locks=use_locks,
         default_index=default_index,
         find_links=find_links,
         offline=offline,
     )
     with open_session(quiet=quiet) as session:
-        made = make_bundle(session, asked, Path(output), python_version=python_version, platform=platform)
+        made = make_bundle(
+            session,
+            asked,
+            Path(output),
+            python_version=python_version,
+            platform=platform,
+            with_python=with_python,
+        )
     about = f"`{made.path}` has {made.summary}"
     return Facts(made.facts()).shown_as(lambda _: Document(blocks=(Note(about),)))
 

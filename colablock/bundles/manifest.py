@@ -13,13 +13,15 @@ import msgspec
 from colablock._common.decoding import Malformed, decode, is_plain_name
 from colablock._common.limits import BUNDLE_MANIFEST, MEMBERS, SIZE
 
-__all__ = ["FILES", "FORMAT", "NAME", "BundleManifest", "BundleMember"]
+__all__ = ["FILES", "FORMAT", "NAME", "PYTHON", "BundleManifest", "BundleMember"]
 
 #: The version of the format.  It grows when an older colablock cannot read a new bundle.
 FORMAT = 1
 NAME = "bundle.json"
 #: The folder, in the archive, of the files that are read in place.  All other members are written to disk.
 FILES = "files/"
+#: The folder, in the archive, of a packed Python.
+PYTHON = "python/"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NESTED = 2  # the parts of the longest path: a folder and a file
 _BASE = ".base.toml"  # what a matrix extends
@@ -45,7 +47,8 @@ class BundleManifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
     *kind* is that of the lock, ``complete`` or ``delta``; *runtime* names the state that a delta is for.
     *index* is the default index that the lock was made from.  *python*, *platform* and *with_* are those of
-    the lock.  *matrix_file* and *lock_file* are the paths of two members.
+    the lock.  *matrix_file* and *lock_file* are the paths of two members, *python_file* is that of a packed
+    Python, if there is one.
     """
 
     format: int
@@ -55,6 +58,7 @@ class BundleManifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     platform: str
     matrix_file: str
     lock_file: str
+    python_file: str | None = None
     index: str | None = None
     runtime: str | None = None
     variant: str | None = None
@@ -93,6 +97,8 @@ class BundleManifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         paths = [member.path for member in self.members]
         if len(set(paths)) != len(paths) or NAME in paths:
             yield "its manifest lists a member twice"
+        if self.python_file is not None and self.python_file not in paths:
+            yield f"its manifest names `{self.python_file!r}`, which is not a member"
         for path in (self.matrix_file, self.lock_file):
             if path not in paths or "/" in path:
                 yield f"its manifest names `{path!r}`, which is not a member"
@@ -111,6 +117,8 @@ class BundleManifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         """Whether *path* is that of a file to install, the matrix, what it extends, the lock, or a wheel."""
         if path.startswith(FILES):
             return True
+        if path.startswith(PYTHON):
+            return path == self.python_file and path.endswith(".tar.gz")
         is_safe = not any(part.startswith(_UNSAFE) for part in path.split("/"))
         is_top = path in {self.matrix_file, self.lock_file} or path.endswith(_BASE)
         return is_safe and (path.endswith(_WHEEL) if "/" in path else is_top)

@@ -23,7 +23,7 @@ from colablock._common.decoding import Malformed, open_regular
 from colablock._common.fs import atomic_path, file_digest, make_private, open_private
 from colablock._common.limits import BUNDLE_MANIFEST, TEXT_FILE
 from colablock._common.text import printable, size_text
-from colablock.bundles.manifest import FILES, NAME, BundleManifest, BundleMember
+from colablock.bundles.manifest import FILES, NAME, PYTHON, BundleManifest, BundleMember
 from colablock.errors import BadDistribution, InvalidInput
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ __all__ = ["Bundle"]
 _LOCAL = 30  # bytes of a local header without its name (APPNOTE.TXT, 4.3.7)
 _ZIP64 = 20  # bytes of the extra field of a member of more than 4 GiB
 _BLOCK = 1 << 20
+_IN_PLACE = (FILES, PYTHON)
 _AGAIN = "Copy the file again, or make it again with `colablock bundle`"
 
 
@@ -112,7 +113,14 @@ class Bundle:
     @property
     def beside(self) -> list[BundleMember]:
         """The files in a folder beside the lock: the wheels that colablock has rebuilt."""
-        return [one for one in self.manifest.members if "/" in one.path and not one.path.startswith(FILES)]
+        return [
+            one for one in self.manifest.members if "/" in one.path and not one.path.startswith(_IN_PLACE)
+        ]
+
+    @property
+    def python(self) -> BundleMember | None:
+        """The packed Python, if the bundle has one."""
+        return next((one for one in self.manifest.members if one.path == self.manifest.python_file), None)
 
     def refused(self, why: str) -> InvalidInput:
         """Return the error for a bundle that contradicts itself."""
@@ -221,7 +229,7 @@ def _compare(manifest: BundleManifest, sizes: Mapping[str, int]) -> None:
             raise Malformed(f"`{inner}`, which its manifest lists, is missing")
         if sizes[inner] != size:
             raise Malformed(f"`{inner}` has {sizes[inner]} bytes, and its manifest lists {size}")
-        if not inner.startswith(FILES) and "/" not in inner and size > TEXT_FILE:
+        if "/" not in inner and size > TEXT_FILE:
             raise Malformed(f"`{inner}` has {size_text(size)}")
     for inner in sizes:
         if inner not in listed:

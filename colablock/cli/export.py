@@ -82,6 +82,11 @@ def _add_bundle(commands: Any) -> None:
         type=Path,
         help="lock file to use; default: the one beside the matrix, else a lock that is resolved now",
     )
+    parser.add_argument(
+        "--with-python",
+        action="store_true",
+        help="include a Python of that version, for machines that have none; uv has or fetches it",
+    )
     add_no_lock(parser)
     add_lock_target(parser, "--python")
     add_sources(parser)
@@ -99,6 +104,7 @@ def _bundle(call: Call) -> int:
             args.output,
             python_version=args.python_version,
             platform=args.platform,
+            with_python=args.with_python,
         )
     if args.json:
         print_json(made.facts(), call.out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["add"]
 
+_DAY = 86_400.0  # seconds
+_MINUTES = 600.0  # a bundle that was just unpacked is perhaps being applied
+
 
 def add(commands: Any) -> None:
     """Add these commands to the parser."""
@@ -26,7 +29,7 @@ def add(commands: Any) -> None:
     parser = add_command(below, "info", "list the contents of the cache, and their size on disk")
     parser.set_defaults(handler=_info)
     parser = add_command(
-        below, "prune", "delete unused entries: leftovers, partial downloads, old index pages"
+        below, "prune", "delete unused entries: leftovers, partial downloads, old index pages, unused bundles"
     )
     parser.add_argument(
         "--older-than",
@@ -88,13 +91,32 @@ def _prune(call: Call) -> int:
     days = call.args.older_than
     if days is not None and not 0 <= days < float("inf"):
         raise InvalidInput("`--older-than` takes a number of days", hint="Write it as `--older-than 30`")
-    return _print_result(call, prune(_own_folder(call), now=time.time(), days=days))
+    now = time.time()
+    removed = prune(_own_folder(call), now=now, days=days)
+    return _print_result(call, _and_bundles(call, removed, before=now - _DAY))
 
 
 def _clean(call: Call) -> int:
     from colablock.network.cache_prune import clean
 
-    return _print_result(call, clean(_own_folder(call), call.args.names))
+    removed = clean(_own_folder(call), call.args.names)
+    if not call.args.names:
+        removed = _and_bundles(call, removed, before=time.time() - _MINUTES)
+    return _print_result(call, removed)
+
+
+def _and_bundles(call: Call, removed: PruneResult, *, before: float) -> PruneResult:
+    """Remove also what bundles have left in the home, if no apply uses it."""
+    from colablock.transaction.apply_record import home_folder
+    from colablock.transaction.isolated_envs import prune_home
+
+    more = prune_home(home_folder(call.environ), before=before)
+    return replace(
+        removed,
+        entries=removed.entries + more.entries,
+        size=removed.size + more.size,
+        left=removed.left + more.left,
+    )
 
 
 def _print_result(call: Call, removed: PruneResult) -> int:

@@ -23,6 +23,7 @@ __all__ = [
     "fetch_interpreter",
     "find_interpreters",
     "look_for_interpreters",
+    "standalone_interpreter",
 ]
 
 _NAME = re.compile(r"python(3(\.\d+)?)?")
@@ -100,6 +101,21 @@ def fetch_interpreter(
     if not isinstance(answer, Interpreter):
         raise NotFound(answer or f"the Python {version} that uv downloaded does not run")
     return answer
+
+
+def standalone_interpreter(
+    short: str, environ: Mapping[str, str], reporter: Reporter | None = None
+) -> Interpreter:
+    """Return a CPython of version *short* that can be moved: one that uv manages, else one that it fetches.
+
+    Raises Unmet with the message of uv if the download fails.
+    """
+    for path in _managed_by_uv(environ):
+        if Path(path).name == f"python{short}":
+            answer = _ask(path, "uv", environ)
+            if isinstance(answer, Interpreter):
+                return answer
+    return fetch_interpreter(short, environ, reporter)
 
 
 def _fetch_hint(environ: Mapping[str, str]) -> str | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from colablock._common.scratch import scratch_folder
 from colablock._common.text import count
+from colablock.bundles.reader import Bundle
 from colablock.environment.interpreters import fetch_interpreter
 from colablock.environment.snapshot import fingerprint, installed_versions, snapshot_of
 from colablock.errors import (
@@ -33,6 +34,7 @@ from colablock.transaction import isolated_envs as envs
 from colablock.transaction.apply import ChangeOrigin, apply_plan, refuse_externally_managed
 from colablock.transaction.serialise import report_to_json
 from colablock.transaction.up_to_date import digest_of, request_key
+from colablock.unpacking.interpreter import unpack_interpreter
 from colablock.verification.records import record_checks
 from colablock.verification.trials import failed_imports, risk_notes
 from colablock.verification.verify import Check, Report, prove
@@ -171,7 +173,7 @@ def _apply_to_env(session: Session, options: ApplyOptions, planned: PlannedChang
     existing = envs.read_env(session.home, digest)
     if existing is not None and ENV_EXISTS not in planned.plan.beforehand:
         session.reporter.note(ENV_EXISTS)
-    python = existing.python if existing is not None else _build_env(session, planned, digest)
+    python = existing.python if existing is not None else _build_env(session, options, planned, digest)
     checks = prove(
         python,
         verify=planned.matrix.verify,
@@ -191,11 +193,26 @@ def _apply_to_env(session: Session, options: ApplyOptions, planned: PlannedChang
     return replace(report, lock_digest=digest)
 
 
-def _build_env(session: Session, planned: PlannedChange, digest: str) -> str:
+def _interpreter(session: Session, options: ApplyOptions, short: str) -> str:
+    """Return an interpreter for a new environment: that of the bundle, else one that uv fetches."""
+    bundle = Bundle.open(options.bundle) if options.bundle is not None else None
+    packed = bundle.python if bundle is not None else None
+    if bundle is None or packed is None:
+        return fetch_interpreter(short, session.environ, session.reporter).path
+    folder = session.home / applied.PYTHONS / packed.sha256[:32]
+    session.reporter.stage(f"Unpacking Python {short} of the bundle")
+    with scratch_folder() as scratch:
+        archive = scratch / packed.filename
+        if not folder.is_dir():
+            bundle.copy(packed, archive)
+        return str(unpack_interpreter(archive, folder, short))
+
+
+def _build_env(session: Session, options: ApplyOptions, planned: PlannedChange, digest: str) -> str:
     """Build the isolated environment of the lock with that *digest*; return its interpreter."""
     plan = planned.plan
     short = planned.snapshot.environment.short
-    interpreter = plan.python or fetch_interpreter(short, session.environ, session.reporter).path
+    interpreter = plan.python or _interpreter(session, options, short)
     with scratch_folder() as folder:
         files = planned.preparer.gather(plan, folder, session.reporter)
         python = envs.build_env(

@@ -12,14 +12,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from colablock._common.fs import NEW, file_digest, free_space, make_private
 from colablock._common.scratch import scratch_folder
 from colablock._common.text import count, size_text
 from colablock._vendor import tomli_w
-from colablock.bundles.manifest import FILES, FORMAT, BundleManifest
+from colablock.bundles.manifest import FILES, FORMAT, PYTHON, BundleManifest
 from colablock.bundles.reader import Bundle
 from colablock.bundles.writer import Source, write_bundle
-from colablock.environment.markers_and_tags import environment_for
+from colablock.environment.interpreters import standalone_interpreter
+from colablock.environment.markers_and_tags import environment_for, platform_family
 from colablock.environment.snapshot import Host
 from colablock.errors import BadDistribution, InvalidInput, Refused
 from colablock.lockfile.lock_source import LockSource
@@ -33,6 +36,7 @@ from colablock.operations.session import Session, comparable
 from colablock.planning.options import ApplyOptions, LockOptions
 from colablock.runtimes.catalog import load_runtime, runtime_of
 from colablock.transaction.history import read_history
+from colablock.unpacking.interpreter import pack_interpreter
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -75,6 +79,7 @@ class BundleResult:
             "python": made.python,
             "platform": made.platform,
             "runtime": made.runtime,
+            "python_file": made.python_file,
             "variant": made.variant,
             "with": list(made.with_),
             "size": made.size,
@@ -89,11 +94,13 @@ def make_bundle(
     *,
     python_version: str | None = None,
     platform: str | None = None,
+    with_python: bool = False,
 ) -> BundleResult:
     """Write the bundle *output* with the matrix of *options*, its lock, and the files that it installs.
 
     The lock is ``options.lock``, else it is for ``options.runtime``, for *python_version* and *platform*,
-    for the runtime of this notebook, or for this Python.  Files that were fetched before come from the
+    for the runtime of this notebook, or for this Python.  With *with_python* a standalone Python of
+    that version is packed, too, which uv has or fetches.  Files that were fetched before come from the
     cache, also those of an interrupted call.  Nothing is written if *output* has the same members.
 
     Raises NoSolution, FetchFailed, Refused (exit 1), InvalidInput (exit 2).
@@ -111,6 +118,9 @@ def make_bundle(
         manifest = _manifest(planned.matrix, head, f"{planned.matrix.name}.toml", lock)
         sources[manifest.lock_file] = Source.of(lock.read_bytes())
         sources |= _rebuilt_sources(planned, scratch / lock.name)
+        if with_python:
+            path, sources[path] = _python_source(session, head, scratch)
+            manifest = msgspec.structs.replace(manifest, python_file=path)
         with _fetched(session, planned) as files:
             sources |= files
             return _written(session, output, manifest, sources)
@@ -186,6 +196,25 @@ def _solved(
         return solver.in_kernel("bundled")
     solver = replace(solver_for(session, asked, nothing_installed()), lock=lock, lock_store=None)
     return solver.in_env_of(environment_for(head.python, head.platform), "bundled")
+
+
+def _python_source(session: Session, head: LockHead, scratch: Path) -> tuple[str, Source]:
+    """Return the packed Python for a lock, with its path in the archive."""
+    if head.kind == DELTA:
+        message = (
+            f"`--with-python` cannot be used: a bundle for {head.runtime} changes the Python that is there"
+        )
+        raise InvalidInput(message, hint="Omit it, or name a Python with `--python`")
+    here = nothing_installed().environment.platform
+    if platform_family(head.platform) != platform_family(here):
+        message = f"`--with-python` cannot be used: the bundle is for {head.platform}, and this is {here}"
+        raise InvalidInput(message, hint="Make the bundle on such a machine, or omit `--with-python`")
+    found = standalone_interpreter(head.short, session.environ, session.reporter)
+    name = f"cpython-{found.version}.tar.gz"
+    session.reporter.stage(f"Packing Python {found.version}")
+    packed = scratch / name
+    pack_interpreter(Path(found.path), head.short, packed)
+    return f"{PYTHON}{name}", Source(sha256=file_digest(packed), size=packed.stat().st_size, path=packed)
 
 
 def _manifest(matrix: Matrix, head: LockHead, matrix_file: str, lock: LockFile) -> BundleManifest:
@@ -296,6 +325,7 @@ def _is_same(standing: BundleManifest, manifest: BundleManifest, sources: Mappin
         "platform",
         "matrix_file",
         "lock_file",
+        "python_file",
         "runtime",
         "variant",
         "with_",

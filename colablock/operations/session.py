@@ -23,7 +23,7 @@ from colablock.matrix.catalog import find_matrix
 from colablock.matrix.model import shadow_text
 from colablock.network.cache import Cache, cache_folder
 from colablock.network.settings import Settings, read_settings
-from colablock.transaction.apply_record import home_folder
+from colablock.transaction.apply_record import BUNDLES, home_folder
 
 if TYPE_CHECKING:
     from colablock.bundles.manifest import BundleManifest
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from colablock.planning.options import ApplyOptions
 
 __all__ = ["Session", "comparable", "from_bundle", "named_in_bundle"]
-
-_BUNDLES = "bundles"  # in the home of colablock: the matrices and locks of the bundles that were used
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -143,10 +141,11 @@ def from_bundle(options: ApplyOptions, environ: Mapping[str, str]) -> ApplyOptio
     manifest = bundle.manifest
     _check_options(options, manifest)
     digest = hashlib.sha256(manifest.encoded()).hexdigest()
-    folder = home_folder(environ) / _BUNDLES / digest[:32]
+    folder = home_folder(environ) / BUNDLES / digest[:32]
     is_new = not folder.is_dir()
     try:
         bundle.unpack(make_private(folder))
+        os.utime(folder)  # `cache prune` removes it a day after its last use
         _check_contents(bundle, folder, environ)
     except InvalidInput:
         if is_new:

@@ -144,7 +144,9 @@ class PlannedChange:
         for parent in pin.parents if pin is not None else ():
             asker = self._named(parent.name) or parent.path
             asker = "`--with`" if asker.startswith("with: ") else asker
-            lines.append(f"{asker} asks for {parent.requirement}")
+            asked = f"{asker} asks for {parent.requirement}"
+            if not any(line.endswith(f": {asked}") for line in lines):  # the reason of its step
+                lines.append(asked)
         chain = self._chain(name)
         if len(chain) > _PAIR:
             lines.append(f"chain: {' -> '.join([self.matrix.name, *map(self._named, chain)])}")

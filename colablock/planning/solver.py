@@ -157,7 +157,8 @@ class Solver:
                 break
             if not tried.worthwhile:
                 break
-        if not tried.candidates and tried.worthwhile and self.kernel.python and self.python is None:
+        is_worthwhile = tried.worthwhile or self._has_python
+        if not tried.candidates and is_worthwhile and self.kernel.python and self.python is None:
             for environment in self._fetchable(tried.minors):
                 self._try(environment, "", tried)
                 if tried.candidates:
@@ -209,7 +210,11 @@ class Solver:
             return
         running = environment.short == self.kernel.environment.short
         candidate = PythonCandidate(
-            python=python, environment=environment, resolution=resolution, running=running
+            python=python,
+            environment=environment,
+            resolution=resolution,
+            running=running,
+            bundled=self._has_python and not python,
         )
         tried.candidates.append(candidate)
 
@@ -250,10 +255,23 @@ class Solver:
         return sorted(found, key=lambda one: not one.version.startswith(f"{self.kernel.environment.short}."))
 
     def _fetchable(self, seen: Collection[str]) -> Iterator[Environment]:
-        """Yield the environments of the Pythons that uv can fetch, newest first, without those *seen*."""
+        """Yield the environments of the Pythons that uv can fetch, newest first, without those *seen*.
+
+        That of a bundle needs no network.
+        """
+        bundle, platform = self.settings.bundle, self.kernel.environment.platform
+        if bundle is not None and self._has_python:
+            environment = environment_for(bundle.manifest.python, platform)
+            yield from [environment] if environment.short not in seen else []
+            return
         for short in () if self.settings.offline else FETCHABLE:
             if short not in seen and self.matrix.requires_python.contains(f"{short}.0", prereleases=True):
-                yield environment_for(short, self.kernel.environment.platform)
+                yield environment_for(short, platform)
+
+    @property
+    def _has_python(self) -> bool:
+        """Whether the bundle of this request has a Python."""
+        return self.settings.bundle is not None and self.settings.bundle.python is not None
 
     def _recorded_pythons(self) -> Iterator[tuple[Environment, str]]:
         own = self.kernel.environment

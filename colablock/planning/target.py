@@ -70,10 +70,11 @@ def _some(names: Sequence[str]) -> str:
 class PythonCandidate:
     """A Python that the stack fits, with its resolution."""
 
-    python: str  # the executable; "" if it has to be fetched first
+    python: str  # the executable; "" if it has to be fetched or unpacked first
     environment: Environment
     resolution: Resolution
     running: bool = False
+    bundled: bool = False
 
     @property
     def version(self) -> Version:
@@ -108,7 +109,10 @@ def best_python(candidates: Sequence[PythonCandidate]) -> tuple[PythonCandidate,
         here = "the one that runs here" if best.python else "the runtime's own"
         return best, f"Python {best.version} is {here}"
     if not best.python:
-        return best, f"Python {best.version} fits, and is downloaded first"
+        return (
+            best,
+            f"Python {best.version} fits, and is {'in the bundle' if best.bundled else 'downloaded first'}",
+        )
     return best, f"Python {best.version} is the newest installed one that fits"
 
 

@@ -20,6 +20,8 @@ from colablock.errors import InvalidInput, NotFound, Unmet
 from colablock.planning.plan import Target
 
 __all__ = [
+    "BUNDLES",
+    "PYTHONS",
     "SET_ASIDE",
     "ApplyRecord",
     "check_home",
@@ -39,7 +41,12 @@ __all__ = [
 SET_ASIDE = "set-aside"
 """The folder of the files that a rollback found in folders that a change had created."""
 
-_FOLDERS = ("applied", "bundles", "current", "envs", "runs", SET_ASIDE)
+BUNDLES = "bundles"
+"""The folder of the matrices and locks of the bundles that were used."""
+PYTHONS = "pythons"
+"""The folder of the Pythons that were unpacked from bundles, to which environments have links."""
+
+_FOLDERS = ("applied", BUNDLES, "current", "envs", PYTHONS, "runs", SET_ASIDE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,6 +47,7 @@ from colablock.transaction.staging import environment_layout, install_wheels, ro
 
 if TYPE_CHECKING:
     from colablock.network.cache import Cache
+    from colablock.network.cache_prune import PruneResult
 
 __all__ = [
     "BuiltEnvironment",
@@ -56,6 +57,7 @@ __all__ = [
     "env_folder",
     "is_own_interpreter",
     "list_envs",
+    "prune_home",
     "read_env",
     "remove_env",
     "select_env",
@@ -218,6 +220,47 @@ def sweep_home(home: Path) -> None:
             with suppress(OSError):
                 lock.unlink()
             os.close(held)
+
+
+def prune_home(home: Path, *, before: float) -> PruneResult:
+    """Remove what bundles have left in *home* and no apply uses, if it was not used since *before*.
+
+    These are matrices and locks that no record names, and Pythons that no environment links to.
+    *before* is in seconds since the epoch.
+    """
+    from colablock.network.cache_prune import PruneResult  # noqa: PLC0415 - only `cache` prunes
+
+    result = PruneResult()
+    sources = [Path(one.source) for one in applied.load_all(home)]
+    used = {parent for source in sources for parent in source.parents}
+    for folder in _below(home / applied.BUNDLES):
+        if folder not in used:
+            _prune(folder, before, result)
+    bases = {base for folder in _folders(home) for base in Path(os.path.realpath(_python_of(folder))).parents}
+    for folder in _below(home / applied.PYTHONS):
+        if Path(os.path.realpath(folder)) not in bases:
+            _prune(folder, before, result)
+    return result
+
+
+def _below(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
+    except OSError:
+        return []
+
+
+def _prune(folder: Path, before: float, result: PruneResult) -> None:
+    try:
+        if folder.lstat().st_mtime >= before:
+            return
+        size = tree_size(folder)
+        shutil.rmtree(folder)
+    except OSError:
+        result.left += 1
+        return
+    result.entries += 1
+    result.size += size
 
 
 def list_envs(home: Path) -> tuple[BuiltEnvironment, ...]:

@@ -59,6 +59,12 @@ def test_a_bundle_is_made_and_planned_with(tmp_path: Path, monkeypatch: pytest.M
     assert [(step.name, step.version) for step in plan.steps] == [("shapes", "1.0")]
     assert plan.lock == str(output)
     shutil.rmtree(links)
+    for question in (["", "shapes"], ["shapes"], ["tiny", "shapes"]):
+        said = str(colablock.why(*question, bundle=output, into="env", quiet=True))
+        assert said == "install shapes 1.0: requirements[0] asks for shapes"
+    for question in ([], ["tiny"]):
+        said = str(colablock.why(*question, bundle=output, into="env", quiet=True))
+        assert "the target is an isolated environment: requested; Python" in " ".join(said.split())
     printed = io.StringIO()
     monkeypatch.setattr("sys.stdout", printed)
     assert main(["plan", "--bundle", str(output), "--into", "env", "--json"]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import json
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 import colablock
 from colablock.api.values import Exported
 from colablock.check import Verdict
+from colablock.cli.main import build_parser
 from tests.support.fixtures import painting, venv_fixture, world_fixture
 from tests.support.runtime import Stub, Venv
 from tests.support.world import World
@@ -38,6 +40,43 @@ def test_a_signature_lists_every_argument(name: str) -> None:
     if not open_ended:
         with pytest.raises(TypeError, match="unexpected keyword argument 'nonsense'"):
             function(nonsense=1)
+
+
+# What only one of them has, and why: a terminal asks, a notebook restarts its kernel; a file is an argument
+# there and a value here; several locks are written by a command.
+ONLY_THERE = {
+    "apply": {"yes"},
+    "audit": {"all"},
+    "check": {"all", "html"},
+    "explain": {"file"},
+    "lock": {"all", "check"},
+    "rollback": {"to", "yes"},
+    "smoke": {"receipt"},
+    "train": {"set"},
+    "why": {"absent"},
+}
+ONLY_HERE = {
+    "apply": {"restart"},
+    "audit": {"every"},
+    "explain": {"failure"},
+    "rollback": {"restart", "to_first"},
+    "train": {"launch_arguments", "settings"},
+    "why": {"not_"},
+}
+ALWAYS = {"help", "json", "verbose", "quiet"}
+
+
+def test_a_function_takes_what_its_command_takes() -> None:
+    (below,) = (one for one in build_parser()._actions if isinstance(one, argparse._SubParsersAction))
+    for name in FUNCTIONS:
+        if name in {"attach", "runs"}:
+            continue
+        options = {action.dest for action in below.choices[name]._actions} - ALWAYS
+        arguments = set(inspect.signature(getattr(colablock, name)).parameters) - ALWAYS
+        assert (options - arguments, arguments - options) == (
+            ONLY_THERE.get(name, set()),
+            ONLY_HERE.get(name, set()),
+        ), name
 
 
 @pytest.fixture

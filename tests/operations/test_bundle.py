@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from colablock.bundles.reader import Bundle
-from colablock.errors import FetchFailed, InvalidInput, NoSolution, Refused
+from colablock.errors import BadDistribution, FetchFailed, InvalidInput, NoSolution, Refused
 from colablock.operations.apply import apply_matrix
 from colablock.operations.bundle import BundleResult, make_bundle
 from colablock.operations.plan import plan_change
@@ -22,9 +24,11 @@ from colablock.operations.session import Session, from_bundle
 from colablock.planning.options import ApplyOptions
 from colablock.planning.plan import Target
 from colablock.runtimes.catalog import load_recording, save_recording
+from colablock.transaction.isolated_envs import prune_home, remove_env
+from colablock.unpacking.interpreter import pack_interpreter, unpack_interpreter
 from tests.support.fixtures import world_fixture
 from tests.support.reporters import Notes
-from tests.support.runtime import Stub, Venv
+from tests.support.runtime import Stub, Venv, find_python
 from tests.support.server import Fault
 from tests.support.wheels import make_sdist, make_wheel
 from tests.support.world import World
@@ -57,6 +61,7 @@ class Place:
     world: World
     folder: Path
     machine: str = "first"
+    more: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def matrix(self) -> Path:
@@ -72,14 +77,16 @@ class Place:
             COLABLOCK_CACHE_DIR=str(self.folder / self.machine / "cache"),
             COLABLOCK_MIRRORS=f"{HOST}={(self.world.folder / 'files').as_uri()}/",
             COLABLOCK_RETRIES="0",
-            **more,
+            **{**self.more, **more},
         )
 
     def session(self, **more: str) -> Session:
         return Session(environ=self.environ(**more), reporter=Notes())
 
     def make(self, output: str = "tiny.bundle", **options: object) -> BundleResult:
-        target = {key: options.pop(key) for key in ("python_version", "platform") if key in options}
+        target = {
+            key: options.pop(key) for key in ("python_version", "platform", "with_python") if key in options
+        }
         asked = replace(ApplyOptions(name=str(self.matrix)), **options)  # type: ignore[arg-type]
         return make_bundle(self.session(), asked, self.folder / output, **target)  # type: ignore[arg-type]
 
@@ -375,3 +382,88 @@ def rewrite(path: Path, member: str, content: bytes) -> None:
         with bundle.opened(one) as stream:
             sources[one.path] = Source.of(content if one.path == member else stream.read())
     write_bundle(path, bundle.manifest, sources)
+
+
+# A Python in the bundle
+
+
+@pytest.fixture(scope="module")
+def managed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """Return the version of another Python, and a folder of uv that has a copy of it, as small as can be."""
+    short = next(one for one in ("3.12", "3.11", "3.10", "3.13") if one != f"3.{sys.version_info.minor}")
+    base = find_python(short)
+    if base is None:
+        pytest.skip(f"there is no Python {short}")
+    root, folder = Path(base).resolve().parent.parent, tmp_path_factory.mktemp("uv")
+    copy = folder / f"cpython-{short}.99-linux-x86_64-gnu"
+    (copy / "bin").mkdir(parents=True)
+    shutil.copy(root / "bin" / f"python{short}", copy / "bin")
+    left_out = ("test", "site-packages", "config-*", "ensurepip", "lib2to3", "tkinter", "*.a", "__pycache__")
+    library = f"lib/python{short}"
+    shutil.copytree(
+        root / library, copy / library, ignore=shutil.ignore_patterns(*left_out, "*doc*", "idle*")
+    )
+    (copy / library / "site-packages").mkdir()
+    return short, folder
+
+
+def test_a_python_in_the_bundle_is_used_where_none_fits(place: Place, managed: tuple[str, Path]) -> None:
+    """It is unpacked once, and stays until no environment uses it."""
+    short, folder = managed
+    place = replace(place, more={"UV_PYTHON_INSTALL_DIR": str(folder)})
+    made = place.make(python_version=short, with_python=True)
+    assert not place.make(python_version=short, with_python=True).is_changed
+    packed = made.manifest.python_file
+    assert packed is not None
+    assert (packed.startswith(f"python/cpython-{short}."), made.facts()["python_file"]) == (True, packed)
+
+    nothing = {"PATH": "/none", "PYENV_ROOT": "/none", "UV_PYTHON_INSTALL_DIR": str(place.folder / "none")}
+    there = replace(place.elsewhere(), more=nothing)
+    planned = plan_change(there.gone(), there.options(python=None))
+    assert planned.plan.why_target.endswith("fits, and is in the bundle")
+    report = apply_matrix(there.gone(), there.options(python=None))
+    assert (report.passed, report.python_version.rpartition(".")[0]) == (True, short)
+    home = there.folder / "second" / "home"
+    (unpacked,) = (home / "pythons").iterdir()
+    assert Path(report.python).resolve() == (unpacked / "bin" / f"python{short}").resolve()
+    assert not apply_matrix(there.gone(), there.options(python=None)).changed
+
+    assert prune_home(home, before=math.inf).entries == 0
+    (own,) = (home / "bundles").iterdir()
+    (home / "bundles" / "other").mkdir()
+    assert (prune_home(home, before=time.time() - 60).entries, prune_home(home, before=math.inf).entries) == (
+        0,
+        1,
+    )
+    remove_env(home, "tiny")
+    assert prune_home(home, before=math.inf).entries == 2
+    assert not any(path.exists() for path in (own, unpacked))
+
+
+def test_a_python_goes_with_an_empty_environment_of_this_platform(place: Place) -> None:
+    for options, words in (
+        ({"runtime": "colab-2026.08-gpu"}, "a bundle for colab-2026.08-gpu changes the Python that is there"),
+        ({"python_version": "3.12", "platform": "win_amd64"}, "the bundle is for win_amd64"),
+    ):
+        with pytest.raises(InvalidInput, match=words):
+            place.make(with_python=True, **options)
+
+
+BAD_PYTHONS = {
+    "a member outside": ("../evil", "leaves the archive"),
+    "a file that no Python has": ("etc/passwd", "which no Python has"),
+    "no interpreter": ("lib/os.py", "has no interpreter of Python 3.12"),
+}
+
+
+@pytest.mark.parametrize(("path", "words"), BAD_PYTHONS.values(), ids=BAD_PYTHONS)
+def test_an_archive_that_is_no_python_is_refused(path: str, words: str, tmp_path: Path) -> None:
+    archive = tmp_path / "cpython-3.12.1.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for name in (path, "bin/python3", "lib/python3.12/os.py"):
+            tar.addfile(tarfile.TarInfo(name))
+    with pytest.raises(BadDistribution, match=words):
+        unpack_interpreter(archive, tmp_path / "pythons" / "one", "3.12")
+    assert not list((tmp_path / "pythons").glob("one/evil"))
+    with pytest.raises(BadDistribution, match=r"is not a standalone build of Python 3\.12"):
+        pack_interpreter(archive, "3.12", tmp_path / "out")
