@@ -7,26 +7,32 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from colablock._common.urls import Mirrors
-from colablock.errors import NoSolution
+from colablock._vendor.packaging.version import Version
+from colablock.errors import InvalidInput, NoSolution, NotFound
 from colablock.lockfile.lock_source import LockSource
 from colablock.lockfile.origins import LockOrigins
 from colablock.lockfile.pylock import read_lock
 from colablock.lockfile.store import LockHead, assumption_failures
-from colablock.lockfile.tool_table import DELTA
+from colablock.lockfile.tool_table import DELTA, table_of
 from colablock.matrix.model import shadow_text
 from colablock.matrix.package_sources import PackageSources
 from colablock.network.cache import Cache, cache_folder
+from colablock.runtimes.catalog import load_runtime
 
 if TYPE_CHECKING:
+    from colablock._vendor.packaging.specifiers import SpecifierSet
+    from colablock._vendor.packaging.utils import NormalizedName
     from colablock.environment.markers_and_tags import Environment
-    from colablock.environment.snapshot import Snapshot
+    from colablock.environment.snapshot import Installed, Snapshot
     from colablock.index.candidates import CandidateSource
     from colablock.matrix.model import Matrix, PackageEntry
     from colablock.matrix.packed_locks import LockFile
     from colablock.network.settings import Settings
     from colablock.planning.plan import Plan
 
-__all__ = ["check_assumed", "open_lock", "with_origin"]
+__all__ = ["check_assumed", "moved_requests", "not_moving", "open_lock", "with_origin"]
+
+_SHOWN = 3  # distributions in a note
 
 
 def with_origin(plan: Plan, matrix: Matrix, source: CandidateSource | None) -> Plan:
@@ -88,3 +94,46 @@ def check_assumed(head: LockHead | None, kernel: Snapshot | None) -> None:
     if differing:
         hint = "Make a lock for this state, or call without `--lock`"
         raise NoSolution("\n  ".join([f"{what}, and this is another state", *differing]), hint=hint)
+
+
+def moved_requests(
+    locked: LockSource, kernel: Snapshot, asked: Sequence[PackageEntry], environ: Mapping[str, str]
+) -> list[NormalizedName]:
+    """Return the distributions that *locked* would move although the user has installed them by name.
+
+    They fit what is *asked* for, and neither colablock nor the image has installed that version.
+    """
+    allowed = {entry.name: entry.specifier for entry in asked if entry.url is None}
+    found = []
+    for name, version in locked.versions.items():
+        there = kernel.installed.get(name)
+        if there is None or not there.requested or there.installer == "colablock":
+            continue
+        if Version(there.version) == version or (name in allowed and not _allows(allowed[name], there)):
+            continue
+        found.append(name)
+    if not found:
+        return []
+    image = _image_of(locked, environ)
+    return [name for name in found if image.get(name) != kernel.installed[name].version]
+
+
+def _allows(specifier: SpecifierSet, there: Installed) -> bool:
+    return specifier.contains(there.version, prereleases=True)
+
+
+def _image_of(locked: LockSource, environ: Mapping[str, str]) -> Mapping[NormalizedName, str]:
+    """Return the versions of the recorded runtime that *locked* is for; nothing if it is not recorded."""
+    runtime = table_of(locked.lock).get("runtime")
+    try:
+        image = load_runtime(str(runtime), environ=environ) if runtime else None
+    except (InvalidInput, NotFound):
+        image = None
+    return {name: there.version for name, there in image.installed.items()} if image is not None else {}
+
+
+def not_moving(names: Sequence[NormalizedName], locked: LockSource, kernel: Snapshot) -> str:
+    """Return the note that *locked* is not used because of *names*."""
+    moves = [f"{name} {kernel.installed[name].version} to {locked.versions[name]}" for name in names[:_SHOWN]]
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"not using {locked.name}: it moves what was installed here by name: {', '.join(moves)}{more}"

@@ -14,7 +14,7 @@ from colablock._vendor.packaging.version import Version
 from colablock.environment.interpreters import Interpreter, find_interpreters
 from colablock.environment.markers_and_tags import Environment, environment_for
 from colablock.environment.snapshot import Snapshot, fingerprint, snapshot_of
-from colablock.errors import FetchFailed, InvalidInput, NoSolution, Refused, Unmet
+from colablock.errors import FetchFailed, InvalidInput, NoSolution, Unmet
 from colablock.index.build import Builder
 from colablock.index.finder import IndexSource
 from colablock.lockfile.lock_source import LockSource
@@ -27,7 +27,7 @@ from colablock.matrix.package_sources import PackageSources
 from colablock.network.fetcher import Fetcher
 from colablock.planning.bound_names import check_bound, resolve_bound
 from colablock.planning.hints import alternatives
-from colablock.planning.locks import check_assumed, open_lock, with_origin
+from colablock.planning.locks import check_assumed, moved_requests, not_moving, open_lock, with_origin
 from colablock.planning.plan import Remedy, Target
 from colablock.planning.planned import PlannedChange
 from colablock.planning.planner import make_plan
@@ -40,7 +40,13 @@ from colablock.planning.sources import (
     managed_note,
     without_linked,
 )
-from colablock.planning.target import PythonCandidate, best_python, build_note, has_preferred_builds
+from colablock.planning.target import (
+    PythonCandidate,
+    best_python,
+    build_note,
+    has_preferred_builds,
+    no_python,
+)
 from colablock.planning.wheels import WheelPreparer
 from colablock.resolver.conflict_report import explain, misfits
 from colablock.resolver.members import resolve_members
@@ -94,6 +100,10 @@ class Solver:
             f"Resolving {self.matrix.name} for Python {kernel.environment.python_version} as it stands"
         )
         locked = self._locked(kernel.environment, kernel)
+        if locked is not None and (moved := self._moved_by(locked)):
+            self.reporter.note(not_moving(moved, locked, kernel))
+            kept = {name: version for name, version in locked.versions.items() if name not in moved}
+            return replace(self, lock_store=None, preferred={**kept, **self.preferred}).in_kernel(why)
         preparer = self._preparer(kernel.environment, kernel.python, settled=kernel.installed, locked=locked)
         request = self._request(
             kernel.environment,
@@ -164,7 +174,7 @@ class Solver:
                 if tried.candidates:
                     break
         if not tried.candidates:
-            raise _no_python(self.matrix, tried.refusals)
+            raise no_python(self.matrix, tried.refusals)
         best, reason = best_python(tried.candidates)
         return self._env_plan(best, tried.preparers[best.version], f"{why}; {reason}")
 
@@ -416,6 +426,11 @@ class Solver:
             self.reporter.note(f"not using a lock: {error.message.splitlines()[0]}")
             return None
 
+    def _moved_by(self, locked: LockSource) -> list[NormalizedName]:
+        if self.lock is not None or not self.kernel.python:
+            return []
+        return moved_requests(locked, self.kernel, roots(self.matrix, self.with_), self.environ)
+
     def _lock_source(self, path: LockFile, environment: Environment) -> LockSource:
         return open_lock(
             path,
@@ -477,25 +492,3 @@ def _empty(candidate: PythonCandidate, kernel: Snapshot) -> Snapshot:
         installed={},
         accelerator=kernel.accelerator,
     )
-
-
-def _no_python(matrix: Matrix, refusals: Mapping[str, Unmet]) -> Unmet:
-    """Return why no Python fits the stack: the reason for each, or one reason if all are the same."""
-    if not refusals:
-        allowed = matrix.requires_python or "any"
-        return Refused(f"no Python that {matrix.name} admits ({allowed}) is installed or can be fetched")
-    groups: dict[str, list[str]] = {}
-    for version, error in refusals.items():
-        groups.setdefault(error.message.splitlines()[0], []).append(version)
-    errors = {headline: refusals[versions[0]] for headline, versions in groups.items()}
-    first = next(iter(errors.values()))
-    if len(groups) == 1:
-        return first
-    lines = [f"no available Python fits {matrix.name}"]
-    for headline, versions in groups.items():
-        lines.append(f"with Python {_listed(versions)}: {errors[headline]}")
-    return NoSolution("\n".join(lines), hint=first.hint)
-
-
-def _listed(versions: Sequence[str]) -> str:
-    return f"{', '.join(versions[:-1])} and {versions[-1]}" if len(versions) > 1 else versions[0]

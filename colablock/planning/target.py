@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from colablock._common.text import size_text
 from colablock._common.urls import redacted
 from colablock.environment.snapshot import Host
+from colablock.errors import NoSolution, Refused, Unmet
 from colablock.planning.plan import Remedy
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.version import Version
     from colablock.environment.markers_and_tags import Environment
     from colablock.environment.snapshot import Snapshot
-    from colablock.matrix.model import PackageEntry
+    from colablock.matrix.model import Matrix, PackageEntry
     from colablock.planning.plan import Plan
     from colablock.resolver.model import Resolution
 
@@ -26,6 +27,7 @@ __all__ = [
     "fetch_size",
     "has_preferred_builds",
     "is_kernel",
+    "no_python",
     "why_not_kernel",
 ]
 
@@ -146,3 +148,25 @@ def _is_preferred(resolution: Resolution, entry: PackageEntry) -> bool:
     if entry.prefer_local is None or pin is None or pin.is_installed:
         return True
     return (pin.version.local or "").split(".")[0] == entry.prefer_local
+
+
+def no_python(matrix: Matrix, refusals: Mapping[str, Unmet]) -> Unmet:
+    """Return why no Python fits the stack: the reason for each, or one reason if all are the same."""
+    if not refusals:
+        allowed = matrix.requires_python or "any"
+        return Refused(f"no Python that {matrix.name} admits ({allowed}) is installed or can be fetched")
+    groups: dict[str, list[str]] = {}
+    for version, error in refusals.items():
+        groups.setdefault(error.message.splitlines()[0], []).append(version)
+    errors = {headline: refusals[versions[0]] for headline, versions in groups.items()}
+    first = next(iter(errors.values()))
+    if len(groups) == 1:
+        return first
+    lines = [f"no available Python fits {matrix.name}"]
+    for headline, versions in groups.items():
+        lines.append(f"with Python {_listed(versions)}: {errors[headline]}")
+    return NoSolution("\n".join(lines), hint=first.hint)
+
+
+def _listed(versions: Sequence[str]) -> str:
+    return f"{', '.join(versions[:-1])} and {versions[-1]}" if len(versions) > 1 else versions[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from colablock.planning.options import ApplyOptions, LockOptions
 from colablock.planning.plan import Target
 from tests.support.fixtures import world_fixture
 from tests.support.reporters import Notes
+from tests.support.runtime import Stub, Venv
 from tests.support.wheels import make_wheel
 from tests.support.world import World
 
@@ -296,3 +298,39 @@ def test_only_arguments_override(tmp_path: Path) -> None:
     environ = {"HOME": str(tmp_path), "XDG_CONFIG_DIRS": str(tmp_path), "PIP_FIND_LINKS": "a"}
     assert not read_settings(environ).links_override
     assert read_settings(environ, find_links=["b"]).links_override
+
+
+ASKED = {
+    "by name": ({"requested": True}, (), {"lines": "1.0"}),
+    "by colablock": ({"requested": True, "installer": "colablock"}, (), {"lines": "2.0"}),
+    "as a dependency": ({}, (), {"lines": "2.0"}),
+    "by name, in a version that the matrix excludes": (
+        {"requested": True, "version": "0.1"},
+        (),
+        {"lines": "2.0"},
+    ),
+    "with the call": ({}, ("lines==1.0",), {"lines": "1.0"}),
+}
+
+
+def test_a_lock_of_another_runtime_moves_nothing_that_the_user_asked_for(
+    place: Place, tmp_path: Path
+) -> None:
+    runtime = "colab-2026.08-gpu"
+    Path(place.matrix).write_text(MATRIX.replace('"lines"', '"lines>=0.5"'))
+    lock_matrix(place.session(), ApplyOptions(name=place.matrix, runtime=runtime), LockOptions())
+    lock = Path(place.matrix).with_name("pylock.tiny--colab-2026_08-gpu.toml")
+    python = f'\npython = "{".".join(map(str, sys.version_info[:3]))}"\n'
+    lock.write_text(re.sub(r'\npython = "[0-9.]+"\n', python, lock.read_text()))
+    for at, (facts, with_, expected) in enumerate(ASKED.values()):
+        stub = Stub(name="lines", version=str(facts.get("version", "1.0")), requested="requested" in facts)
+        venv = Venv.make(tmp_path / str(at), stub)
+        (folder,) = venv.site.glob("lines-*.dist-info")
+        (folder / "INSTALLER").write_text(f"{facts.get('installer', 'pip')}\n")
+        session = place.session()
+        options = ApplyOptions(name=place.matrix, into=Target.KERNEL, python=venv.python, with_=with_)
+        found = {str(name): version for name, version in plan_change(session, options).pins().items()}
+        assert found == {"shapes": "2.0", "colours": "2.0", **expected}
+        note = "it moves what was installed here by name: lines 1.0 to 2.0"
+        assert isinstance(session.reporter, Notes)
+        assert (note in "\n".join(session.reporter.notes)) == (stub.requested and at == 0)
