@@ -300,7 +300,7 @@ def test_only_arguments_override(tmp_path: Path) -> None:
     assert read_settings(environ, find_links=["b"]).links_override
 
 
-ASKED = {
+ASKED: dict[str, tuple[dict[str, object], tuple[str, ...], dict[str, str]]] = {
     "by name": ({"requested": True}, (), {"lines": "1.0"}),
     "by colablock": ({"requested": True, "installer": "colablock"}, (), {"lines": "2.0"}),
     "as a dependency": ({}, (), {"lines": "2.0"}),
