@@ -302,7 +302,8 @@ _PROOF = (
         path="verify.imports",
         type="import names",
         default="[]",
-        description="The modules to import in a fresh interpreter: `module` or `module:attribute`.",
+        description="The modules to import in a fresh interpreter: `module` or `module:attribute`. One that "
+        "raises `NotImplementedError` is skipped if torch sees no GPU.",
     ),
     Key(
         path="verify.commands",

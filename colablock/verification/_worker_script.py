@@ -143,9 +143,19 @@ def version_of(info: Any) -> str:
 
 
 def import_one(subject: str) -> dict[str, Any]:
-    """Import ``module`` or ``module:attribute``; return the version of the module, and its file or folder."""
+    """Import ``module`` or ``module:attribute``; return the version of the module, and its file or folder.
+
+    Skipped if the module refuses a machine without a GPU with a NotImplementedError, as Unsloth does.
+    """
     name, _, attribute = subject.partition(":")
-    module = importlib.import_module(name)
+    try:
+        module = importlib.import_module(name)
+    except NotImplementedError as error:
+        torch = sys.modules.get("torch")
+        if torch is None or torch.cuda.is_available():
+            raise
+        detail = f"skipped: there is no GPU here, and {name} refuses to be imported without one: {error}"
+        return {"skipped": True, "detail": detail}
     found: Any = module
     for part in filter(None, attribute.split(".")):
         found = getattr(found, part)

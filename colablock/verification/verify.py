@@ -322,7 +322,7 @@ def _command_check(command: Sequence[str], ran: Sequence[str], started: RunningC
 
 def _compared(answer: JobResult, pins: Mapping[NormalizedName, str], state: _State) -> JobResult:
     """Return *answer*, failed if it is an import of the stack that came from another place."""
-    if answer.kind != "import" or not answer.passed:
+    if answer.kind != "import" or not answer.passed or answer.skipped:
         return answer
     owner = owner_of(answer.subject, pins, state.folders)
     other = misplaced(answer.subject, answer.origin, owner) if owner is not None else None

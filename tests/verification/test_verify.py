@@ -112,6 +112,30 @@ def test_a_failed_import_has_the_end_of_its_traceback(python: Path, name: str, d
     assert len(check.detail.splitlines()) <= 8
 
 
+@pytest.mark.parametrize(
+    ("has_gpu", "error", "outcome"),
+    [
+        (False, "NotImplementedError", (True, True)),
+        (True, "NotImplementedError", (False, False)),
+        (False, "ImportError", (False, False)),
+        (None, "NotImplementedError", (False, False)),  # nothing has imported torch
+    ],
+)
+def test_an_import_that_refuses_a_machine_without_a_gpu_is_skipped(
+    tmp_path: Path, has_gpu: bool | None, error: str, outcome: tuple[bool, bool]
+) -> None:
+    executable = make_venv(tmp_path / "env", sys.executable)
+    torch = f"class cuda:\n    is_available = staticmethod(lambda: {has_gpu})\n"
+    site = build_site(site_of(tmp_path / "env"), [Stub(name="torch", version="2")])
+    (site / "torch" / "__init__.py").write_text(torch)
+    (site / "kernels.py").write_text(f"raise {error}('You need a GPU.')\n")
+    names = ("kernels",) if has_gpu is None else ("torch", "kernels")
+    check = proved(executable, imports=names)["kernels"]
+    assert (check.passed, check.skipped) == outcome
+    assert "You need a GPU." in check.detail
+    assert check.detail.startswith("skipped: there is no GPU here, and kernels refuses") is check.skipped
+
+
 def test_an_import_that_crashes_is_named_and_the_others_run(python: Path) -> None:
     checks = proved(python, imports=("good", "crash", "bonus", "vanish", "lib"))
     assert {name: check.passed for name, check in checks.items()} == {
