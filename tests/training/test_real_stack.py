@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,9 @@ from colablock.training.runs.launch import (
     start_process,
     write_job,
 )
+from colablock.training.runs.runners import runner_of
+from colablock.training.scripts import FOLDER as SCRIPTS
+from tests.support.paths import DATA
 from tests.support.reporters import Notes
 from tests.support.stack import NEEDS_STACK, Stack, kill, losses_of, wait_for
 
@@ -142,6 +146,47 @@ def goes_on_from(stack: Stack, folder: RunFolder, checkpoint: str, *, as_in: Run
         assert norm == pytest.approx(expected[step][1], abs=EXACT), step
     assert len(losses_of(folder)) == len(expected)
     return done.err
+
+
+def test_the_script_for_unsloth_trains_in_it(stack: Stack, uninterrupted: RunFolder, tmp_path: Path) -> None:
+    """The stand-in of Unsloth is transformers and peft behind Unsloth's names."""
+    folder = stack.run_folder("unsloth")
+    shutil.copytree(uninterrupted.data, folder.data)
+    shutil.copytree(DATA / "training_stack" / "unsloth", tmp_path / "unsloth")
+    runner = runner_of("unsloth")
+    job = json.loads(uninterrupted.job_file.read_text().replace(str(uninterrupted.path), str(folder.path)))
+    job |= {"entry": str(SCRIPTS / "run_unsloth.py"), "imports_first": ["unsloth"]}
+    folder.job_file.write_text(json.dumps(job))
+    environ = launch_environment(
+        stack.python, stack.environ(), reports=False, has_card=False, runner=runner.variables(folder)
+    )
+    done = subprocess.run(
+        [stack.python, SCRIPTS / "shim.py", folder.path],
+        env={**environ, "PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert folder.end()["state"] == "done"
+    losses, expected = losses_of(folder), losses_of(uninterrupted)
+    assert losses.keys() == expected.keys()
+    assert losses[1][0] == pytest.approx(expected[1][0], abs=EXACT)  # the same rows, labels and weights
+    assert losses[8][0] < losses[1][0] - 0.05
+    tokens = [[one["tokens"] for one in each.metrics() if "loss" in one] for each in (folder, uninterrupted)]
+    assert tokens[0] == tokens[1]
+    adapters = [one.adapter / "adapter_model.safetensors" for one in (folder, uninterrupted)]
+    assert tensors_of(adapters[0]) == tensors_of(adapters[1])
+    assert verify_checkpoint(folder.path / "checkpoint-8") == ()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["unsloth"]  # nothing in the working folder
+
+
+def tensors_of(file: Path) -> dict[str, list[int]]:
+    """Return the names and the shapes of the tensors in a file of safetensors."""
+    with file.open("rb") as opened:
+        header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+    return {name: one["shape"] for name, one in header.items() if name != "__metadata__"}
 
 
 # Several hosts
