@@ -14,7 +14,7 @@ from colablock._common.scratch import scratch_folder
 from colablock._common.text import count
 from colablock.bundles.reader import Bundle
 from colablock.environment.interpreters import fetch_interpreter
-from colablock.environment.snapshot import fingerprint, installed_versions, snapshot_of
+from colablock.environment.snapshot import fingerprint, installed_versions
 from colablock.errors import (
     UNCHANGED,
     InvalidInput,
@@ -246,17 +246,18 @@ def _report(planned: PlannedChange, python: str, checks: tuple[Check, ...], *, c
 
 def _record(session: Session, options: ApplyOptions, planned: PlannedChange, report: Report) -> Report:
     """Record the apply for `run`, `verify` and the next `apply`; add a note to *report* where that fails."""
-    after = snapshot_of(
-        Path(report.python), environ=session.environ, accelerator=planned.snapshot.accelerator
-    )
-    versions = installed_versions([after.site])
+    prefix, site = planned.snapshot.prefix, planned.snapshot.site
+    if report.lock_digest:  # of an isolated environment, which the plan did not find
+        folder = envs.env_folder(session.home, report.lock_digest)
+        prefix, site = str(folder), str(envs.site_of(folder))
+    versions = installed_versions([site])
     record = applied.ApplyRecord(
         name=planned.matrix.name,
         key=request_key(options, session.matrix(options.name), session.environ),
         target=report.target,
         python=report.python,
-        prefix=after.prefix,
-        sites=(after.site,),
+        prefix=prefix,
+        sites=(site,),
         state=applied.versions_digest(versions),
         versions=versions,
         matrix_digest=planned.matrix.digest,

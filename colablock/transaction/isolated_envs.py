@@ -61,6 +61,7 @@ __all__ = [
     "read_env",
     "remove_env",
     "select_env",
+    "site_of",
     "sweep_home",
 ]
 
@@ -385,7 +386,7 @@ def _fill(
     steps = [step for step in plan.steps if step.action is not Action.REMOVE]
     if not steps:
         return
-    layout = environment_layout(folder, _site_of(folder), _python_of(folder))
+    layout = environment_layout(folder, site_of(folder), _python_of(folder))
     with tempfile.TemporaryDirectory(prefix=".colablock-", dir=folder) as scratch:
         install_wheels(
             steps, files, layout, scratch=Path(scratch), cache=cache, environ=environ, reporter=reporter
@@ -394,7 +395,8 @@ def _fill(
         (folder / ".lock").unlink()  # of uv, and everybody could write to it
 
 
-def _site_of(folder: Path) -> Path:
+def site_of(folder: Path) -> Path:
+    """Return the folder of the distributions of an environment."""
     (site,) = folder.glob("lib/python*/site-packages")
     return site
 
@@ -402,7 +404,7 @@ def _site_of(folder: Path) -> Path:
 def _manifest_of(
     folder: Path, plan: Plan, lock_hash: str, interpreter: str, now: datetime | None
 ) -> Manifest:
-    site = _site_of(folder)
+    site = site_of(folder)
     return Manifest(
         lock=lock_hash,
         matrix=plan.matrix,

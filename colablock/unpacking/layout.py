@@ -14,7 +14,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from colablock._common.ownership import fault_of
 from colablock._common.process import safe_umask
 from colablock._common.text import printable
 from colablock._vendor.packaging.utils import canonicalize_name
@@ -95,7 +94,11 @@ def _rows(stored: StoredWheel, layout: Layout, root: str, own: Mapping[str, str]
         if script is not None:
             yield _written(layout, root, scheme, place, script, mode=0o777)
             continue
-        _place(source, f"{layout.folders[scheme]}/{place}", layout, is_script=scheme == "scripts")
+        destination = f"{layout.folders[scheme]}/{place}"
+        _make_folder(destination, layout)
+        # An installed file must not be another user's.
+        if scheme == "scripts" or layout.copies or not stored.is_own or not _is_linked(source, destination):
+            _copy(source, destination, layout, is_script=scheme == "scripts")
         yield Row(_recorded(layout, root, scheme, place), file.hash, str(file.size))
     points = Path(stored.folder, info, "entry_points.txt")
     for name, target in _scripts(points).items():
@@ -119,35 +122,28 @@ def _recorded(layout: Layout, root: str, scheme: str, path: str) -> str:
     return os.path.relpath(f"{layout.final[scheme]}/{path}", layout.final[root])
 
 
-def _place(source: str, destination: str, layout: Layout, *, is_script: bool) -> None:
-    """Link *source* to *destination*, or copy it.
-
-    It is copied where links are not possible, would change the source, or would leave the installed
-    file to another user: with sudo, the cache may be that of the caller.
-    """
-    _make_folder(destination, layout)
-    status = os.lstat(source)
-    if not (is_script or layout.copies or fault_of(status, {os.geteuid()})):
+def _is_linked(source: str, destination: str) -> bool:
+    """Link *source* to *destination*; return False where the disk, or the number of links, prevents it."""
+    try:
         try:
-            _link(source, destination)
-        except OSError as error:
-            if error.errno not in _COPIED:
-                raise
-        else:
-            return
+            os.link(source, destination)
+        except FileExistsError:
+            os.unlink(destination)  # of an earlier distribution
+            os.link(source, destination)
+    except OSError as error:
+        if error.errno not in _COPIED:
+            raise
+        return False
+    return True
+
+
+def _copy(source: str, destination: str, layout: Layout, *, is_script: bool) -> None:
     with suppress(FileNotFoundError):
         os.unlink(destination)
     shutil.copyfile(source, destination)
+    status = os.lstat(source)
     os.chmod(destination, (0o777 if is_script else status.st_mode & 0o777) & ~layout.umask)
     os.utime(destination, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-
-def _link(source: str, destination: str) -> None:
-    try:
-        os.link(source, destination)
-    except FileExistsError:
-        os.unlink(destination)  # of an earlier distribution
-        os.link(source, destination)
 
 
 def _written(layout: Layout, root: str, scheme: str, path: str, data: bytes, *, mode: int) -> Row:

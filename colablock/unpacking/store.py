@@ -50,10 +50,14 @@ class _Lock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredWheel:
-    """An unpacked wheel and the folder of its files, which stay while this object exists."""
+    """An unpacked wheel and the folder of its files, which stay while this object exists.
+
+    Without *is_own*, some files belong to another user: with sudo, the cache may be that of the caller.
+    """
 
     wheel: UnpackedWheel
     folder: Path
+    is_own: bool = True
     lock: _Lock | None = field(default=None, repr=False)
 
 
@@ -134,7 +138,8 @@ class UnpackedStore:
         except (OSError, Malformed):
             return None
         is_of_boot = found.boot == self._boot != ""
-        if differing(entry / _TREE, found, hashed=not is_of_boot) is not None:
+        owners: set[int] = set()
+        if differing(entry / _TREE, found, hashed=not is_of_boot, owners=owners) is not None:
             return None
         with contextlib.suppress(OSError):  # the next call reads it again
             if is_of_boot:
@@ -142,7 +147,7 @@ class UnpackedStore:
             else:
                 found = replace(found, boot=self._boot)
                 write_private(manifest, encode(found))
-        return StoredWheel(wheel=found, folder=entry / _TREE, lock=lock)
+        return StoredWheel(wheel=found, folder=entry / _TREE, is_own=owners <= {os.geteuid()}, lock=lock)
 
     def _unpack(self, wheel: Path, sha256: str) -> StoredWheel:
         """Unpack *wheel* for this process alone."""

@@ -115,11 +115,14 @@ def _refuse_state(wheel: Path) -> None:
             )
 
 
-def differing(folder: Path, wheel: UnpackedWheel, *, hashed: bool) -> str | None:
+def differing(
+    folder: Path, wheel: UnpackedWheel, *, hashed: bool, owners: set[int] | None = None
+) -> str | None:
     """Return the first file of an unpacked wheel that is not as it was written; None if all are.
 
-    With *hashed*, the contents are read, too.
+    With *hashed*, the contents are read, too.  The owners of the files are added to *owners*.
     """
+    owners = set() if owners is None else owners
     for file in wheel.files:
         path = f"{folder}/{file.path}"
         try:
@@ -128,6 +131,7 @@ def differing(folder: Path, wheel: UnpackedWheel, *, hashed: bool) -> str | None
             return file.path
         if (status.st_size, status.st_mode, status.st_mtime_ns) != (file.size, file.mode, file.mtime):
             return file.path
+        owners.add(status.st_uid)
         if hashed and digest(Path(path), file.hash.partition("=")[0]) != file.hash:
             return file.path
     return None
