@@ -213,6 +213,8 @@ def env_digest(planned: PlannedChange) -> str:
 
     A lock lists the hashes of rebuilt wheels, so those that are missing are made.
     """
+    if planned.digest:
+        return planned.digest
     wheels = planned.preparer.wheels_beside(planned.resolution, None)
     return lock_digest(make_lock(planned.resolution, planned.matrix, wheels=wheels))
 
@@ -309,7 +311,8 @@ def _with_costs(session: Session, options: ApplyOptions, planned: PlannedChange)
         return planned
     plan, folder = planned.plan, Path(planned.snapshot.site)
     if plan.target is Target.ENV:
-        if _env_exists(session, planned):
+        planned = replace(planned, digest=_digest_at_hand(planned))
+        if _env_exists(session, planned.digest):
             return replace(planned, plan=replace(plan, beforehand=(ENV_EXISTS,)))
         folder = session.home
     else:
@@ -320,16 +323,21 @@ def _with_costs(session: Session, options: ApplyOptions, planned: PlannedChange)
     return replace(planned, plan=replace(plan, beforehand=(note,) if note else ()))
 
 
-def _env_exists(session: Session, planned: PlannedChange) -> bool:
-    """Whether the isolated environment is known to exist; False where only a download could tell."""
+def _digest_at_hand(planned: PlannedChange) -> str:
+    """Return the digest that names the isolated environment; "" where only a download could tell."""
     if not planned.preparer.is_at_hand(planned.resolution):
-        return False
+        return ""
+    try:
+        return env_digest(planned)
+    except BadDistribution:
+        return ""  # the apply says what is wrong with it
+
+
+def _env_exists(session: Session, digest: str) -> bool:
+    """Whether the isolated environment of that *digest* is complete."""
     from colablock.transaction.isolated_envs import read_env  # noqa: PLC0415 - not for the kernel
 
-    try:
-        return read_env(session.home, env_digest(planned)) is not None
-    except BadDistribution:
-        return False  # the apply says what is wrong with it
+    return bool(digest) and read_env(session.home, digest) is not None
 
 
 def _proof(planned: PlannedChange, accelerator: Accelerator) -> tuple[str, ...]:

@@ -7,12 +7,13 @@ here.  What is installed has to be what was believed, or nothing is.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from colablock._vendor.packaging.specifiers import InvalidSpecifier, SpecifierSet
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import Version
-from colablock.environment.requirements import applies, parse_requirement
+from colablock.environment.requirements import applies, lines_under, parse_requirement
 from colablock.errors import BadDistribution
 from colablock.index.candidates import File
 from colablock.index.core_metadata import CoreMetadata, read_wheel_metadata
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from colablock._vendor.packaging.requirements import Requirement
     from colablock.environment.markers_and_tags import Environment
-    from colablock.index.candidates import Metadata
     from colablock.network.fetcher import Fetcher
     from colablock.planning.plan import Artifact
 
@@ -51,7 +51,7 @@ def check_believed(
         believed = f"it fits Python {environment.python_version}"
         raise _differs(artifact, wheel.name, believed, f"it needs Python {python}")
     if states_requires:
-        _check_requires(artifact, wheel.name, found.parsed(wheel.name), environment)
+        _check_requires(artifact, wheel.name, found, environment)
 
 
 def _admits(python: str, environment: Environment) -> bool:
@@ -87,8 +87,16 @@ def _check_cached(artifact: Artifact, found: CoreMetadata, fetcher: Fetcher) -> 
             raise _differs(artifact, artifact.filename, f"{what} has {told}", f"{what} has {own}")
 
 
-def _check_requires(artifact: Artifact, filename: str, found: Metadata, environment: Environment) -> None:
+def _check_requires(
+    artifact: Artifact, filename: str, metadata: CoreMetadata, environment: Environment
+) -> None:
     """Compare the requirements that apply in *environment*, with those of the extras in use."""
+    lines = (
+        line
+        for extra in ("", *map(canonicalize_name, artifact.extras))
+        for line in lines_under(metadata.requires, extra)
+    )
+    found = replace(metadata, requires=tuple(dict.fromkeys(lines))).parsed(filename)
     parsed = (parse_requirement(line) for line in artifact.requires)
     believed = {text for one in parsed if one is not None for text in _as_wanted(one)}
     true = {

@@ -42,7 +42,8 @@ class PlannedChange:
     """A plan with everything needed to apply it.
 
     *snapshot* is the state of the target, empty for an environment that is yet to be created.
-    *not_kernel* says why the kernel was not chosen, where the choice was colablock's.
+    *not_kernel* says why the kernel was not chosen, where the choice was colablock's.  *digest* is
+    that of the lock, which names an isolated environment, or "" if it is not known yet.
     """
 
     plan: Plan
@@ -51,6 +52,7 @@ class PlannedChange:
     snapshot: Snapshot
     preparer: WheelPreparer
     not_kernel: NotKernel | None = None
+    digest: str = ""
 
     def pins(self) -> dict[NormalizedName, str]:
         """Return the versions of the stack, by name."""

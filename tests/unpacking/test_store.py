@@ -205,9 +205,10 @@ def test_an_entry_in_use_stays(ground: Ground, damage: Callable[[Ground], object
 
 
 def test_files_of_another_user_are_copied(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    ground.install("zero")
+    monkeypatch.setattr(os, "geteuid", lambda: 4242)  # as root, who uses the cache of the caller of sudo
     store = UnpackedStore(ground.cache, target=ground.folder, scratch=ground.folder / "scratch")
     stored = store.get(ground.wheel, file_digest(ground.wheel))
-    monkeypatch.setattr(os, "geteuid", lambda: 4242)  # as root, who uses the cache of the caller of sudo
     info, _ = lay_out(stored, ground.layout("one"), {})
     assert {path.stat().st_nlink for path in info.parent.rglob("*") if path.is_file()} == {1}
     assert (info.parent / "told.py").stat().st_mode & 0o777 == 0o666 & ~safe_umask()
