@@ -32,6 +32,7 @@ from colablock.network.settings import DEFAULT_INDEX
 from colablock.operations.plan import plan_change
 from colablock.operations.session import Session
 from colablock.planning.options import ApplyOptions
+from colablock.planning.plan import Target
 from colablock.planning.planned import PlannedChange
 from colablock.runtimes.catalog import load_runtime, runtime_names
 from colablock.training.receipts import receipt_from
@@ -342,6 +343,25 @@ def test_the_cpu_variant_prefers_a_cpu_build_of_torch(name: str, tmp_path: Path)
     assert (torch.prefer_local, torch.index) == ("cpu", None)
     with_card = next(entry for entry in matrix.packages if entry.name == "torch")
     assert torch.specifier == with_card.specifier
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_unsloth_moves_three_distributions_of_an_image(image: str, tmp_path: Path) -> None:
+    folders = {"COLABLOCK_CACHE_DIR": str(tmp_path / "cache"), "COLABLOCK_HOME": str(tmp_path / "home")}
+    session = Session(environ={**os.environ, **folders})
+    options = ApplyOptions(
+        name="qlora-2026-unsloth", runtime=f"colab-{image}-gpu", into=Target.KERNEL, offline=True
+    )
+    plan = plan_change(session, options).plan
+    moved = {step.name: step.version for step in plan.steps if step.previous is not None}
+    assert moved == {"datasets": "3.6.0", "torchao": "0.18.0", "certifi": "2026.10.19.post1"}
+    new = {str(step.name): step.version for step in plan.steps if step.previous is None}
+    assert len(new) == 11
+    assert (new["trl"], new["xformers"], new["unsloth"]) == ("0.29.1", "0.0.35", "2026.10.9")
+    assert (plan.restart, plan.breakages) == ({}, ())
+    kept = {str(item.name): item.version for item in plan.kept}
+    there = {**IMAGES[image], "pyarrow": "18.1.0", "torchvision": "0.26.0+cu128", "triton": "3.6.0"}
+    assert {name for name in there if kept.get(name) != there[name]} == {"datasets"}
 
 
 LOCKS = sorted((ROOT / "matrices").glob("pylock.*.toml"))
