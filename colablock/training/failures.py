@@ -19,6 +19,7 @@ from colablock.training.runs.crash import (
     last_trace_lines,
     matching_line,
     tracebacks,
+    without_rank,
 )
 from colablock.training.runs.crash_facts import (
     advice_for,
@@ -143,7 +144,7 @@ def _raised(lines: Sequence[str]) -> Iterator[Traceback]:
         end = at + 1
         while end < min(len(lines), at + _MAX_MESSAGE) and (lines[end].strip() or GOES_ON in lines[end - 1]):
             end += 1
-        message = "\n".join(lines[at:end])
+        message = "\n".join(map(without_rank, lines[at:end]))
         text = "\n".join(lines[max(0, end - _TRACE_LINES) : end])
         if (message, text) in seen:
             continue

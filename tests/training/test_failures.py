@@ -372,3 +372,10 @@ def test_an_exception_is_explained_with_what_it_was_raised_from() -> None:
 def test_an_error_of_colablock_explains_itself() -> None:
     found: Any = explain_error(Refused("no room", hint="Free some"))
     assert (found.cause, found.means, found.advice) == ("refused", "no room", ("Free some",))
+
+
+def test_the_prefix_of_a_rank_is_no_part_of_the_exception() -> None:
+    text = (
+        "[rank0]:     value = self.data[key]\n[rank0]:             ~~~~~~~~~^^^^^\n[rank0]: KeyError: 'text'"
+    )
+    assert explain_text(text, versions={}).cause == "dataset-columns"

@@ -48,6 +48,7 @@ __all__ = [
     "last_trace_lines",
     "matching_line",
     "tracebacks",
+    "without_rank",
 ]
 
 _LAST_LINES = 80  # of a log without a traceback, in which a cause is searched
@@ -160,6 +161,11 @@ def tracebacks(log: str) -> list[Traceback]:
         streams.setdefault(rank, []).append((at, line[marked.end() :] if marked else line))
     found = [one for rank, lines in streams.items() for one in _tracebacks_of_rank(rank, lines)]
     return sorted((one for one in found if not _LAUNCHER.search(one.text)), key=lambda one: one.at)
+
+
+def without_rank(line: str) -> str:
+    """Return *line* of a log without the prefix that names its rank."""
+    return _RANK.sub("", line)
 
 
 def _tracebacks_of_rank(rank: int | None, lines: Sequence[tuple[int, str]]) -> Iterator[Traceback]:
