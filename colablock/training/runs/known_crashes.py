@@ -60,16 +60,17 @@ _FOREIGN = re.compile(
     r"|ValueError: (?:Input \d+ of layer|Unknown layer: |Layer \S+ (?:expects|was called))"
     r"|ValueError: Exception encountered when calling"
 )
-# A line that speaks of errors and states none: comment, code, template, test report, turn of a chat, row of data,
-# advice, warning, or an error that the program has dealt with.
+# A line that speaks of errors and states none: comment, code, template, test report, turn of a chat,
+# row of data, advice, warning, or an error that the program has dealt with.
 _PROSE = re.compile(
     r"^(?:\W*(?:WARNING: )?Retrying\b|\w*Warning: |WARNING\[)"
     r"|^\s*(?:#+ |//|- \[[ x]\]|raise [A-Z])"
     r"|^\s*(?:(?:print|log(?:ger|ging)?\.\w+|warnings\.warn)\(|\w+\.add_argument\()"
     r"|^\s*(?:except [\w.(]+.*:$|assert [\"']|def \w+\(|\w+ = (?:[\"']|.*  # )|\"\"\")"
     r"|^\s*\{[{%#]|^(?:FAILED|PASSED|ERROR|XFAIL|XPASS|SKIPPED)(?: \[\d+\])? \S+\.\w+(?:::|:\d+)"
-    r"|^(?:[Ee]rror|[Ee]xception|[Rr]eason)\w* (?:caught )?was: |^(?!\w*Error: ).{0,200}\b(?:accepting this|will not be enabled)\b"
-    r"|^(?![\w.]*(?:Error|Exception): ).{0,200}\b(?:falling back to|(?:ignored|skipped|continuing|proceeding) (?:with|anyway))\b"
+    r"|^(?:error|exception|reason)\w* (?:caught )?was: "
+    r"|^(?![\w.]*(?:Error|Exception): ).{0,200}\b(?:accepting this|will not be enabled|falling back to"
+    r"|(?:ignored|skipped|continuing|proceeding) (?:with|anyway))\b"
     r"|^\s+at [\w.$<>]+\(|^(?:java|javax|org|com|kotlin|scala)\.[\w.$]+(?:Exception|Error)\b"
     r"|^\W*(?:commit [\da-f]{6}|(?:fix(?:e[sd])?|feat|docs|changelog|faq)(?:\(|: | \d))"
     r"|^.{0,20}(?:<\|\w+\|>|<start_of_turn>|\[INST\])|^.{0,60}\bINFO\b(?!.*\b\w+Error: )"

@@ -265,6 +265,7 @@ def _trainer_keys(config: TrainConfig, decisions: RunDecisions) -> dict[str, Any
         "save_strategy": "steps",
         "save_steps": config.save_steps or _NEVER,
         "save_total_limit": config.save_total_limit,
+        "save_safetensors": True,  # axolotl before 0.5 writes pickles otherwise
         "flash_attention": decisions.attention == "flash_attention_2",
         "sdp_attention": decisions.attention == "sdpa",
         "seed": config.seed,

@@ -65,6 +65,7 @@ USUAL: dict[str, Any] = {
     "save_strategy": "steps",
     "save_steps": 1_000_000_000,
     "save_total_limit": 2,
+    "save_safetensors": True,
     "flash_attention": False,
     "sdp_attention": True,
     "seed": 42,
