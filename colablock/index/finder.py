@@ -246,18 +246,16 @@ class IndexSource:
             found = Candidates.of([relabelled(candidate, entry) for candidate in found])
         if self._fetcher.offline:
             found = Candidates.of(at_hand_first(found, self._fetcher.is_here))
-        unwanted = found.select(self._is_unwanted)
+        labels = self._unwanted_labels  # no function may refer to the source: see `_page_of_links`
+        unwanted = found.select(lambda version: has_label(version, *labels))
         return ProjectCandidates(
-            candidates=found.select(lambda version: not self._is_unwanted(version)),
+            candidates=found.select(lambda version: not has_label(version, *labels)),
             rejections=Deferred(
                 lambda: (*linked.rejections, *listed.rejections, *map(_without_card, unwanted))
             ),
             found=linked.found or listed.found,
             where=(*linked.where, *listed.where),
         )
-
-    def _is_unwanted(self, version: Version) -> bool:
-        return any(has_label(version, label) for label in self._unwanted_labels)
 
     def _listed(self, name: NormalizedName, entry: PackageEntry | None, policy: Policy) -> ProjectCandidates:
         """Return the candidates in the entry's own index, else in the first default index that has *name*."""
@@ -461,10 +459,10 @@ def _cutoff(index: Index, policy: Policy) -> datetime | None:
     return None if index.exclude_newer is False else policy.exclude_newer
 
 
-def has_label(version: Version, label: str) -> bool:
-    """Whether *version* has the local label, such as ``cpu`` or ``cu118`` (``cu118.1`` counts)."""
+def has_label(version: Version, *labels: str) -> bool:
+    """Whether *version* has one of the local labels, such as ``cpu`` or ``cu118`` (``cu118.1`` counts)."""
     local = version.local or ""
-    return local == label or local.startswith(f"{label}.")
+    return any(local == label or local.startswith(f"{label}.") for label in labels)
 
 
 def _installed_metadata(candidate: Candidate) -> Metadata:
