@@ -136,8 +136,9 @@ class PageCache:
         }
         is_stored = "no-store" not in control
         if cached is not None and _is_same(facts, before):
-            if is_stored:
+            if is_stored and (facts["max-age"] != "0" or not _has_same_headers(facts, before)):
                 self._cache.write_record(_CONFIRMED, key, facts)
+            if is_stored:
                 self._cache.note_use(_kind(compact), key)
             return cached.page
         page = sent if compact is None else replace(sent, body=compact(sent))
@@ -160,6 +161,10 @@ def _kind(compact: Compact | None) -> str:
 def _is_same(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
     """Whether both facts are about one body from one place."""
     return all(one[name] == other[name] for name in ("url", "base", "type", "sha256"))
+
+
+def _has_same_headers(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    return all(one[name] == other.get(name) for name in ("max-age", "etag", "modified"))
 
 
 def _number(text: str) -> float:

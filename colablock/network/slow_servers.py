@@ -7,11 +7,14 @@ then would never be given up.
 from __future__ import annotations
 
 import http.client
+import math
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -23,6 +26,68 @@ _LATE = "the head of the response takes too long"
 _USUAL = 60.0  # seconds: the timeout of a connection that has none
 
 
+@dataclass(slots=True, eq=False)
+class _Exchange:
+    """One exchange that is watched: at the moment *due* at least *least* more bytes must have arrived."""
+
+    fileno: int
+    received: Callable[[], int]
+    window: float  # seconds
+    least: float
+    before: int
+    due: float
+    end: float  # the moment at which it is too late in any case
+    late: threading.Event
+
+    def look(self, now: float) -> None:
+        """Shut the socket down if it is too slow."""
+        received = self.received()
+        if received - self.before < self.least or now >= self.end:
+            self.late.set()
+            _shut_down(self.fileno)
+            self.due = math.inf
+        else:
+            self.before, self.due = received, min(now + self.window, self.end)
+
+
+class _Watcher:
+    """Looks at all exchanges from one thread: a solve has hundreds, and a thread of each would slow it."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._exchanges: set[_Exchange] = set()
+        self._sleeps_until = math.inf
+        self._thread: threading.Thread | None = None
+
+    def add(self, exchange: _Exchange) -> None:
+        with self._changed:
+            self._exchanges.add(exchange)
+            if self._thread is None or not self._thread.is_alive():  # none is after a fork
+                self._sleeps_until = math.inf
+                self._thread = threading.Thread(target=self._watch, daemon=True, name="colablock-slow-server")
+                self._thread.start()
+            if exchange.due < self._sleeps_until:
+                self._changed.notify()
+
+    def remove(self, exchange: _Exchange) -> None:
+        with self._changed:
+            self._exchanges.discard(exchange)
+
+    def _watch(self) -> None:
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                for one in self._exchanges:
+                    if one.due <= now:
+                        one.look(now)
+                self._sleeps_until = min((one.due for one in self._exchanges), default=math.inf)
+                is_idle = self._sleeps_until == math.inf
+                self._changed.wait(None if is_idle else self._sleeps_until - now)
+
+
+_WATCHER = _Watcher()
+
+
 @contextmanager
 def watched(
     fileno: int, timeout: float, received: Callable[[], int], *, slowest: float, longest: float
@@ -32,26 +97,22 @@ def watched(
     That is so if *received* grows by less than *slowest* bytes per second over two
     timeouts, and after *longest* seconds.
     """
-    done, late = threading.Event(), threading.Event()
-    window = _WINDOWS * timeout
-
-    def watch() -> None:
-        before, left = received(), longest
-        while not done.wait(min(window, left)):
-            now = received()
-            left -= window
-            if now - before < slowest * window or left <= 0:
-                late.set()
-                _shut_down(fileno)
-                return
-            before = now
-
-    watcher = threading.Thread(target=watch, daemon=True, name="colablock-slow-server")
-    watcher.start()
+    window, now = _WINDOWS * timeout, time.monotonic()
+    exchange = _Exchange(
+        fileno=fileno,
+        received=received,
+        window=window,
+        least=slowest * window,
+        before=received(),
+        due=now + min(window, longest),
+        end=now + longest,
+        late=threading.Event(),
+    )
+    _WATCHER.add(exchange)
     try:
-        yield late
+        yield exchange.late
     finally:
-        done.set()
+        _WATCHER.remove(exchange)
 
 
 def _shut_down(fileno: int) -> None:
