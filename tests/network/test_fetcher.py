@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from base64 import b64decode
 from pathlib import Path
@@ -114,11 +115,29 @@ def test_a_damaged_note_of_a_revalidation_does_not_count(
     entry: bytes, server: IndexServer, fetcher: Fetcher, tmp_path: Path
 ) -> None:
     url = f"{server.url}demo/"
-    page = [fetcher.get_page(url), fetcher.get_page(url)][0]
+    server.fault("/simple/demo/", Fault(headers={"Cache-Control": "max-age=60"}))
+    server.etags = False
+    page = fetcher.get_page(url)
+
+    def page_at(seconds: float) -> Page | None:
+        later = time.time() + seconds
+        return Fetcher(os.environ, cache=tmp_path / "cache", now=lambda: later).get_page(url)
+
+    found = [page_at(seconds) for seconds in (30, 100, 130)]
+    assert (found, len(server.requests)) == ([page] * 3, 2)
     (note,) = (path for path in (tmp_path / "cache" / "confirmed").rglob("*") if path.is_file())
     note.write_bytes(f"{zlib.crc32(entry):08x} {len(entry)}\n".encode() + entry)
-    assert fresh(tmp_path).get_page(url) == page
-    assert [request.status for request in server.requests] == [200, 304, 304]
+    assert (page_at(130), len(server.requests)) == (page, 3)
+
+
+def test_a_note_of_a_revalidation_is_written_only_if_it_says_something_new(
+    server: IndexServer, fetcher: Fetcher, tmp_path: Path
+) -> None:
+    for etags in (True, True, False):
+        server.etags = etags
+        fetcher.get_page(f"{server.url}demo/")
+    assert len(server.requests) == 3
+    assert not list((tmp_path / "cache").glob("confirmed/*/*"))
 
 
 def test_a_missing_page_is_none(server: IndexServer, fetcher: Fetcher) -> None:
