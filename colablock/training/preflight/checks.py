@@ -131,7 +131,7 @@ def check_run(  # noqa: PLR0917 - each has its own type
         *runner_findings(
             config, stack, runner, has_card=bool(machine.cards), is_prequantized=is_prequantized
         ),
-        *unsloth_findings(runner, shape, machine.cards),
+        *unsloth_findings(runner, config, shape, machine.cards),
         *choice.findings,
         *_slice_findings(machine),
         *_precision_findings(shape, cards, precision),

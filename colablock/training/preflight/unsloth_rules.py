@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from colablock.training.preflight.facts import Card, Finding, Level
 from colablock.training.preflight.model_config import ModelShape
+from colablock.training.runs.config import TrainConfig
 
 __all__ = ["NO_CARD", "OWN_KERNELS", "RUNNER", "unsloth_findings"]
 
@@ -24,7 +25,9 @@ NO_CARD = Finding(
 )
 
 
-def unsloth_findings(runner: str, shape: ModelShape | None, cards: Sequence[Card]) -> Iterator[Finding]:
+def unsloth_findings(
+    runner: str, config: TrainConfig, shape: ModelShape | None, cards: Sequence[Card]
+) -> Iterator[Finding]:
     """Yield what Unsloth cannot train, or trains without its own kernels; nothing for another *runner*."""
     if runner != RUNNER:
         return
@@ -47,7 +50,14 @@ def unsloth_findings(runner: str, shape: ModelShape | None, cards: Sequence[Card
             why="Unsloth loads them with another class, whose adapters do not fit the model for texts",
             fix=_INSTEAD,
         )
-    elif shape.model_type not in OWN_KERNELS:
+    if shape.max_positions is not None and config.sequence_len > shape.max_positions:
+        yield Finding(
+            level=Level.REFUSE,
+            what=f"`sequence_len: {config.sequence_len}` exceeds the model's {shape.max_positions} positions",
+            why="Unsloth would scale the model's rotary embeddings, and the adapter does not record that",
+            fix=f"set `sequence_len: {shape.max_positions}`, or {_INSTEAD}",
+        )
+    if shape.model_type not in OWN_KERNELS and not shape.image_parameters:
         yield Finding(
             level=Level.NOTE,
             what=f"Unsloth has no kernels of its own for models of type `{shape.model_type}`",

@@ -92,18 +92,13 @@ def targets(modules: Any) -> Any:
 def load_model(job: dict[str, Any], torch: Any) -> Any:
     """Return the model on this rank's card, with its linear layers in NF4 for QLoRA."""
     import transformers
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM
 
     config, dtype = job["config"], getattr(torch, job["dtype"])
     older = tuple(map(int, transformers.__version__.split(".")[:2])) < (4, 56)
     options: dict[str, Any] = {"torch_dtype" if older else "dtype": dtype}
     if config["adapter"] == "qlora":
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-        )
+        options["quantization_config"] = nf4(dtype)
     if torch.cuda.is_available():
         options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}
     return AutoModelForCausalLM.from_pretrained(
@@ -111,6 +106,18 @@ def load_model(job: dict[str, Any], torch: Any) -> Any:
         revision=config.get("revision") or "main",
         attn_implementation=job["attention"],
         **options,
+    )
+
+
+def nf4(dtype: Any) -> Any:
+    """Return the settings of linear layers in NF4 that compute in *dtype*."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
     )
 
 

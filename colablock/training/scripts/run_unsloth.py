@@ -26,7 +26,7 @@ def main(folder: Path) -> None:
     trl = runpy.run_path(str(Path(__file__).with_name("run_trl.py")))
     job = trl["read_job"](folder)
     model = FastLanguageModel.get_peft_model(
-        load_model(job, torch, FastLanguageModel),
+        load_model(job, torch, FastLanguageModel, trl["nf4"]),
         **trl["adapter"](job),
         use_gradient_checkpointing=checkpointing(job),
         random_state=job["config"]["seed"],
@@ -36,7 +36,7 @@ def main(folder: Path) -> None:
     trl["train"](job, folder, model, args, None)
 
 
-def load_model(job: dict[str, Any], torch: Any, loader: Any) -> Any:
+def load_model(job: dict[str, Any], torch: Any, loader: Any, nf4: Any) -> Any:
     """Return the model on this rank's card, with its linear layers in NF4 for QLoRA.
 
     It is that of the config: by default Unsloth loads one of its own uploads in place of a known name.
@@ -44,12 +44,15 @@ def load_model(job: dict[str, Any], torch: Any, loader: Any) -> Any:
     """
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    config = job["config"]
+    config, dtype = job["config"], getattr(torch, job["dtype"])
+    options = {}
+    if config["adapter"] == "qlora" and config["base_model"].lower().endswith("-bf16"):
+        options["quantization_config"] = nf4(dtype)  # Unsloth would load such a name in 16 bits
     model, _ = loader.from_pretrained(
         config["base_model"],
         revision=config.get("revision"),
         max_seq_length=config["sequence_len"],
-        dtype=getattr(torch, job["dtype"]),
+        dtype=dtype,
         load_in_4bit=config["adapter"] == "qlora",
         use_exact_model_name=True,
         fix_tokenizer=False,
@@ -57,6 +60,7 @@ def load_model(job: dict[str, Any], torch: Any, loader: Any) -> Any:
         use_gradient_checkpointing=checkpointing(job),
         random_state=config["seed"],
         cache_dir=HF_HUB_CACHE,  # on Colab it would be a folder in the working folder
+        **options,
     )
     # Unsloth replaces embeddings that are 0 by their mean, or fails if they are not trained.
     os.environ[IGNORED] = "\n".join(filter(None, (os.environ.get(IGNORED), model.config.name_or_path)))

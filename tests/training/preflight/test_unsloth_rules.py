@@ -80,6 +80,19 @@ def test_a_model_without_kernels_of_unsloth_is_noted(kind: str) -> None:
     assert noted == ([] if kind in OWN_KERNELS else [expected])
 
 
+@pytest.mark.parametrize(("runner", "level"), [("unsloth", Level.REFUSE), ("trl", Level.WARN)])
+def test_longer_sequences_than_the_model_has_are_refused(runner: str, level: Level) -> None:
+    shape = from_config({**LLAMA_1B, "max_position_embeddings": 2048})
+    for length, refused in ((2048, False), (2049, True)):
+        config = a_config(sequence_len=length)
+        found = check_run(config, shape, a_machine(H100), UNSLOTH, OPEN, runner)
+        worst = [one for one in of_level(found, level) if "positions" in one.what]
+        assert bool(worst) is refused
+        assert found.passed is not (refused and runner == "unsloth")
+        if refused and runner == "unsloth":
+            assert worst[0].fix == "set `sequence_len: 2048`, or use `--runner trl`"
+
+
 def test_a_stack_without_unsloth_is_refused() -> None:
     stack = replace(UNSLOTH, unsloth=None)
     one = refusal(check_run(a_config(), SHAPES["1B"], a_machine(H100), stack, OPEN, "unsloth"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from colablock.environment.accelerator import declared
 from colablock.training.preflight.facts import BF16
 from colablock.training.runs.checkpoints import newest_valid, verify_checkpoint
+from colablock.training.runs.config import Adapter, DataSource
 from colablock.training.runs.folder import RunFolder, State
 from colablock.training.start import start_early_for
 from tests.support.reporters import Notes
@@ -86,20 +88,19 @@ def test_the_rows_and_the_labels_are_ours(whole: RunFolder) -> None:
 def test_no_statistics_and_caches_in_the_folder_of_the_run(whole: RunFolder) -> None:
     assert told(whole)["statistics"] is False
     assert told(whole)["kernels"] == str(whole.path / "unsloth" / "kernels")
-    environ = dict.fromkeys(("UNSLOTH_COMPILE_LOCATION", "UNSLOTH_MEGA_CACHE_DIR"), "elsewhere")
     assert not (Path.cwd() / "unsloth_compiled_cache").exists()
-    assert not any((whole.path / name).exists() for name in environ.values())
+    names = {path.name for path in whole.path.iterdir()}
+    assert {name for name in names if "unsloth" in name or "cache" in name} == {"unsloth"}
 
 
 def test_it_learns_what_trl_learns(whole: RunFolder, bench: Bench) -> None:
-    job = json.loads(whole.job_file.read_text())
-    data = Path(job["config"]["datasets"][0]["path"])
+    data = json.loads(whole.job_file.read_text())["config"]["datasets"][0]["path"]
     config = bench.config(
         save_steps=2,
         lora_dropout=0.1,
         lora_target_modules=("q_proj",),
         val_set_size=0.2,
-        datasets=tuple(type(bench.config().datasets[0])(path=str(one)) for one in [data]),
+        datasets=(DataSource(path=data),),
     )
     other = bench.train(bench.job(config=config, precision=BF16, evaluate=4))
     assert losses_of(other) == losses_of(whole)
@@ -128,8 +129,6 @@ def test_a_killed_run_resumes_with_the_same_result(whole: RunFolder, bench: Benc
 
 
 def test_lora_is_loaded_in_16_bits_and_offloads_on_request(bench: Bench) -> None:
-    from colablock.training.runs.config import Adapter  # noqa: PLC0415
-
     config = bench.config(
         adapter=Adapter.LORA,
         max_steps=1,
@@ -142,6 +141,15 @@ def test_lora_is_loaded_in_16_bits_and_offloads_on_request(bench: Bench) -> None
     assert answer["loading"]["use_gradient_checkpointing"] == "unsloth"
     assert answer["adapter"]["checkpointing"] == "unsloth"
     assert answer["adapter"]["random_state"] == answer["loading"]["random_state"] == 7
+
+
+def test_a_name_that_unsloth_takes_for_16_bits_is_loaded_in_4(bench: Bench) -> None:
+    model = bench.folder / "tiny-BF16"
+    shutil.copytree(bench.stack.model, model)
+    config = bench.config(base_model=str(model), max_steps=1)
+    answer = told(bench.train(bench.job(runner="unsloth", config=config, precision=BF16)))
+    assert answer["loading"]["load_in_4bit"] is True
+    assert "quantization_config" in answer["loading"]
 
 
 def test_it_is_not_imported_before_the_run_is_decided_on(bench: Bench) -> None:
