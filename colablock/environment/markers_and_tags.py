@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.tags import (
     INTERPRETER_SHORT_NAMES,
     Tag,
@@ -20,8 +21,10 @@ from colablock._vendor.packaging.tags import (
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.errors import InvalidInput
 
-__all__ = ["Environment", "environment_for", "platform_family"]
+__all__ = ["Environment", "environment_for", "markers_by_python", "platform_family"]
 
+_MINORS = range(9, 16)
+_LATE_MICRO = 99
 #: The glibc that a bare ``linux_<arch>`` stands for.  Most wheels are built for it.
 _COMMON_GLIBC = (2, 28)
 #: The older names of three glibc versions (PEP 600).
@@ -138,6 +141,21 @@ def environment_for(python_version: str, platform: str) -> Environment:
     }
     facts |= {"version": [3, minor], "free_threaded": match[4] is not None, "debug": False}
     return Environment.from_facts(facts)
+
+
+def markers_by_python(environment: Environment, allowed: SpecifierSet) -> list[dict[str, str]]:
+    """Return the markers of each Python that *allowed* admits, on the platform of *environment*.
+
+    These are the first and a late micro version of each minor version that a stack can be made for.
+    """
+    found = []
+    for minor in _MINORS:
+        for micro in (0, _LATE_MICRO):
+            full = f"3.{minor}.{micro}"
+            if allowed.contains(full, prereleases=True):
+                python = {"python_version": f"3.{minor}", "python_full_version": full}
+                found.append({**environment.markers, **python, "implementation_version": full, "extra": ""})
+    return found
 
 
 def platform_family(platform: str) -> tuple[str, str]:

@@ -190,7 +190,7 @@ def _with_stand_in_notes(planned: PlannedChange, away: Sequence[BlockedIndex]) -
 def solver_for(session: Session, options: ApplyOptions, kernel: Snapshot) -> Solver:
     """Return the solver of a request for the state *kernel*."""
     matrix = select_variant(session.matrix(options.name), kernel.accelerator, options.variant)
-    check_ranges(matrix, options.with_)
+    check_ranges(matrix, options.with_, kernel.environment)
     settings = session.settings(options, matrix)
     return Solver(
         matrix=matrix,

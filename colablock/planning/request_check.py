@@ -9,8 +9,10 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from colablock._common.text import near
+from colablock._vendor.packaging.markers import Marker
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
+from colablock.environment.markers_and_tags import Environment, markers_by_python
 from colablock.environment.snapshot import Snapshot
 from colablock.errors import FetchFailed, NoSolution, NotFound
 from colablock.index.finder import IndexSource
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["check_additions", "check_ranges", "with_protected"]
 
 _LIKENESS = 0.75  # of a misspelt project: short names are alike by accident
-_Asked = tuple[SpecifierSet, str]  # a range, and the sentence that says who asks for it
+# A range, the sentence that says who asks for it, and where it applies.
+_Asked = tuple[SpecifierSet, str, Marker | None]
 
 
 def with_protected(snapshot: Snapshot, names: Iterable[str]) -> Snapshot:
@@ -41,26 +44,26 @@ def with_protected(snapshot: Snapshot, names: Iterable[str]) -> Snapshot:
     return replace(snapshot, protected=snapshot.protected | present) if wanted else snapshot
 
 
-def check_ranges(matrix: Matrix, with_: Sequence[str]) -> None:
+def check_ranges(matrix: Matrix, with_: Sequence[str], environment: Environment) -> None:
     """Raise NoSolution if the requirements on one project exclude each other, whatever the Python.
 
-    The error has as few of them as exclude each other.  Requirements with a marker are not judged.
+    The error has as few of them as exclude each other.  Those with a marker are judged for each Python
+    that the matrix admits, on the platform of *environment*.
     """
     asked: defaultdict[NormalizedName, list[_Asked]] = defaultdict(list)
     for entry in roots(matrix, with_):
-        if entry.marker is None and entry.url is None:
+        if entry.url is None:
             requirement = f"`{entry.name}{entry.specifier}`"
-            asked[entry.name].append(
-                (entry.specifier, f"{matrix.name} asks for {requirement} ({entry.path})")
-            )
+            text = f"{matrix.name} asks for {requirement} ({entry.path})"
+            asked[entry.name].append((entry.specifier, text, entry.marker))
     for limit in matrix.constraints:
-        if limit.marker is None and limit.name in asked:
+        if limit.name in asked:
             text = f"{limit.path} allows only `{limit.name}{limit.specifier}`"
-            asked[limit.name].append((limit.specifier, text))
+            asked[limit.name].append((limit.specifier, text, limit.marker))
     for name, wants in asked.items():
-        conflict = _fewest(wants)
+        conflict = _in_every_python(wants, environment, matrix.requires_python)
         if conflict:
-            sentences = [text for _, text in conflict]
+            sentences = [text for _, text, _ in conflict]
             because = [f"{'and' if at else 'because'} {text}" for at, text in enumerate(sentences)]
             raise NoSolution(
                 _headline(name, conflict),
@@ -106,6 +109,21 @@ def _headline(name: NormalizedName, conflict: Sequence[_Asked]) -> str:
     return f"no version of `{name}` meets every requirement"
 
 
+def _in_every_python(
+    wants: Sequence[_Asked], environment: Environment, allowed: SpecifierSet
+) -> Sequence[_Asked]:
+    """Return the fewest of *wants* that exclude each other in a Python; none if a Python has no conflict."""
+    if all(marker is None for _, _, marker in wants):
+        return _fewest(wants)
+    first: Sequence[_Asked] = ()
+    for markers in markers_by_python(environment, allowed):
+        found = _fewest([one for one in wants if one[2] is None or one[2].evaluate(markers)])
+        if not found:
+            return ()
+        first = first or found
+    return first
+
+
 def _fewest(wants: Sequence[_Asked]) -> Sequence[_Asked]:
     """Return the fewest of *wants* that exclude each other; none if they do not."""
     if not _exclude(wants):
@@ -116,7 +134,7 @@ def _fewest(wants: Sequence[_Asked]) -> Sequence[_Asked]:
 
 
 def _exclude(wants: Iterable[_Asked]) -> bool:
-    specifiers: Iterator[SpecifierSet] = (specifier for specifier, _ in wants)
+    specifiers: Iterator[SpecifierSet] = (specifier for specifier, _, _ in wants)
     merged = SpecifierSet()
     for specifier in specifiers:
         merged &= specifier

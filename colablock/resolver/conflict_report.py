@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
+from colablock.environment.markers_and_tags import markers_by_python
 from colablock.errors import BadDistribution, FetchFailed, NoSolution
 from colablock.index.candidates import Reason
 from colablock.resolver.model import (
@@ -24,6 +25,7 @@ from colablock.resolver.model import (
 )
 
 if TYPE_CHECKING:
+    from colablock._vendor.packaging.markers import Marker
     from colablock.index.candidates import CandidateSource, ProjectCandidates, Rejection
     from colablock.resolver.model import Edge, Key, Request
 
@@ -107,12 +109,16 @@ def _is_about_python(conflict: Conflict) -> bool:
 def _is_universal(conflict: Conflict, source: CandidateSource) -> bool:
     """Whether the conflict is the same for every Python and platform, and with nothing installed.
 
-    It is if no installed distribution takes part, no requirement in it has a marker, and no version
-    that may be chosen is without a file for this Python.
+    It is if no installed distribution takes part, no requirement in it has a marker that tells the
+    possible Pythons apart, and no version that may be chosen is without a file for this Python.
     """
     if conflict.where == (LOCK,) or not conflict.edges.keys().isdisjoint(conflict.request.installed):
         return False
-    if any(entry.marker is not None for entry in conflict.request.roots if entry.name in conflict.edges):
+    if any(
+        _tells_pythons_apart(entry.marker, conflict.request)
+        for entry in conflict.request.roots
+        if entry.name in conflict.edges
+    ):
         return False
     try:
         return not any(_depends_on_python(conflict, source, name) for name in conflict.edges)
@@ -120,12 +126,22 @@ def _is_universal(conflict: Conflict, source: CandidateSource) -> bool:
         return False
 
 
+def _tells_pythons_apart(marker: Marker | None, request: Request) -> bool:
+    """Whether *marker* holds for some of the Pythons that *request* admits, and not for others."""
+    if marker is None or not _OF_MARKERS.search(str(marker)):
+        return False
+    pythons = markers_by_python(request.environment, request.requires_python)
+    return len({marker.evaluate(markers) for markers in pythons}) != 1
+
+
 def _depends_on_python(conflict: Conflict, source: CandidateSource, name: NormalizedName) -> bool:
     edges = conflict.edges[name]
     for want, parent in edges:
         lines = () if parent is None else source.metadata(parent.candidate).requires
         for line in lines:
-            if canonicalize_name(line.name) == want.name and _OF_MARKERS.search(str(line.marker or "")):
+            if canonicalize_name(line.name) == want.name and _tells_pythons_apart(
+                line.marker, conflict.request
+            ):
                 return True
     by_parent: defaultdict[str | None, list[ResolverRequirement]] = defaultdict(list)
     roots = [want for want, parent in edges if parent is None]

@@ -50,6 +50,7 @@ def fill(folder: Path) -> None:
     make_wheel(index, "shapes", "2.0", requires=["colours"])
     make_wheel(index, "lines", "1.0")
     make_wheel(index, "dull", "1.0", requires=["colours<2"])
+    make_wheel(index, "timid", "1.0", requires=["colours<2; python_version >= '3.8' and os_name == 'posix'"])
     make_wheel(index, "marked", "1.0", requires=["colours<2; python_version >= '3.13'"])
     make_wheel(index, "old", "1.0", tag="cp310-cp310-manylinux_2_17_x86_64")
     make_wheel(index, "ancient", "1.0", tag="cp36-cp36m-manylinux_2_17_x86_64")
@@ -153,6 +154,23 @@ RANGES = [
     ),
     Wrong({"with_": ("lines>=3",)}, "no version of `lines`", because=("with: lines>=3", "constraints.lines")),
     Wrong({"with_": ("shapes!=2.*,<3,>=2",)}, "`shapes!=2.*,<3,>=2` excludes every version"),
+    # Markers that hold for every Python, and others that leave a conflict for each.
+    Wrong(
+        {"with_": ("colours<2; python_version >= '3.8'",)},
+        "no version of `colours` meets every requirement",
+        "Change the requirement in `--with`",
+        because=(
+            "because tiny asks for `colours>=2` (requirements[1])",
+            "and tiny asks for `colours<2` (with",
+        ),
+    ),
+    Wrong({"with_": ("colours<2; sys_platform == 'linux'",)}, "no version of `colours` meets every"),
+    Wrong(
+        {"with_": ("lines>=3; python_version < '3.12'", "lines>=4; python_version >= '3.12'")},
+        "no version of `lines` meets every requirement",
+    ),
+    Wrong({"with_": ("dull; python_version >= '3.9'",)}, "no version of `colours` meets every", None, 1),
+    Wrong({"with_": ("timid",)}, "no version of `colours` meets every requirement", None, 1),
     # The requirements of a candidate that every Python gets, and no version that another Python has.
     Wrong({"with_": ("dull",)}, "no version of `colours` meets every requirement", None, 1),
     Wrong({"with_": ("colours>=4",)}, "no candidate fits `colours>=4`", None, 1),
@@ -188,7 +206,8 @@ def test_a_wrong_request_ends_before_it_is_resolved_twice(wrong: Wrong, world: W
 
 def test_a_conflict_of_one_python_is_tried_with_another(world: World) -> None:
     session = Session(environ=world.environ())
-    for name, python in (("marked", "3.12"), ("old", "3.10")):
+    colours = "colours<2; python_full_version >= '3.13.1'"
+    for name, python in (("marked", "3.12"), ("old", "3.10"), (colours, "3.12")):
         plan = plan_change(session, ApplyOptions(name="tiny", runtime=RUNTIME, with_=(name,))).plan
         assert plan.python_version.startswith(python), name
 
