@@ -237,6 +237,7 @@ def test_the_2025_stack_is_pinned_and_has_a_cutoff(tmp_path: Path) -> None:
 
 spring = world_fixture(source=lambda: RecordedIndex("qlora-2024"), scope="module")
 summer = world_fixture(source=lambda: RecordedIndex("qlora-2025"), scope="module")
+unsloth = world_fixture(source=lambda: RecordedIndex("qlora-2026-unsloth"), scope="module")
 
 
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
@@ -258,6 +259,7 @@ def test_the_2025_stack_locks_for_each_supported_python(python: str, summer: Wor
         ("spring", "cpu", "qlora-2024--py312--cpu"),
         ("summer", "cuda", "qlora-2025--py312"),
         ("summer", "cpu", "qlora-2025--py313--cpu"),
+        ("unsloth", "cuda", "qlora-2026-unsloth--py312"),
     ],
 )
 def test_a_solve_from_nothing_finds_the_pins_of_the_shipped_lock(
@@ -362,6 +364,14 @@ def test_unsloth_moves_three_distributions_of_an_image(image: str, tmp_path: Pat
     kept = {str(item.name): item.version for item in plan.kept}
     there = {**IMAGES[image], "pyarrow": "18.1.0", "torchvision": "0.26.0+cu128", "triton": "3.6.0"}
     assert {name for name in there if kept.get(name) != there[name]} == {"datasets"}
+
+
+def test_a_solve_for_an_image_moves_what_its_lock_moves(unsloth: World) -> None:
+    """An older datasets and an older trl are preferred to another pyarrow."""
+    done = unsloth.run("lock", "qlora-2026-unsloth", "--runtime", "colab-2026.08-gpu", "-U", "--output", "-")
+    assert done.code == ExitCode.DONE, done.err
+    shipped_lock = ROOT / "matrices" / "pylock.qlora-2026-unsloth--colab-2026_08-gpu.toml"
+    assert pins_in(done.out) == pins_in(shipped_lock.read_text(encoding="utf-8"))
 
 
 LOCKS = sorted((ROOT / "matrices").glob("pylock.*.toml"))
