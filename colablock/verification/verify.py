@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import subprocess
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -28,6 +27,7 @@ from colablock.environment.snapshot import Installed
 from colablock.errors import InvalidInput, NotFound, Unmet
 from colablock.matrix.model import Verify
 from colablock.planning.plan import Plan, Remedy
+from colablock.verification.launch import as_in_training, told_as
 from colablock.verification.origins import misplaced, owner_of
 from colablock.verification.worker import Child, JobResult, RunningCommand, is_python, run_jobs
 
@@ -37,9 +37,6 @@ if TYPE_CHECKING:
 __all__ = ["Check", "Report", "files_checks", "first_lines", "prove", "run_in"]
 
 _FILES = 5  # listed in a failed check
-_ACCELERATE = canonicalize_name("accelerate")
-_LAUNCH = ("accelerate", "launch")
-_LAUNCHER = "accelerate.commands.launch"  # what `training/scripts/launcher.py` runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +132,7 @@ def prove(
         commands = {
             command: (ran, running.enter_context(child.start_command(ran, state.scripts)))
             for command in verify.commands
-            for ran in [_as_in_training(command, state, child.python)]
+            for ran in [as_in_training(command, child.python, state.scripts, state.folders, scratch)]
         }
         for answer in answers:
             add(_check_of(_compared(answer, pins, state)))
@@ -282,41 +279,11 @@ class _State:
         return there.version if there is not None else None
 
 
-def _as_in_training(command: Sequence[str], state: _State, python: str) -> Sequence[str]:
-    """Return *command*; ``accelerate launch`` as training starts it, by its module, if its script can start.
-
-    The script of accelerate imports all of its other commands first, which takes several seconds more.
-    """
-    info = state.folders.get(_ACCELERATE)
-    if tuple(command[:2]) != _LAUNCH or not info:
-        return command
-    module = Path(info).parent.joinpath(*_LAUNCHER.split(".")).with_suffix(".py")
-    if not module.is_file() or not _is_script_of(python, Path(state.scripts, _LAUNCH[0])):
-        return command
-    source = f"import runpy; runpy.run_module({_LAUNCHER!r}, run_name='__main__', alter_sys=True)"
-    return ("python", "-c", source, *command[2:])
-
-
-def _is_script_of(python: str, script: Path) -> bool:
-    """Whether *script* can be run, and names an interpreter in the folder of *python*."""
-    try:
-        with script.open("rb") as file:
-            line, end, _ = file.read(256).partition(b"\n")  # Linux reads no more of it
-    except OSError:
-        return False
-    named = line.removeprefix(b"#!").split()
-    if not (end and line.startswith(b"#!") and named and os.access(script, os.X_OK)):
-        return False
-    interpreter = Path(os.fsdecode(named[0]))
-    is_ours = os.path.realpath(interpreter.parent) == os.path.realpath(Path(python).parent)
-    return is_ours and os.access(interpreter, os.X_OK)
-
-
 def _command_check(command: Sequence[str], ran: Sequence[str], started: RunningCommand) -> Check:
     """Return the check of *command*, which was *started* as *ran*."""
     passed, detail, seconds = started.result()
     if ran is not command:
-        detail = f"run as `python -m {_LAUNCHER}`" + (f"\n{detail}" if detail else "")
+        detail = "\n".join(filter(None, (told_as(command), detail)))
     return Check(kind="command", subject=" ".join(command), passed=passed, detail=detail, seconds=seconds)
 
 

@@ -216,8 +216,26 @@ def test_commands_run_beside_the_imports(python: Path) -> None:
     assert [check.passed for check in checks.values() if check.kind in ("import", "command")] == [True, True]
 
 
-def test_accelerate_launch_is_proven_by_the_module_that_training_runs(tmp_path: Path) -> None:
-    launch = "import sys\nassert __name__ == '__main__'\nassert sys.argv[1:] == ['--help'], sys.argv\n"
+LAUNCH = """\
+parser = argparse.ArgumentParser(allow_abbrev=False)
+parser.add_argument("--config_file", required=True)
+for name, value in {"num_processes": "1", "num_machines": "1", "machine_rank": "0"}.items():
+    parser.add_argument(f"--{name}", choices=[value], required=True)
+for name in ("mixed_precision", "dynamo_backend"):
+    parser.add_argument(f"--{name}", choices=["no"], required=True)
+parser.add_argument("--num_cpu_threads_per_process", type=int, required=True)
+parser.add_argument("--cpu", action="store_true", required=True)
+parser.add_argument("script")
+given = parser.parse_args()
+with open(given.config_file) as config:
+    assert json.load(config)["use_cpu"] is True
+with open(given.script) as script:
+    assert script.read() == ""
+"""
+
+
+def test_accelerate_launch_is_proven_by_what_training_runs(tmp_path: Path) -> None:
+    launch = f"import argparse, json\nassert __name__ == '__main__'\n{LAUNCH}"
     files = {
         "accelerate/__init__.py": "",
         "accelerate/commands/__init__.py": "",
@@ -235,9 +253,11 @@ def test_accelerate_launch_is_proven_by_the_module_that_training_runs(tmp_path: 
         ]
         assert [check.passed for check in checks] == [True, False][: len(commands)]
         assert [check.subject for check in checks] == [" ".join(command) for command in commands]
-        assert {check.detail.splitlines()[0] for check in checks} == {
-            "run as `python -m accelerate.commands.launch`"
-        }
+        ran = "run as `python -m accelerate.commands.launch`"
+        assert [check.detail.splitlines()[0] for check in checks] == [
+            f"{ran} with the arguments of training",
+            ran,
+        ][: len(commands)]
 
     def told() -> str:
         check = proved(executable, commands=(help_text,))["accelerate launch --help"]

@@ -1,8 +1,7 @@
 """Launch a run: the command, the environment variables, and a process that outlives this one.
 
-The command is always ``accelerate launch`` with every argument given, so that a default config,
-perhaps written for another machine, has no effect.  The launcher can start before its arguments are
-known, to import the stack meanwhile.
+The command is always ``accelerate launch`` with every argument given.  The launcher can start before its
+arguments are known, to import the stack meanwhile.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ from colablock.errors import InvalidInput, Unmet
 from colablock.training.runs.folder import RunFolder, start_time_of
 from colablock.training.runs.progress import START_MARK
 from colablock.training.scripts import FOLDER as SCRIPTS
+from colablock.verification.launch import CONFIG, accelerate_values, launch_arguments
 
 __all__ = [
     "EarlyLauncher",
@@ -109,23 +109,9 @@ def launch_command(
     for several hosts.  They come last and so override the others.
     """
     ranks = ranks_of(processes, extra)
-    mixed = precision if precision in ("bf16", "fp16") else "no"
-    arguments = [
-        "--config_file",
-        str(folder.path / "accelerate.yaml"),
-        "--num_processes",
-        str(ranks.total),
-        "--num_machines",
-        str(ranks.hosts),
-        "--machine_rank",
-        "0",
-        "--mixed_precision",
-        mixed,
-        "--dynamo_backend",
-        "no",
-        "--num_cpu_threads_per_process",
-        str(threads),
-    ]
+    arguments = launch_arguments(
+        folder.path / CONFIG, precision=precision, total=ranks.total, hosts=ranks.hosts, threads=threads
+    )
     if ranks.total > 1:
         # The only launcher that starts several processes, on any device.  `--cpu` would start one.
         arguments.append("--multi_gpu")
@@ -145,22 +131,7 @@ def launch_command(
 
 def accelerate_config(*, precision: str, processes: int, has_card: bool) -> str:
     """Return the config file that replaces the user's default config."""
-    mixed = precision if precision in ("bf16", "fp16") else "no"
-    several = "MULTI_GPU" if has_card else "MULTI_CPU"
-    values = {
-        "compute_environment": "LOCAL_MACHINE",
-        "debug": False,
-        "distributed_type": several if processes > 1 else "NO",
-        "downcast_bf16": "no",
-        "machine_rank": 0,
-        "main_training_function": "main",
-        "mixed_precision": mixed,
-        "num_machines": 1,
-        "num_processes": processes,
-        "rdzv_backend": "static",
-        "same_network": True,
-        "use_cpu": not has_card,
-    }
+    values = accelerate_values(precision=precision, processes=processes, has_card=has_card)
     return yaml.safe_dump(values, sort_keys=True)
 
 
@@ -340,7 +311,7 @@ def exit_code_of(process: int, process_started: int) -> int | None:
 def write_job(folder: RunFolder, job: Mapping[str, object], accelerate: str) -> None:
     """Write the files for the shim and the launcher."""
     write_private(folder.job_file, f"{json.dumps(job, indent=2)}\n".encode())
-    write_private(folder.path / "accelerate.yaml", accelerate.encode())
+    write_private(folder.path / CONFIG, accelerate.encode())
 
 
 def free_port() -> int:
