@@ -168,7 +168,7 @@ def _list_envs(call: Call) -> int:
 
 
 def _remove_env(call: Call) -> int:
-    from colablock._common.text import size_text
+    from colablock.display.info_view import tree_text
     from colablock.transaction.apply_record import home_folder
     from colablock.transaction.isolated_envs import remove_env
     from colablock.transaction.serialise import built_to_json
@@ -177,5 +177,5 @@ def _remove_env(call: Call) -> int:
     if call.args.json:
         print_json({"removed": built_to_json(removed)}, call.out)
     elif not call.args.quiet:
-        call.err.print(f"removed {removed.folder}: {size_text(removed.size)}", markup=False)
+        call.err.print(f"removed {removed.folder}: {tree_text(removed.size, removed.shared)}", markup=False)
     return ExitCode.DONE

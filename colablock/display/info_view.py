@@ -119,10 +119,15 @@ def _change(change: Change) -> Item:
     kept = (
         "its stash was dropped: it cannot be undone"
         if change.is_dropped
-        else f"{size_text(change.size)} are kept to undo it"
+        else f"{tree_text(change.size, change.shared)} are kept to undo it"
     )
     before = (f"before it, the environment was {change.runtime} as recorded",) if change.runtime else ()
     return Item(text=Span(title, Tone.STRONG), notes=(f"{by}; {kept}", *before))
+
+
+def tree_text(size: int, shared: int) -> str:
+    """Return the size of a folder: "2.1 GB, 2.0 GB of it shared with others by links"."""
+    return size_text(size) + (f", {size_text(shared)} of it shared with others by links," if shared else "")
 
 
 def undone_document(undone: Sequence[UndoneChange]) -> Document:
@@ -194,7 +199,7 @@ def _env(built: BuiltEnvironment) -> Item:
         current = ", current" if built.matrix in built.current_of else ""
         title = f"{built.matrix}{variant}, Python {manifest.python_version}{current}"
     note = (
-        f"lock {built.lock[:12]}{when}{also}; {size_text(built.size)} in ",
+        f"lock {built.lock[:12]}{when}{also}; {tree_text(built.size, built.shared)} in ",
         Span(str(built.folder), Tone.CODE),
     )
     return Item(text=Span(title, Tone.STRONG), notes=(note,))

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from colablock._common.archives import open_zip
 from colablock._common.fs import free_space
@@ -23,7 +23,7 @@ from colablock.environment.snapshot import Installed, Snapshot
 from colablock.errors import Unmet
 from colablock.planning.plan import Action, Plan, UndoCost
 
-__all__ = ["check_room", "room_note", "tree_size", "undo_cost", "unpacked_size"]
+__all__ = ["TreeSize", "check_room", "room_note", "tree_size", "undo_cost", "unpacked_size"]
 
 _BLOCK = 4096  # bytes: files occupy a multiple of this on nearly every file system
 _UNPACKED = 2.0  # unpacked size of a stack divided by the size of its wheels; 2.1 for torch with CUDA
@@ -49,17 +49,31 @@ class _Mount:
         return path if path is not None and os.access(path, os.R_OK | os.X_OK) else None
 
 
-def tree_size(folder: Path) -> int:
-    """Return the total size in bytes of the files below *folder*."""
+class TreeSize(NamedTuple):
+    """Bytes: of all files, and of those that other folders have links to, so that they outlive this one."""
+
+    total: int
+    shared: int
+
+
+def tree_size(folder: Path) -> TreeSize:
+    """Return the size of the files below *folder*; one that several paths are links to counts once."""
     size, pending = 0, [str(folder)]
+    linked: dict[tuple[int, int], tuple[int, int, int]] = {}  # by inode: its bytes, its links, those here
     while pending:
         with suppress(OSError), os.scandir(pending.pop()) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(entry.path)
-                else:
-                    size += entry.stat(follow_symlinks=False).st_size
-    return size
+                    continue
+                status = entry.stat(follow_symlinks=False)
+                if status.st_nlink == 1:
+                    size += status.st_size
+                    continue
+                inode = (status.st_dev, status.st_ino)
+                linked[inode] = (status.st_size, status.st_nlink, linked.get(inode, (0, 0, 0))[2] + 1)
+    size += sum(own for own, _, _ in linked.values())
+    return TreeSize(size, sum(own for own, links, here in linked.values() if links > here))
 
 
 def unpacked_size(wheels: Iterable[Path]) -> int:

@@ -129,7 +129,12 @@ class Change:
     @property
     def size(self) -> int:
         """The bytes in the stash."""
-        return tree_size(self.stash)
+        return tree_size(self.stash).total
+
+    @property
+    def shared(self) -> int:
+        """Those of the bytes in the stash that dropping it does not free: others have links to the files."""
+        return tree_size(self.stash).shared
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -94,7 +94,8 @@ class BuiltEnvironment:
     """One environment in a home folder, complete or not.
 
     *manifest* is None for an incomplete one: its build or removal was
-    interrupted, or others have changed it.  *size* in bytes.  *current_of* are
+    interrupted, or others have changed it.  *size* is in bytes; *shared* of them are
+    not freed by a removal, because the cache or others have links to the files.  *current_of* are
     the matrices whose current environment it is.
     """
 
@@ -102,6 +103,7 @@ class BuiltEnvironment:
     folder: Path
     manifest: Manifest | None
     size: int
+    shared: int = 0
     current_of: tuple[str, ...] = ()
 
     @property
@@ -255,28 +257,32 @@ def _prune(folder: Path, before: float, result: PruneResult) -> None:
     try:
         if folder.lstat().st_mtime >= before:
             return
-        size = tree_size(folder)
+        total, shared = tree_size(folder)
         shutil.rmtree(folder)
     except OSError:
         result.left += 1
         return
     result.entries += 1
-    result.size += size
+    result.size += total - shared
 
 
 def list_envs(home: Path) -> tuple[BuiltEnvironment, ...]:
     """Return the environments in *home* by matrix, the oldest first, and incomplete ones last."""
     pointers = _pointers(home)
-    built = [
-        BuiltEnvironment(
-            lock=folder.name,
-            folder=folder,
-            manifest=_read(folder),
-            size=tree_size(folder),
-            current_of=tuple(matrix for matrix, lock in pointers.items() if lock == folder.name),
+    built = []
+    for folder in _folders(home):
+        total, shared = tree_size(folder)
+        current_of = tuple(matrix for matrix, lock in pointers.items() if lock == folder.name)
+        built.append(
+            BuiltEnvironment(
+                lock=folder.name,
+                folder=folder,
+                manifest=_read(folder),
+                size=total,
+                shared=shared,
+                current_of=current_of,
+            )
         )
-        for folder in _folders(home)
-    ]
     return tuple(sorted(built, key=_place_in_list))
 
 

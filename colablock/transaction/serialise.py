@@ -62,7 +62,7 @@ def change_to_json(change: Change) -> dict[str, object]:
     """Return one change of the history as plain values, without its files."""
     left_out = {"folder", "before", "stashed", "created", "applied_before", "origins"}
     written = {key: value for key, value in _written_record(change).items() if key not in left_out}
-    return {**written, "stash": str(change.stash), "size": change.size}
+    return {**written, "stash": str(change.stash), "size": change.size, "shared": change.shared}
 
 
 def built_to_json(built: BuiltEnvironment) -> dict[str, object]:
@@ -77,6 +77,7 @@ def built_to_json(built: BuiltEnvironment) -> dict[str, object]:
         "python_version": manifest.python_version if manifest else None,
         "created": manifest.created if manifest else None,
         "size": built.size,
+        "shared": built.shared,
         "is_whole": built.is_whole,
         "current_of": list(built.current_of),
     }

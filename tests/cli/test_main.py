@@ -493,6 +493,8 @@ def test_isolated_environments_are_listed_and_taken_away(world: World, tmp_path:
     assert said.startswith(
         f"tiny, Python {one['python_version']}, current\n  lock {one['lock'][:12]}, built "
     )
+    assert one["size"] > one["shared"] > 0  # the files of wheels are links to those in the cache
+    assert "of it shared with others by links, in" in " ".join(said.split())
     planned = world.run("plan", "tiny", "--into", "env", COLABLOCK_HOME=home)
     assert "exists already: nothing has to be fetched" in " ".join(planned.out.split())
     wrong = world.run("env", "remove", "tinny", COLABLOCK_HOME=home)

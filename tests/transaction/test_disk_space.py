@@ -27,7 +27,7 @@ from colablock.environment.snapshot import Installed, Snapshot
 from colablock.errors import Unmet
 from colablock.network.cache import Cache
 from colablock.planning.plan import Action, Artifact, Plan, Step, Target, UndoCost
-from colablock.transaction.disk_space import check_room, room_note, undo_cost, unpacked_size
+from colablock.transaction.disk_space import check_room, room_note, tree_size, undo_cost, unpacked_size
 from colablock.transaction.serialise import plan_to_json
 from colablock.transaction.staging import room_needed
 from colablock.unpacking.store import UnpackedStore
@@ -260,3 +260,19 @@ def test_a_plan_contains_its_undo_cost() -> None:
     assert "<code>--no-undo</code>" in to_html(plan_document(plan))
     assert plan_from_json(plan_to_json(plan)) == plan
     assert plan_to_json(plan)["undo_cost"] == asdict(plan.undo_cost or UndoCost(files=0, bytes=0))
+
+
+def test_a_file_counts_once_and_is_shared_if_others_have_a_link(tmp_path: Path) -> None:
+    folder, cache = tmp_path / "env", tmp_path / "cache"
+    (folder / "inner").mkdir(parents=True)
+    cache.write_bytes(b"x" * 1000)
+    (folder / "inner" / "linked").hardlink_to(cache)
+    (folder / "again").hardlink_to(cache)
+    (folder / "own").write_bytes(b"x" * 100)
+    (folder / "own too").hardlink_to(folder / "own")
+    (folder / "alone").write_bytes(b"x" * 10)
+    (folder / "link").symlink_to("own")
+    assert tree_size(folder) == (1000 + 100 + 10 + len("own"), 1000)
+    cache.unlink()
+    assert tree_size(folder).shared == 0
+    assert tree_size(tmp_path / "none") == (0, 0)
