@@ -56,15 +56,9 @@ def train(job: dict[str, Any], folder: Path, model: Any, args: Any, peft_config:
     """
     import torch
     from datasets import Dataset
-    from transformers import AutoTokenizer
     from trl import SFTTrainer
 
-    config = job["config"]
-    tokenizer = AutoTokenizer.from_pretrained(config["base_model"], revision=config.get("revision"))
-    if job.get("chat_template"):
-        tokenizer.chat_template = job["chat_template"]  # kept with the adapter
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer = load_tokenizer(job)
     held = folder / "data" / "eval.parquet"
     known = inspect.signature(SFTTrainer.__init__).parameters
     trainer = SFTTrainer(
@@ -80,6 +74,19 @@ def train(job: dict[str, Any], folder: Path, model: Any, args: Any, peft_config:
     if trainer.is_world_process_zero():
         trainer.save_model(str(folder / "adapter"))
         tokenizer.save_pretrained(str(folder / "adapter"))
+
+
+def load_tokenizer(job: dict[str, Any]) -> Any:
+    """Return the tokenizer of the model with the chat template of the run, and a token for padding."""
+    from transformers import AutoTokenizer
+
+    config = job["config"]
+    tokenizer = AutoTokenizer.from_pretrained(config["base_model"], revision=config.get("revision"))
+    if job.get("chat_template"):
+        tokenizer.chat_template = job["chat_template"]  # kept with the adapter
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def targets(modules: Any) -> Any:

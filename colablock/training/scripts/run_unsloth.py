@@ -25,8 +25,10 @@ def main(folder: Path) -> None:
 
     trl = runpy.run_path(str(Path(__file__).with_name("run_trl.py")))
     job = trl["read_job"](folder)
+    tokenizer = folder / "unsloth" / f"tokenizer-{os.environ.get('RANK', '0')}"
+    write_tokenizer(trl["load_tokenizer"](job), tokenizer)
     model = FastLanguageModel.get_peft_model(
-        load_model(job, torch, FastLanguageModel, trl["nf4"]),
+        load_model(job, torch, FastLanguageModel, str(tokenizer), trl["nf4"]),
         **trl["adapter"](job),
         use_gradient_checkpointing=checkpointing(job),
         random_state=job["config"]["seed"],
@@ -36,11 +38,23 @@ def main(folder: Path) -> None:
     trl["train"](job, folder, model, args, None)
 
 
-def load_model(job: dict[str, Any], torch: Any, loader: Any, nf4: Any) -> Any:
+def write_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Write to *folder* what Unsloth gets as the tokenizer, which trains nothing.
+
+    Unsloth refuses a model without a token that is only for padding, if it knows none that it can take.
+    """
+    eos = tokenizer.eos_token
+    if tokenizer.pad_token == eos:
+        tokens = (tokenizer.convert_ids_to_tokens(at) for at in range(len(tokenizer)))
+        tokenizer.pad_token = next(one for one in tokens if one not in (None, eos))
+    tokenizer.save_pretrained(str(folder))
+
+
+def load_model(job: dict[str, Any], torch: Any, loader: Any, tokenizer: str, nf4: Any) -> Any:
     """Return the model on this rank's card, with its linear layers in NF4 for QLoRA.
 
     It is that of the config: by default Unsloth loads one of its own uploads in place of a known name.
-    Its tokenizer is left out, since Unsloth changes the chat template and the token for padding.
+    The tokenizer that Unsloth returns is left out, since it has changed it.
     """
     from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -55,6 +69,7 @@ def load_model(job: dict[str, Any], torch: Any, loader: Any, nf4: Any) -> Any:
         dtype=dtype,
         load_in_4bit=config["adapter"] == "qlora",
         use_exact_model_name=True,
+        tokenizer_name=tokenizer,
         fix_tokenizer=False,
         device_map={"": int(os.environ.get("LOCAL_RANK", "0"))},
         use_gradient_checkpointing=checkpointing(job),

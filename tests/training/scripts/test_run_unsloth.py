@@ -59,6 +59,7 @@ def test_the_model_of_the_config_is_loaded(whole: RunFolder) -> None:
         "dtype": "bfloat16",
         "load_in_4bit": True,
         "use_exact_model_name": True,  # else one of Unsloth's uploads
+        "tokenizer_name": str(whole.path / "unsloth" / "tokenizer-0"),
         "fix_tokenizer": False,
         "device_map": {"": 0},
         "use_gradient_checkpointing": True,
@@ -150,6 +151,21 @@ def test_a_name_that_unsloth_takes_for_16_bits_is_loaded_in_4(bench: Bench) -> N
     answer = told(bench.train(bench.job(runner="unsloth", config=config, precision=BF16)))
     assert answer["loading"]["load_in_4bit"] is True
     assert "quantization_config" in answer["loading"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"pad_token": None}, {"pad_token": "</s>"}, {"pad_token": None, "eos_token": "<s>"}]
+)
+def test_a_tokenizer_without_a_token_for_padding_only(bench: Bench, changes: dict[str, Any]) -> None:
+    model = bench.folder / "tiny"
+    shutil.copytree(bench.stack.model, model)
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    (model / "tokenizer_config.json").write_text(json.dumps({**settings, **changes}))
+    config = bench.config(base_model=str(model), max_steps=1)
+    folder = bench.train(bench.job(runner="unsloth", config=config, precision=BF16))
+    assert folder.state() is State.DONE, folder.log.read_text()
+    saved = json.loads((folder.adapter / "tokenizer_config.json").read_text())
+    assert saved["pad_token"] == {**settings, **changes}["eos_token"]  # as with trl
 
 
 def test_it_is_not_imported_before_the_run_is_decided_on(bench: Bench) -> None:

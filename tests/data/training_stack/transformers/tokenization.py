@@ -41,6 +41,9 @@ class PreTrainedTokenizerFast:
             ids = [0, *ids]
         return BatchEncoding(input_ids=ids if return_tensors is None else torch.tensor([ids]))
 
+    def convert_ids_to_tokens(self, at):
+        return _SPECIAL[at] if at < len(_SPECIAL) else chr(at - len(_SPECIAL))
+
     def decode(self, ids, *, skip_special_tokens=False):
         ids = ids.values if isinstance(ids, torch.Tensor) else ids
         shown = [
@@ -59,7 +62,7 @@ class PreTrainedTokenizerFast:
 
     def save_pretrained(self, folder):
         Path(folder).mkdir(parents=True, exist_ok=True)
-        settings = {**self.settings, "chat_template": self.chat_template}
+        settings = {**self.settings, "chat_template": self.chat_template, "pad_token": self.pad_token}
         (Path(folder) / "tokenizer_config.json").write_text(json.dumps(settings))
 
 

@@ -81,6 +81,7 @@ class FastLanguageModel:
         revision=None,
         use_exact_model_name=False,
         random_state=3407,
+        tokenizer_name=None,
         **kwargs,
     ):
         loading = {**locals(), **kwargs}
@@ -100,8 +101,11 @@ class FastLanguageModel:
             dtype=dtype,
             **({"quantization_config": quantisation} if load_in_4bit else {}),
         )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_name or model_name)
+        if tokenizer.pad_token in (None, tokenizer.eos_token):
+            raise RuntimeError(f"Unsloth: Could not find a valid pad token for {model_name}")
         patch_trainer()
-        return model, transformers.AutoTokenizer.from_pretrained(model_name)
+        return model, tokenizer
 
     @staticmethod
     def get_peft_model(model, *, use_gradient_checkpointing="unsloth", random_state=3407, **lora):
