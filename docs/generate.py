@@ -704,7 +704,8 @@ def errors_of(code: ExitCode) -> list[str]:
 def readme_page() -> str:
     """Return the README with the badges of the notebooks."""
     badges = filter(None, map(make_notebooks.badge, make_notebooks.HOSTS))
-    return filled(ROOT / "README.md", {"badges": "\n".join([*badges, ""])})
+    shown = "\n".join(badges)
+    return filled(ROOT / "README.md", {"badges": f"{shown}\n" if shown else ""})
 
 
 MADE: Mapping[str, Callable[[], str]] = {

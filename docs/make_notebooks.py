@@ -22,7 +22,6 @@ class Host(NamedTuple):
     title: str
     badge: str  # an image
     opens: str  # the address that opens a notebook of a repository on GitHub
-    start: str  # the address to start from as long as no repository is named
     begin: str  # what to do before the first cell
     upload: str  # how a file gets there
     folders: str  # Python: where to look for a wheel or a clone
@@ -34,7 +33,6 @@ HOSTS = {
         title="Colab",
         badge="https://colab.research.google.com/assets/colab-badge.svg",
         opens="https://colab.research.google.com/github/REPOSITORY/blob/main/PATH",
-        start="https://colab.research.google.com/",
         begin="Choose *Runtime → Change runtime type → T4 GPU*, then *Runtime → Run all*.",
         upload="with the folder icon on the left",
         folders="[Path.cwd()]",
@@ -44,7 +42,6 @@ HOSTS = {
         title="Kaggle",
         badge="https://kaggle.com/static/images/open-in-kaggle.svg",
         opens="https://kaggle.com/kernels/welcome?src=https://github.com/REPOSITORY/blob/main/PATH",
-        start="https://www.kaggle.com/code",
         begin="Choose *GPU T4 x2* as the accelerator, switch *Internet* on, and then *Run All*.",
         upload="with *Add Input → Upload*",
         folders='[Path.cwd(), *Path("/kaggle/input").glob("**/")]',
@@ -56,7 +53,6 @@ HOSTS = {
         title="Jupyter",
         badge="",
         opens="",
-        start="",
         begin="Run all cells. Without a GPU it trains on the CPU, which takes a few minutes.",
         upload="beside this notebook",
         folders="[Path.cwd(), *Path.cwd().parents]",
@@ -67,9 +63,7 @@ CELLS = {
     "introduction": """\
 # Train on ten rows: TITLE
 
-BADGE
-
-This notebook adds an exact QLoRA stack to the runtime, proves it, and trains a small model on ten rows.
+BADGEThis notebook adds an exact QLoRA stack to the runtime, proves it, and trains a small model on ten rows.
 BEGIN""",
     "about-install": """\
 ## Install
@@ -158,30 +152,33 @@ def repository() -> str:
 
 
 def badge(host: str) -> str:
-    """Return the badge of a host as Markdown; empty if it has none.
+    """Return the badge that opens the notebook of a host, as Markdown.
 
-    It opens the notebook.  As long as pyproject.toml names no repository, it opens the page on which a
-    notebook is uploaded.
+    It is empty if the host has none, and as long as pyproject.toml names no repository.
     """
-    where = HOSTS[host]
-    if not where.badge:
+    where, name = HOSTS[host], repository()
+    if not (where.badge and name):
         return ""
-    name = repository()
-    link = where.opens.replace("REPOSITORY", name).replace("PATH", path_of(host)) if name else where.start
+    link = where.opens.replace("REPOSITORY", name).replace("PATH", path_of(host))
     return f"[![Open in {where.title}]({where.badge})]({link})"
 
 
 def notebook(host: str) -> str:
     """Return the notebook for a host in nbformat 4.5, without outputs."""
     where = HOSTS[host]
-    words = {"TITLE": where.title, "BADGE": badge(host), "BEGIN": where.begin, "UPLOAD": where.upload}
+    words = {
+        "TITLE": where.title,
+        "BADGE": f"{badge(host)}\n\n".lstrip(),
+        "BEGIN": where.begin,
+        "UPLOAD": where.upload,
+    }
     cells = []
     for name, text in CELLS.items():
         source = text
         for word, value in {**words, "FOLDERS": where.folders}.items():
             source = source.replace(word, value)
         is_text = name.startswith("about-") or name in {"introduction", "next"}
-        lines = source.replace("\n\n\n", "\n").splitlines(keepends=True)
+        lines = source.splitlines(keepends=True)
         cell: dict[str, Any] = {"cell_type": "code", "execution_count": None, "outputs": []}
         if is_text:
             cell = {"cell_type": "markdown"}

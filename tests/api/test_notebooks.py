@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 
 from tests.support.fixtures import world_fixture
 from tests.support.notebooks import FOLDER, build_wheel, cells_of
+from tests.support.paths import ROOT
 from tests.support.recorded_index import RecordedIndex
 from tests.support.training_stack import stand_in_contents, write_model
 from tests.support.world import World, notebook_venv, run_cells, shown, stack_of
@@ -56,6 +59,47 @@ def test_a_notebook_runs_from_top_to_bottom(world: World, wheel: Path, host: str
     adapter = world.folder / f"{host}-files" / "outputs" / "Qwen2.5-0.5B-data" / "adapter"
     assert (adapter / "adapter_config.json").is_file()
     assert len(said["use"].strip()) > 0
+
+
+WHERE = """\
+import importlib.metadata
+
+found = importlib.metadata.distribution("colablock")
+print(found.read_text("direct_url.json"))
+import colablock
+
+colablock.show("qlora-2026")["name"]"""
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_the_install_cell_finds_a_clone(world: World, tmp_path: Path, host: str) -> None:
+    """The clone is built without a network, by the backend in the environment that runs the tests."""
+    venv = notebook_venv(tmp_path / "venv", None)
+    there = tmp_path / "files"
+    there.mkdir()
+    clone = there / "colablock"
+    shutil.copytree(ROOT, clone, ignore=shutil.ignore_patterns(".*", "tests", "benchmarks", "docs", "dist"))
+    variables = {**OFFLINE, "PIP_NO_BUILD_ISOLATION": "0", "PIP_NO_DEPS": "1", "PIP_IGNORE_INSTALLED": "1"}
+    here = World(folder=world.folder, server=world.server, extra=variables)
+    install, where = run_cells(here, venv, there, cells_of(host)["install"], WHERE)
+    assert not any(output["output_type"] == "error" for output in (*install, *where)), shown(install)
+    assert clone.as_uri() in shown(where)
+    assert "qlora-2026" in shown(where)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_badges_wait_for_the_address_of_the_repository(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    make_notebooks = importlib.import_module("make_notebooks")
+    cells = json.loads(make_notebooks.notebook(host))["cells"]
+    texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+    if not make_notebooks.repository():
+        assert "badge" not in "".join(texts)
+    monkeypatch.setattr(make_notebooks, "repository", lambda: "somebody/colablock")
+    cells = json.loads(make_notebooks.notebook(host))["cells"]
+    assert texts[1:] == ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"][1:]
+    opens = f"somebody/colablock/blob/main/docs/notebooks/{host}.ipynb)"
+    assert (opens in "".join(cells[0]["source"])) == (host != "jupyter")
 
 
 @pytest.mark.parametrize("host", HOSTS)
