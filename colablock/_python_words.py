@@ -70,6 +70,7 @@ _LISTS = frozenset(
         "--with",
     }
 )
+_NUMBERS = frozenset({"--drop"})
 _KEYWORDS = {"--not": "not_", "--with": "with_"}
 _FUNCTIONS = frozenset(
     {
@@ -143,6 +144,8 @@ def _said(code: str) -> str:
 def _call(command: str, words: list[str]) -> str | None:
     if command == "runs" and words and words[0] in _RUNS:
         return _RUNS[words[0]].format(", ".join(map(_quoted, words[1:])))
+    if command == "run" and words[1:2] == ["--"]:
+        return f"colablock.run({_quoted(words[0])}, {_quoted(shlex.join(words[2:]))})"
     if command not in _FUNCTIONS or "--" in words:
         return None
     arguments = _arguments(words)
@@ -163,7 +166,8 @@ def _arguments(words: list[str]) -> list[str] | None:
         elif word in _SWITCHES:
             found.append(f"{keyword}=True")
         elif word in _VALUED:
-            value = _quoted(waiting.pop(0)) if waiting and not waiting[0].startswith("-") else ""
+            value = waiting.pop(0) if waiting and not waiting[0].startswith("-") else ""
+            value = value if word in _NUMBERS or not value else _quoted(value)
             found.append(f"{keyword}={f'[{value}]' if value and word in _LISTS else value}")
         elif word == "--to" and waiting[:1] == ["first"]:
             waiting.pop(0)

@@ -43,7 +43,9 @@ SAID = {
     "`colablock cache prune` makes room": "`colablock cache prune` makes room",
     "`colablock lock x --all`": "`colablock lock x --all`",
     "pip has `--index-url` and `--force`": "pip has `--index-url` and `--force`",
-    "`colablock run x -- python a.py`": "`colablock run x -- python a.py`",
+    "`colablock run x -- python 'a b.py'`": '`colablock.run("x", "python \'a b.py\'")`',
+    "`colablock why --bundle a.zip`": '`colablock.why(bundle="a.zip")`',
+    "`colablock history --drop 2`": "`colablock.history(drop=2)`",
     "--keep without backticks": "--keep without backticks",
     "`unbalanced 'quote --keep`": "`unbalanced 'quote --keep`",
 }
