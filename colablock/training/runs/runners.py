@@ -6,13 +6,14 @@ launch, metrics, checkpoints, resuming) is the same for all runners.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import yaml
 
-from colablock._common.fs import write_private
+from colablock._common.fs import machine_error, write_private
 from colablock.errors import InvalidInput
 from colablock.training.runs.config import OWN_DATA, Adapter, MetricsTarget, TrainConfig
 from colablock.training.runs.folder import RunFolder
@@ -21,6 +22,7 @@ from colablock.training.scripts import FOLDER as SCRIPTS
 __all__ = ["RUNNERS", "Entry", "RunDecisions", "Runner", "runner_of"]
 
 _NEVER = 1_000_000_000  # steps
+_UNSLOTH_CACHES = "unsloth"  # in the folder of a run
 _OF_EVERY_LAUNCH = ("accelerate.commands.launch", "torch")
 _OF_EVERY_RUN = (*_OF_EVERY_LAUNCH, "transformers:Trainer")  # as launcher and shim do
 
@@ -159,7 +161,7 @@ class Unsloth:
 
     def variables(self, folder: RunFolder) -> Mapping[str, str]:
         """Return where its caches are, and that it does not train on a CPU instead of a card."""
-        caches = folder.path / "unsloth"
+        caches = folder.path / _UNSLOTH_CACHES
         return {
             "UNSLOTH_COMPILE_LOCATION": str(caches / "compiled"),  # code that it writes and imports
             "UNSLOTH_MEGA_CACHE_DIR": str(caches / "kernels"),  # what torch has compiled
@@ -167,8 +169,19 @@ class Unsloth:
         }
 
     def write(self, config: TrainConfig, decisions: RunDecisions, folder: RunFolder) -> Entry:
-        """Write nothing: ``job.json`` has everything."""
+        """Remove its caches: they are programs, and may be of somebody else.  ``job.json`` has the rest.
+
+        Raises Unmet.
+        """
         del config, decisions
+        caches = folder.path / _UNSLOTH_CACHES
+        try:
+            if caches.is_dir() and not caches.is_symlink():
+                shutil.rmtree(caches)
+            else:
+                caches.unlink(missing_ok=True)
+        except OSError as error:
+            raise machine_error(error) from error
         return Entry(
             entry=str(SCRIPTS / "run_unsloth.py"),
             arguments=(str(folder.path),),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from colablock.errors import InvalidInput
+from colablock.errors import InvalidInput, Unmet
 from colablock.matrix import schema
 from colablock.training.runs.config import Adapter, MetricsTarget, TrainConfig
 from colablock.training.runs.folder import RunFolder
@@ -222,6 +222,31 @@ def test_unsloth_is_imported_first_and_keeps_its_caches_in_the_folder(tmp_path: 
         name for name in runner.modules if name.startswith(("transformers", "trl", "peft", "unsloth"))
     ]
     assert [dict(runner_of(other).variables(folder)) for other in ("axolotl", "trl")] == [{}, {}]
+
+
+def test_code_that_a_run_folder_brings_along_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner, folder = runner_of("unsloth"), RunFolder(tmp_path / "run")
+    compiled = Path(runner.variables(folder)["UNSLOTH_COMPILE_LOCATION"])
+    compiled.mkdir(parents=True)
+    (compiled / "UnslothSFTTrainer.py").write_text("raise SystemExit('not ours')")
+    runner.write(a_config(), CARD, folder)
+    assert list(folder.path.iterdir()) == []
+    outside = tmp_path / "outside"
+    (outside / "compiled").mkdir(parents=True)
+    (folder.path / "unsloth").symlink_to(outside)
+    runner.write(a_config(), CARD, folder)
+    assert list(folder.path.iterdir()) == []
+    assert (outside / "compiled").is_dir()
+    compiled.mkdir(parents=True)
+
+    def fails(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("shutil.rmtree", fails)
+    with pytest.raises(Unmet, match="Permission denied"):
+        runner.write(a_config(), CARD, folder)
 
 
 def test_the_runners_are_those_of_the_schema() -> None:
