@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any, Protocol, overload
 
 from colablock._vendor.packaging.requirements import Requirement
+from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
 from colablock.environment.snapshot import Installed
@@ -27,6 +28,7 @@ __all__ = [
     "Reason",
     "Rejection",
     "at_hand_first",
+    "likeliest",
 ]
 
 
@@ -105,6 +107,22 @@ def at_hand_first(candidates: Iterable[Candidate], is_at_hand: Callable[[File], 
         ordered = replace(one, files=(*here, *(file for file in one.files if file not in here)))
         (first if here else others).append(ordered)
     return [*first, *others]
+
+
+def likeliest(
+    candidates: Sequence[Candidate], specifier: SpecifierSet, expected: Version | None
+) -> Candidate | None:
+    """Return the candidate that the resolver will probably try first."""
+    found = Candidates.of(candidates)
+    if expected is not None and specifier.contains(expected, prereleases=True):
+        for candidate in found.select(lambda version: version == expected):
+            return candidate
+    for candidate in found:
+        yanked = candidate.file is not None and candidate.file.yanked is not None
+        unwanted = yanked or candidate.version.is_prerelease
+        if not unwanted and specifier.contains(candidate.version, prereleases=True):
+            return candidate
+    return None
 
 
 class Reason(Enum):

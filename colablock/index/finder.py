@@ -29,6 +29,7 @@ from colablock.index.candidates import (
     Reason,
     Rejection,
     at_hand_first,
+    likeliest,
 )
 from colablock.index.direct_reference import (
     KnownArchive,
@@ -119,6 +120,7 @@ class IndexSource:
         self._metadata: OnceMap[tuple[object, ...], Metadata] = OnceMap()
         self._pool: ThreadPoolExecutor | None = None
         self._ahead: set[NormalizedName] = set()
+        self._expected: Mapping[NormalizedName, Version | None] = {}
         self._lock = threading.Lock()
         self.unreached: dict[NormalizedName, FetchFailed] = {}
         self._errors = self.unreached if fetcher.offline else None
@@ -204,6 +206,11 @@ class IndexSource:
         for name in names:
             entry = self._entries.get(name)
             self._prefetch(name, entry.specifier if entry is not None else SpecifierSet())
+
+    def expect(self, versions: Mapping[NormalizedName, Version | None]) -> None:
+        """Fetch the pages of names that will probably be needed, and their metadata in these *versions*."""
+        self._expected = versions
+        self.prefetch(versions)
 
     def close(self) -> None:
         """Start no further background work."""
@@ -368,7 +375,7 @@ class IndexSource:
     def _fetch_likely(self, name: NormalizedName, specifier: SpecifierSet) -> None:
         """Fetch the page of *name*, the metadata of its likeliest candidate, and the requirements of that."""
         try:
-            likely = _likeliest(self.judge(name).candidates, specifier)
+            likely = likeliest(self.judge(name).candidates, specifier, self._expected.get(name))
             if likely is None or likely.file is None or not likely.file.is_wheel:
                 return  # an sdist may have to be built, which is not worth doing in advance
             needed = self.metadata(likely).requires
@@ -475,16 +482,6 @@ def _installed_metadata(candidate: Candidate) -> Metadata:
         requires_python=installed.requires_python,
         extras=frozenset(canonicalize_name(extra) for extra in installed.extras),
     )
-
-
-def _likeliest(candidates: Sequence[Candidate], specifier: SpecifierSet) -> Candidate | None:
-    """Return the candidate that the resolver will probably try first."""
-    for candidate in candidates:
-        yanked = candidate.file is not None and candidate.file.yanked is not None
-        unwanted = yanked or candidate.version.is_prerelease
-        if not unwanted and specifier.contains(candidate.version, prereleases=True):
-            return candidate
-    return None
 
 
 def _without_card(candidate: Candidate) -> Rejection:

@@ -43,7 +43,7 @@ from colablock.resolver.model import Pin
 from colablock.runtimes.catalog import load_runtime, runtime_names
 
 if TYPE_CHECKING:
-    from colablock._vendor.packaging.pylock import Pylock
+    from colablock._vendor.packaging.pylock import Package, Pylock
     from colablock.matrix.model import Matrix
     from colablock.matrix.packed_locks import LockFile
     from colablock.planning.solver import Solver
@@ -183,6 +183,7 @@ class _LockRun:
     options: ApplyOptions
     wanted: LockOptions
     away: set[str] = field(default_factory=set)  # the URLs of archives that cannot be reached
+    _read: dict[LockFile, Sequence[Package]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, session: Session, options: ApplyOptions, wanted: LockOptions) -> _LockRun:
@@ -192,6 +193,19 @@ class _LockRun:
     def folder(self) -> Path:
         """Where the locks of the matrix are written."""
         return lock_folder(self.matrix, cwd=Path())
+
+    def packages(self, path: LockFile) -> Sequence[Package]:
+        """Return the packages of the lock at *path*, as it was before this run; none if it cannot be read."""
+        if path not in self._read:
+            try:
+                self._read[path] = read_lock(path).packages if path.is_file() else ()
+            except InvalidInput:
+                self._read[path] = ()  # an unreadable lock is replaced
+        return self._read[path]
+
+    def versions(self, path: LockFile) -> dict[NormalizedName, Version]:
+        """Return the versions of the lock at *path*."""
+        return {package.name: package.version for package in self.packages(path) if package.version}
 
     def for_variant(self, variant: str | None) -> _LockRun:
         return replace(self, options=replace(self.options, variant=variant))
@@ -261,7 +275,7 @@ def _solver(run: _LockRun, kernel: Snapshot, path: Path) -> Solver:
     beside = lock_files(matrix, environ=run.session.environ)
     standing = (path, *beside) if path.is_file() else beside
     _check_upgrades(run, path)
-    preferred = _preferred(path, run.wanted)
+    preferred = _preferred(run, path)
     return replace(
         solver,
         matrix=matrix,
@@ -269,6 +283,7 @@ def _solver(run: _LockRun, kernel: Snapshot, path: Path) -> Solver:
         standing=standing,
         away=run.away,
         preferred=preferred,
+        expected=_expected(run, path, preferred, redacted(solver.settings.default_index)),
         takes_unhashed=True,
     )
 
@@ -313,7 +328,7 @@ def _write(
     if local and not wanted.has_files:
         note(f"the lock works on this machine only: it names local files of {', '.join(local)}")
     before = path.read_bytes() if path.is_file() else None
-    moved = tuple(_moves(_versions(path), {p.name: p.version for p in lock.packages if p.version}))
+    moved = tuple(_moves(run.versions(path), {p.name: p.version for p in lock.packages if p.version}))
     if is_kept and text != before:
         write_atomic(path, text)
     return LockResult(
@@ -423,37 +438,38 @@ def _is_local(pin: Pin) -> bool:
     return file is not None and local_path(file.url) is not None
 
 
-def _versions(path: LockFile) -> dict[NormalizedName, Version]:
-    if not path.is_file():
-        return {}
-    try:
-        return {package.name: package.version for package in read_lock(path).packages if package.version}
-    except InvalidInput:
-        return {}  # an unreadable lock is replaced
-
-
 def _lists_all_files(path: Path) -> bool:
     """Whether the lock at *path*, which is to be replaced, lists the files of every platform."""
     head = read_head(path)
     return head is not None and head.all_files
 
 
-def _preferred(path: Path, wanted: LockOptions) -> dict[NormalizedName, Version]:
+def _preferred(run: _LockRun, path: Path) -> dict[NormalizedName, Version]:
     """Return the versions to prefer: those of the lock at *path*, without the ones to upgrade."""
-    if wanted.upgrade:
+    if run.wanted.upgrade:
         return {}
-    found = _versions(path)
-    return {name: version for name, version in found.items() if name not in wanted.upgrade_packages}
+    upgraded = run.wanted.upgrade_packages
+    return {name: version for name, version in run.versions(path).items() if name not in upgraded}
+
+
+def _expected(
+    run: _LockRun, path: Path, preferred: Mapping[NormalizedName, Version], index: str
+) -> dict[NormalizedName, Version | None]:
+    """Return the names of the lock at *path*, which are asked for first, each with its preferred version.
+
+    No name is sent to another index than that from which the lock has it.
+    """
+    return {one.name: preferred.get(one.name) for one in run.packages(path) if one.index == index}
 
 
 def _check_upgrades(run: _LockRun, path: Path) -> None:
     """Raise NotFound for a name to upgrade that neither a lock of the matrix nor the request has."""
-    known = {*_versions(path), *(one.name for one in roots(run.matrix, run.options.with_))}
+    known = {*run.versions(path), *(one.name for one in roots(run.matrix, run.options.with_))}
     unknown = run.wanted.upgrade_packages - known
     if not unknown or not path.is_file():
         return
     for other in lock_files(run.matrix, environ=run.session.environ):
-        known |= _versions(other).keys()
+        known |= run.versions(other).keys()
     for name in sorted(unknown - known):
         hint = near(name, known) or "`--upgrade` moves every package"
         raise NotFound(f"`{name}` cannot be upgraded: no lock of `{run.matrix.name}` has it", hint=hint)

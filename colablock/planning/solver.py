@@ -86,6 +86,7 @@ class Solver:
     standing: Sequence[LockFile] = ()  # locks that may know an archive whose host cannot be reached
     away: set[str] = field(default_factory=set)  # the URLs of such archives
     preferred: Mapping[NormalizedName, Version] = field(default_factory=dict)  # the pins of an earlier lock
+    expected: Mapping[NormalizedName, Version | None] = field(default_factory=dict)  # see IndexSource.expect
     python: str | None = None  # named by the user
     must_hold: frozenset[tuple[NormalizedName, str]] = frozenset()  # see Request
     takes_unhashed: bool = False  # files without a strong hash, for a lock that hashes what it fetches
@@ -386,6 +387,8 @@ class Solver:
             copies_first=self.copies_first,
             is_here=bool(self.kernel.python),
         )
+        if isinstance(source, IndexSource):
+            source.expect(self.expected)
         additions = roots(self.matrix, self.with_)[len(self.matrix.packages) :]
         return WheelPreparer(
             source=source,

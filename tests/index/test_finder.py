@@ -413,6 +413,17 @@ def test_one_page_is_that_of_a_project_and_of_links(server: IndexServer, tmp_pat
         assert {one.origin for one in judged.candidates} == {origin}
 
 
+def test_expected_versions_are_fetched_before_somebody_asks(server: IndexServer, fetcher: Fetcher) -> None:
+    source = source_of(fetcher, server.url)
+    source.expect({DEMO: Version("1.0"), NormalizedName("unknown"): None})
+    deadline = time.monotonic() + 30
+    while len(server.requests) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    source.close()
+    wanted = ["/files/demo-1.0-py3-none-any.whl.metadata", "/simple/demo/", "/simple/unknown/"]
+    assert sorted(path for path in server.paths if "/dep/" not in path) == wanted
+
+
 def test_an_unknown_project_is_not_found(server: IndexServer, fetcher: Fetcher) -> None:
     result = source_of(fetcher, server.url).judge(NormalizedName("unknown"))
     assert (result.found, result.candidates, result.where) == (False, (), (server.url,))
