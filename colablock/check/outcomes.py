@@ -196,13 +196,9 @@ class MatrixChecker:
                 try:
                     variant = select_variant(self.matrix, accelerator).variant
                 except Refused as error:
-                    reason = "\n".join(line.strip() for line in error.message.splitlines()[1:])
+                    reason = _why_no_variant(error, self.matrix)
                     yield Outcome(
-                        runtime=name,
-                        accelerator=card,
-                        variant=None,
-                        verdict=Verdict.NONE,
-                        reason=reason or error.message,
+                        runtime=name, accelerator=card, variant=None, verdict=Verdict.NONE, reason=reason
                     )
                     continue
                 if variant not in kept:
@@ -387,6 +383,13 @@ def _summary(planned: PlannedChange) -> str:
             shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")  # noqa: PLR2004 - as many as read well
             parts.append(f"{verb} {shown}")
     return f"{'; '.join(parts) or 'nothing to do'}; breaks nothing"
+
+
+def _why_no_variant(error: Refused, matrix: Matrix) -> str:
+    """Return the facts that exclude each variant, and the reasons that the matrix gives."""
+    lines = [line.strip() for line in error.message.splitlines()[1:]] or [error.message]
+    has_reasons = any(variant.system.why for variant in matrix.variants.values())
+    return "\n".join([*lines, error.hint] if has_reasons and error.hint else lines)
 
 
 def _capabilities(

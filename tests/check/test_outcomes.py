@@ -208,6 +208,18 @@ def test_check_covers_every_runtime_and_gpu_without_a_network(world: World, copy
     assert "shapes>=9" in row(nowhere, "image-1-cpu")["reason"]
 
 
+def test_a_runtime_without_a_fitting_variant_has_the_reasons_of_the_matrix(world: World, copy: Path) -> None:
+    system = "[variants.{}]\nsystem-requirements = {{ accelerator = 'cuda'{} }}\n"
+    for name, why in {"plain": "", "told": ", why = 'take `good` without a card'"}.items():
+        text = MATRIX.format(name=name, line="shapes") + system.format("cuda", why) + system.format("two", "")
+        (copy / "matrices" / f"{name}.toml").write_text(text)
+    done = world.run("check", "plain", "told", "--json", cwd=copy)
+    plain, told = (row(one, "image-1-cpu") for one in done.json["checks"])
+    facts = "cuda: this machine has no CUDA device\ntwo: this machine has no CUDA device"
+    assert (plain["verdict"], plain["reason"]) == ("none", facts)
+    assert (told["verdict"], told["reason"]) == ("none", f"{facts}\ntake `good` without a card")
+
+
 def test_check_compares_with_the_committed_results(world: World, copy: Path) -> None:
     first = world.run("check", "good", cwd=copy)
     assert first.code == ExitCode.UNMET
