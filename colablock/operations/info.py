@@ -42,8 +42,8 @@ def _listed(one: Listed) -> dict[str, object]:
     """Return one matrix of the list; with a runner, on which cards training is proven, and when."""
     matrix, training, found = one.matrix, None, None
     if matrix is not None and matrix.train.runner is not None:
-        found = proofs(matrix.source, digest=matrix.digest) or None
-        cards = proven_on(matrix.source, digest=matrix.digest)
+        found = proofs(matrix.source, digest=matrix.digest, asked=matrix) or None
+        cards = proven_on(matrix.source, digest=matrix.digest, asked=matrix)
         training = f"proven on {', '.join(cards)}" if cards else "not proven on any card"
     said = {
         "name": one.name,

@@ -352,5 +352,6 @@ def _proof(planned: PlannedChange, accelerator: Accelerator) -> tuple[str, ...]:
         digest=matrix.digest,
         variant=matrix.variant,
         pins=planned.pins(),
+        asked=matrix,
     )
     return (note,)

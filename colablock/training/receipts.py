@@ -2,7 +2,7 @@
 
 The files ``MATRIX.receipts/CARD.json`` beside a matrix file are evidence that it trains.  A receipt
 covers cards with the same compute capability, and its variant of the matrix: as the file was at that
-time, or with the same versions.
+time, with the same versions, or as long as the file asks for its versions.
 """
 
 from __future__ import annotations
@@ -18,16 +18,22 @@ from colablock._common.decoding import read_bounded
 from colablock._common.fs import write_atomic
 from colablock._common.limits import RUN_FILE
 from colablock._common.plain_values import from_plain
+from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.environment.accelerator import Accelerator
 from colablock.errors import InvalidInput
+from colablock.matrix.model import Constraint, Matrix, PackageEntry, select_variant
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
 
 __all__ = [
+    "STALE",
     "Receipt",
+    "admits",
+    "asks_for",
     "card_key",
     "covering_receipt",
+    "is_old",
     "proof_note",
     "proofs",
     "proven_on",
@@ -147,16 +153,18 @@ def covering_receipt(
     digest: str,
     variant: str | None = None,
     pins: Mapping[NormalizedName, str] | None = None,
+    asked: Matrix | None = None,
 ) -> Receipt | None:
     """Return a passed receipt for such a card and such a stack; None if there is none.
 
-    The stack is that of the matrix file with *digest*, or has the versions *pins*.
+    The stack is that of the matrix file with *digest*, has the versions *pins*, or is one that the
+    matrix *asked* admits.
     With *variant* only receipts of that variant count.
     """
     key = card_key(accelerator)
     for receipt in receipts:
         proven = "cpu" if receipt.compute_capability is None else receipt.compute_capability
-        if key and proven == key and _is_about(receipt, digest, variant, pins):
+        if key and proven == key and _is_about(receipt, digest, variant, pins, asked):
             return receipt
     return None
 
@@ -169,17 +177,19 @@ def proof_note(
     digest: str,
     variant: str | None = None,
     pins: Mapping[NormalizedName, str] | None = None,
+    asked: Matrix | None = None,
 ) -> str:
     """Return a sentence that says whether a receipt of the matrix file *source* covers such a card and stack.
 
-    *digest*, *variant* and *pins* are those of `covering_receipt`.
+    *digest*, *variant*, *pins* and *asked* are those of `covering_receipt`.
     """
+    stack: dict[str, Any] = {"digest": digest, "variant": variant, "pins": pins, "asked": asked}
     if accelerator.kind == "cuda" and not accelerator.devices:  # a recorded runtime, with any card
-        found_on = proven_on(source, digest=digest, variant=variant, pins=pins)
+        found_on = proven_on(source, **stack)
         cards = ", ".join(one for one in found_on if one != "CPU")
         proven = f"is proven on {cards}" if cards else "is not proven on any card"
         return f"training with it {proven}; `colablock smoke {name}` tests it on the card of the machine"
-    found = covering_receipt(read_receipts(source), accelerator, digest=digest, variant=variant, pins=pins)
+    found = covering_receipt(read_receipts(source), accelerator, **stack)
     if found is not None:
         where = "a CPU" if found.card == "cpu" else found.card
         return f"training with it is proven on {where} ({found.date[:10]})"
@@ -193,25 +203,28 @@ def proven_on(
     digest: str,
     variant: str | None = None,
     pins: Mapping[NormalizedName, str] | None = None,
+    asked: Matrix | None = None,
 ) -> tuple[str, ...]:
     """Return the cards with passed receipts for such a stack beside the matrix file *source*."""
-    passed = (one for one in read_receipts(source) if _is_about(one, digest, variant, pins))
+    passed = (one for one in read_receipts(source) if _is_about(one, digest, variant, pins, asked))
     return tuple(dict.fromkeys("CPU" if one.card == "cpu" else one.card for one in passed))
 
 
-def proofs(source: str, *, digest: str, now: datetime | None = None) -> list[dict[str, object]]:
+def proofs(
+    source: str, *, digest: str, asked: Matrix | None = None, now: datetime | None = None
+) -> list[dict[str, object]]:
     """Return the passed receipts beside the matrix file *source* as facts: card, variant, date, remarks.
 
-    The remarks say that the file was another one (its digest is not *digest*), or
-    that the receipt is older than 90 days.
+    The remarks say that the file was another one (its digest is not *digest*, and *asked* does not
+    admit it), or that the receipt is older than 90 days.
     """
     found: list[dict[str, object]] = []
     today = now or datetime.now(timezone.utc)
     for one in read_receipts(source):
         if one.passed:
             said = (
-                f"{one.variant or 'it'}, earlier file" if one.matrix_digest != digest else "",
-                f"older than {STALE.days} days" if _is_old(one.date, today) else "",
+                "" if _is_about(one, digest, None, None, asked) else f"{one.variant or 'it'}, earlier file",
+                f"older than {STALE.days} days" if is_old(one.date, today) else "",
             )
             card = "CPU" if one.card == "cpu" else one.card
             remarks = list(filter(None, said))
@@ -219,7 +232,7 @@ def proofs(source: str, *, digest: str, now: datetime | None = None) -> list[dic
     return found
 
 
-def _is_old(date: str, now: datetime) -> bool:
+def is_old(date: str, now: datetime) -> bool:
     """Whether *date* (ISO 8601, UTC) is long ago; False for a text that is no date."""
     try:
         return now - datetime.fromisoformat(f"{date[:19]}+00:00") > STALE
@@ -228,13 +241,53 @@ def _is_old(date: str, now: datetime) -> bool:
 
 
 def _is_about(
-    receipt: Receipt, digest: str, variant: str | None, pins: Mapping[NormalizedName, str] | None
+    receipt: Receipt,
+    digest: str,
+    variant: str | None,
+    pins: Mapping[NormalizedName, str] | None,
+    asked: Matrix | None,
 ) -> bool:
-    """Whether *receipt* passed with the variant and the file of that digest, or with these very versions."""
+    """Whether *receipt* passed with that variant: of that file, with these versions, or as *asked* admits."""
     if not receipt.passed or (variant is not None and receipt.variant != variant):
         return False
     is_same = bool(pins) and all(receipt.versions.get(name) == text for name, text in (pins or {}).items())
-    return is_same or receipt.matrix_digest == digest
+    return is_same or receipt.matrix_digest == digest or (asked is not None and admits(asked, receipt))
+
+
+def admits(matrix: Matrix, receipt: Receipt) -> bool:
+    """Whether *matrix*, as its file is now, asks for the stack of *receipt*, and no further workarounds.
+
+    So a new comment or a wider range makes no receipt void.
+    """
+    if receipt.runner == matrix.train.runner and set(matrix.train.workarounds) - set(receipt.workarounds):
+        return False
+    return asks_for(matrix, receipt.variant, receipt.python_version, receipt.versions)
+
+
+def asks_for(matrix: Matrix, variant: str | None, python: str, versions: Mapping[str, str]) -> bool:
+    """Whether *variant* of *matrix* asks for a stack of these *versions* on this Python."""
+    if variant != matrix.variant:
+        if variant not in matrix.variants:
+            return False
+        matrix = select_variant(matrix, Accelerator(), variant)
+    entries: tuple[PackageEntry | Constraint, ...] = (*matrix.packages, *matrix.constraints)
+    try:
+        is_its_python = matrix.requires_python.contains(python, prereleases=True)
+        return is_its_python and all(_has(versions, entry) for entry in entries)
+    except InvalidVersion:
+        return False
+
+
+def _has(versions: Mapping[str, str], entry: PackageEntry | Constraint) -> bool:
+    """Whether *versions* are as *entry* asks; a constraint and a marker ask for no package."""
+    text = versions.get(entry.name)
+    if text is None:
+        return entry.marker is not None or not isinstance(entry, PackageEntry)
+    version = Version(text)
+    archive = entry.version if isinstance(entry, PackageEntry) and entry.url else None
+    if archive is not None and version.public != Version(archive).public:
+        return False
+    return entry.specifier.contains(version, prereleases=True)
 
 
 def card_key(accelerator: Accelerator) -> str:

@@ -15,6 +15,8 @@ SHIPPED = {
     "qlora-2025",
     "qlora-2025-kernel",
     "qlora-2026",
+    "qlora-2026-12",
+    "qlora-2026-12-axolotl",
     "qlora-2026-axolotl",
     "qlora-2026-unsloth",
 }

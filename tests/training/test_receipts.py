@@ -210,3 +210,69 @@ def test_a_receipt_covers_the_same_versions_of_its_variant(variant: str | None) 
     for pins, expected in (({name: "2.4.0"}, proven), ({name: "2.4.1"}, None), ({}, None)):
         found = covering_receipt([proven], declared("T4"), digest="changed", variant=variant, pins=pins)
         assert found == (None if variant == "cu118" else expected)
+
+
+ASKED = """
+schema = 1
+name = "tiny"
+requires-python = ">=3.10,<3.14"
+[packages]
+torch = ">=2.11,<3"
+trl = ">=0.29,<2"
+coverage = { version = ">=7", marker = "python_version < '3.11'" }
+[packages.axolotl]
+url = "https://example.com/axolotl-0.4.0.tar.gz"
+version = "0.4.0"
+requires-dist = ["fire"]
+[constraints]
+setuptools = "<81"
+[variants.cuda]
+[variants.cpu]
+[variants.cpu.packages]
+torch = "==2.13.0"
+[train]
+runner = "axolotl"
+workarounds = ["load-in-4bit-twice"]
+"""
+STACK = {"torch": "2.11.0+cu128", "trl": "0.29.1", "axolotl": "0.4.0+colablock.0123"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "versions", "is_asked"),
+    [
+        ({}, {}, True),
+        ({}, {"setuptools": "80.9.0", "pip": "1"}, True),
+        ({}, {"setuptools": "81.0.0"}, False),
+        ({}, {"torch": "2.10.0"}, False),
+        ({}, {"torch": "3.0.0"}, False),
+        ({}, {"trl": ""}, False),  # it is not there
+        ({}, {"torch": "new"}, False),
+        ({}, {"axolotl": "0.4.1"}, False),
+        ({}, {"coverage": "6.5"}, False),
+        ({"python_version": "3.14.0"}, {}, False),
+        ({"variant": "cpu"}, {}, False),  # it has another torch
+        ({"variant": "cpu"}, {"torch": "2.13.0+cpu"}, True),
+        ({"variant": "rocm"}, {}, False),
+        ({"workarounds": ()}, {}, False),
+        ({"workarounds": (), "runner": "trl"}, {}, True),
+        ({"workarounds": ("load-in-4bit-twice", "gqa-before-ampere")}, {}, True),
+        ({"after": 9.0}, {}, False),  # it did not pass
+    ],
+)
+def test_a_receipt_outlives_changes_of_the_matrix_that_still_ask_for_its_stack(
+    tmp_path: Path, changes: dict[str, Any], versions: dict[str, str], *, is_asked: bool
+) -> None:
+    path = tmp_path / "tiny.toml"
+    path.write_text(ASKED)
+    matrix = find_matrix(str(path))
+    stack = {name: text for name, text in {**STACK, **versions}.items() if text}
+    base = {"variant": "cuda", "runner": "axolotl", "workarounds": ("load-in-4bit-twice",), "versions": stack}
+    proven = replace(T4, **{**base, "python_version": "3.12.3", "matrix_digest": "before", **changes})
+    write_receipt(proven, receipts_folder(str(path)) / "t4.json")
+    found = proven_on(str(path), digest=matrix.digest, asked=matrix)
+    assert found == (("Tesla T4",) if is_asked else ())
+    assert proven_on(str(path), digest=matrix.digest) == ()
+    note = proof_note(str(path), "tiny", declared("T4"), digest=matrix.digest, asked=matrix)
+    assert ("is proven on Tesla T4" in note) == is_asked
+    for one in proofs(str(path), digest=matrix.digest, asked=matrix):
+        assert ("earlier file" in str(one["remarks"])) != is_asked
