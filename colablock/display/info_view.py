@@ -65,9 +65,12 @@ def list_document(facts: Mapping[str, Any]) -> Document:
     rows = tuple(
         GridRow(cells=(one["name"], _proven(one.get("proofs", ())), one.get("summary") or "-"))
         for one in matrices
+        if "shadowed_by" not in one
     )
     blocks: list[Block] = [Grid(rows=rows, header=("matrix", "proven on", "summary"))]
-    blocks += [_remark(one) for one in matrices if "fault" in one or "shadowed_by" in one]
+    blocks += [
+        _remark(one) for one in matrices if "fault" in one or ("shadowed_by" in one and "copy" not in one)
+    ]
     columns = ("name", "python", "torch", "distributions", "date")
     cells = (tuple(str(one[key] or "-") for key in columns) for one in runtimes)
     header = ("runtime", "Python", "torch", "installed", "date")

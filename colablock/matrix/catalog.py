@@ -54,7 +54,8 @@ class Folder(Protocol):
 class Listed:
     """One matrix on the search path; *shadowed_by* is an earlier one of the same name.
 
-    *fault* is why its file is invalid, so that it cannot be used.
+    *is_copy* says that it asks for the same as that one.  *fault* is why its file is invalid, so that it
+    cannot be used.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Listed:
     source: str
     matrix: Matrix | None = None
     shadowed_by: str | None = None
+    is_copy: bool = False
     fault: str | None = None
 
 
@@ -125,7 +127,14 @@ def find_matrix(
     file = find(name_or_path)
     matrix = load_matrix(file, find=find)
     _check_name(matrix, name_or_path)
-    return replace(matrix, replaces_shipped=_replaces_shipped(matrix))
+    shipped = _replaced(matrix)
+    if shipped is None:
+        return matrix
+    try:
+        is_copy = shipped.read_bytes() == _below(cwd, matrix.source).read_bytes()
+    except OSError:
+        is_copy = False
+    return replace(matrix, replaces_shipped=True, copies_shipped=is_copy)
 
 
 def _check_kind(text: str, cwd: Path) -> None:
@@ -176,7 +185,7 @@ def _is_packaged(matrix: Matrix) -> bool:
 def list_matrices(*, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> list[Listed]:
     """Return every matrix on the search path, in its order."""
     places = tuple(_places(os.environ if environ is None else environ, cwd or working_folder()))
-    first: dict[str, str] = {}
+    first: dict[str, Listed] = {}
     seen: set[str] = set()
     listed: list[Listed] = []
     for place in places:
@@ -190,9 +199,16 @@ def list_matrices(*, environ: Mapping[str, str] | None = None, cwd: Path | None 
             if identity not in seen:  # a folder may be on the search path twice
                 seen.add(identity)
                 one = _listed(name, place, entry, places)
-                shadow = first.setdefault(name, one.source)
-                listed.append(one if shadow == one.source else replace(one, shadowed_by=shadow))
+                used = first.setdefault(name, one)
+                if used is not one:
+                    is_copy = one.matrix is not None and _digest(one) == _digest(used)
+                    one = replace(one, shadowed_by=used.source, is_copy=is_copy)
+                listed.append(one)
     return listed
+
+
+def _digest(one: Listed) -> str | None:
+    return one.matrix.digest if one.matrix is not None else None
 
 
 def _listed(name: str, place: _MatrixPlace, entry: Folder, places: tuple[_MatrixPlace, ...]) -> Listed:
@@ -220,13 +236,14 @@ def _check_name(matrix: Matrix, name: str) -> None:
         raise InvalidMatrix(matrix.source, [fault])
 
 
-def _replaces_shipped(matrix: Matrix) -> bool:
-    """Whether a matrix of the same name is shipped, and *matrix* is another file."""
+def _replaced(matrix: Matrix) -> Folder | None:
+    """Return the shipped file of the same name, if *matrix* is another file."""
     shipped = dict(_MatrixPlace(title=_SHIPPED, folder=_shipped()).files()).get(matrix.name)
     if shipped is None:
-        return False
+        return None
     path = str(shipped) if isinstance(shipped, Path) else f"{_SHIPPED}/{shipped.name}"
-    return os.path.realpath(path) != os.path.realpath(matrix.source) and path != matrix.source
+    is_same = os.path.realpath(path) == os.path.realpath(matrix.source) or path == matrix.source
+    return None if is_same else shipped
 
 
 def _find(name: str, places: tuple[_MatrixPlace, ...]) -> MatrixFile:

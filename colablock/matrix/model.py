@@ -170,6 +170,7 @@ class Matrix:
     variants: Mapping[str, Variant] = field(default_factory=dict)
     variant: str | None = None  # the variant that select_variant() merged in
     replaces_shipped: bool = False  # a matrix of this name is shipped, and this is another one
+    copies_shipped: bool = False  # the same text
     verify: Verify = field(default_factory=Verify)
     train: Train = field(default_factory=Train)
 
@@ -185,6 +186,8 @@ def shadow_text(matrix: Matrix) -> str | None:
     if not matrix.replaces_shipped:
         return None
     source = matrix.source if matrix.source.startswith(("/", ".")) else f"./{matrix.source}"
+    if matrix.copies_shipped:
+        return f"using {source}, a copy of the shipped {matrix.name}, and the locks beside it"
     return f"using {source}, which replaces the shipped {matrix.name}"
 
 

@@ -50,6 +50,7 @@ def _listed(one: Listed) -> dict[str, object]:
         "summary": one.summary,
         "source": one.source,
         "shadowed_by": one.shadowed_by,
+        "copy": one.is_copy or None,
         "fault": one.fault,
         "training": training,
         "proofs": found,

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from colablock.display.info_view import list_document
+from colablock.display.text import to_text
 from colablock.errors import InvalidMatrix, NotFound
 from colablock.matrix.catalog import ENTRY_POINTS, find_matrix, list_matrices
+from colablock.matrix.model import shadow_text
+from colablock.operations.info import list_facts
 
 SHIPPED = {
     "qlora-2024",
@@ -76,8 +80,10 @@ def test_the_nearest_matrix_shadows_others_of_its_name(
     listed = [one for one in list_matrices(environ=environ, cwd=tmp_path) if one.name == "qlora-2026"]
     assert [one.summary for one in listed[:4]] == ["matrices", "one", "two", "their_matrices"]
     assert [one.shadowed_by for one in listed] == [None, *[str(paths[0])] * 4]
+    assert not any(one.is_copy for one in listed)
     for path in paths:
-        assert find_matrix("qlora-2026", environ=environ, cwd=tmp_path).source == str(path)
+        found = find_matrix("qlora-2026", environ=environ, cwd=tmp_path)
+        assert (found.source, found.replaces_shipped, found.copies_shipped) == (str(path), True, False)
         path.unlink()
     assert find_matrix("qlora-2026", environ=environ, cwd=tmp_path).packages
 
@@ -143,3 +149,22 @@ def test_extends_looks_beside_the_file_for_a_path_only(tmp_path: Path) -> None:
     assert find_matrix(str(by_path), environ={}, cwd=tmp_path).packages
     with pytest.raises(InvalidMatrix, match="there is no matrix `base`"):
         find_matrix(str(by_name), environ={}, cwd=tmp_path)
+
+
+def test_a_copy_of_a_shipped_matrix_is_named_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a clone in which colablock is installed: the list has no remark, and the note no warning."""
+    monkeypatch.chdir(tmp_path)
+    shipped = find_matrix("qlora-2026")
+    (tmp_path / "matrices").mkdir()
+    (tmp_path / "matrices" / "qlora-2026.toml").write_bytes(Path(shipped.source).read_bytes())
+    assert shadow_text(find_matrix("qlora-2026")) == (
+        "using ./matrices/qlora-2026.toml, a copy of the shipped qlora-2026, and the locks beside it"
+    )
+    listed = [one for one in list_matrices() if one.name == "qlora-2026"]
+    assert [(one.shadowed_by, one.is_copy) for one in listed] == [
+        (None, False),
+        ("matrices/qlora-2026.toml", True),
+    ]
+    text = to_text(list_document(list_facts(os.environ)))
+    assert text.count("qlora-2026 ") == 1
+    assert "has the same name" not in text
