@@ -34,6 +34,7 @@ class MatrixCheck:
     outcomes: tuple[Outcome, ...]
     imports: tuple[Mapping[str, Any], ...] | None = None
     drift: tuple[str, ...] = ()
+    is_first: bool = False  # there were no committed results
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of the file, in an order that keeps diffs small."""
@@ -83,7 +84,7 @@ def compared(
     elif committed is not None and committed.digest == matrix.digest:
         found = committed.imports
     if committed is None:
-        drift: tuple[str, ...] = (f"there are no committed results in `{path}`",)
+        drift: tuple[str, ...] = (f"there are no committed results in `{path}`: `--update` writes them",)
     else:
         drift = differences(committed.outcomes, outcomes)
         if imports is not None and found != committed.imports:
@@ -98,6 +99,7 @@ def compared(
         outcomes=tuple(outcomes),
         imports=found,
         drift=drift,
+        is_first=committed is None,
     )
 
 

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,7 @@ MATRIX = "a matrix by name, or the path of its file"
 class Call:
     """One call of the command line: its arguments, its environment, its two consoles.
 
-    *shell* is that of the notebook whose cell makes the call.
+    *shell* is that of the notebook whose cell makes the call.  *noted* are the notes that were given.
     """
 
     args: argparse.Namespace
@@ -55,6 +55,7 @@ class Call:
     out: Console
     err: Console
     shell: Shell | None = None
+    noted: set[str] = field(default_factory=set)
 
 
 def add_command(
@@ -243,7 +244,7 @@ def session_of(call: Call) -> Iterator[Session]:
     sweep()
     is_quiet, in_cell = call.args.quiet or call.args.json, call.shell is not None
     with reporter_for(call.err, quiet=is_quiet, notebook=in_cell, environ=call.environ) as reporter:
-        yield Session(environ=call.environ, reporter=reporter, in_kernel=in_cell)
+        yield Session(environ=call.environ, reporter=reporter, in_kernel=in_cell, noted=call.noted)
 
 
 def can_ask(call: Call) -> bool:

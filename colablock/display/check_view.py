@@ -58,9 +58,27 @@ def check_document(checked: MatrixCheck, *, updated: bool = False) -> Document:
         blocks.append(Section(title="Imports", body=(Items(imports),)))
     if checked.drift:
         drift = f"Written to {checked.path}" if updated else "Drift"
-        lines = Items(tuple(Item(text=_joined(line)) for line in checked.drift))
+        told = checked.drift[1:] if updated and checked.is_first else checked.drift
+        first = ("these are the first results: commit them",) if updated and checked.is_first else ()
+        lines = Items(tuple(Item(text=_joined(line)) for line in (*first, *_grouped(told))))
         blocks.append(Section(title=drift, body=(lines,)))
     return Document(headline=Headline(text=title), blocks=tuple(blocks))
+
+
+def _grouped(drift: Sequence[str]) -> Iterator[str]:
+    """Yield each difference once, with the runtimes and the cards that it is about."""
+    groups: dict[str, list[str]] = {}
+    for line in drift:
+        target, _, what = line.partition(": ")
+        groups.setdefault(what if " " not in target.replace(" with ", "/") else "", []).append(line)
+    for what, lines in groups.items():
+        if not what or len(lines) == 1:
+            yield from lines
+            continue
+        targets = [line.partition(": ")[0].partition(" with ") for line in lines]
+        runtimes = ", ".join(dict.fromkeys(runtime for runtime, _, _ in targets))
+        cards = " ".join(dict.fromkeys(card for _, _, card in targets if card))
+        yield f"{runtimes} ({cards}): {what}" if cards else f"{runtimes}: {what}"
 
 
 def _grid(outcomes: Sequence[Outcome]) -> Grid:

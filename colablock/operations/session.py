@@ -48,7 +48,7 @@ class Session:
     reporter: Reporter = field(default_factory=Reporter)
     in_kernel: bool = False
     _sites: dict[str | None, Site] = field(default_factory=dict, init=False, repr=False)
-    _noted: set[str] = field(default_factory=set, init=False, repr=False)
+    noted: set[str] = field(default_factory=set, repr=False)  # each note is given once in a call
     #: The indexes that could not be reached, by URL: they are not tried again in this session.
     unreached: dict[str, FetchFailed] = field(default_factory=dict, init=False, repr=False)
 
@@ -61,8 +61,8 @@ class Session:
         """Return the matrix with that name or path, no variant selected.  Raises NotFound, InvalidMatrix."""
         matrix = find_matrix(name, environ=self.environ)
         text = shadow_text(matrix)
-        if text is not None and text not in self._noted:
-            self._noted.add(text)
+        if text is not None and text not in self.noted:
+            self.noted.add(text)
             self.reporter.note(text)
         return matrix
 
@@ -81,8 +81,8 @@ class Session:
             # No index is asked, so nothing has to be said about indexes.
             return replace(settings, bundle=Bundle.open(options.bundle))
         for note in (*settings.notes, *_missing_links(settings), *self._unencrypted(settings, matrix)):
-            if note not in self._noted:
-                self._noted.add(note)
+            if note not in self.noted:
+                self.noted.add(note)
                 self.reporter.note(note)
         return settings
 

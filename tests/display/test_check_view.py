@@ -65,3 +65,22 @@ def test_check_as_text() -> None:
 def test_path_of_the_results_is_not_broken() -> None:
     text = to_text(check_document(check(drift=("a drift",)), updated=True), width=60)
     assert f"\nWritten to\n  {LONG}\n  a drift" in text
+
+
+def test_the_same_difference_is_told_once() -> None:
+    cards = ("", " with T4", " with L4")
+    drift = [f"colab-{at}-gpu{card}: kernel -> unknown: no lock" for at in (1, 2) for card in cards]
+    drift += ["colab-3-gpu: no longer recorded", "the findings about imports differ"]
+    text = to_text(check_document(check(drift=tuple(drift))))
+    assert text.split("Drift\n")[1].splitlines() == [
+        "  colab-1-gpu, colab-2-gpu (T4 L4): kernel -> unknown: no lock",
+        "  colab-3-gpu: no longer recorded",
+        "  the findings about imports differ",
+    ]
+
+
+def test_first_results_are_no_drift_once_they_are_written() -> None:
+    first = check(drift=("there are no committed results in `x`",), is_first=True)
+    assert "there are no committed results" in to_text(check_document(first))
+    text = to_text(check_document(first, updated=True), width=60)
+    assert text.endswith(f"Written to\n  {LONG}\n  these are the first results: commit them")
