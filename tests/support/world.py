@@ -13,7 +13,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import sysconfig
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -34,6 +33,7 @@ from tests.support.recorded_index import axolotl_archive
 from tests.support.runtime import Stub, Venv, build_runtime, build_site, find_python
 from tests.support.server import Facts, IndexServer, Source
 from tests.support.stubs import CONTENTS
+from tests.support.warm import run_warm
 
 __all__ = [
     "Done",
@@ -114,16 +114,8 @@ class World:
 
     def run(self, *argv: str, cwd: Path | None = None, **more: str) -> Done:
         """Run colablock's command line in a process of its own."""
-        done = subprocess.run(
-            [sys.executable, "-m", "colablock", *argv],
-            env=self.environ(**more),
-            cwd=cwd or self.folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return Done(code=done.returncode, out=done.stdout, err=done.stderr)
+        code, out, err = run_warm(argv, self.environ(**more), cwd or self.folder)
+        return Done(code=code, out=out, err=err)
 
     def stand_in(self, runtime: str) -> Venv:
         """Return the stand-in of a recorded runtime.  Copy it to change it.

@@ -1,0 +1,137 @@
+"""Run colablock's command line in processes that are forked from one that has imported it.
+
+A command is a process of its own, with its own variables, folder and standard streams, as with
+``python -m colablock``.  It saves the imports, which take longer than most commands.  Variables that an
+interpreter reads when it starts must be those of the server.
+"""
+
+from __future__ import annotations
+
+import array
+import atexit
+import importlib
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+__all__ = ["run_warm"]
+
+#: What a command that applies something loads.
+LOADED = (
+    "colablock.cli.main",
+    "colablock.cli.apply",
+    "colablock.display.plan_view",
+    "colablock.display.report_view",
+    "colablock.display.text",
+    "colablock.operations.apply",
+    "colablock.operations.plan",
+    "colablock.transaction.up_to_date",
+)
+AT_START = ("PYTHON", "LANG", "LC_", "TZ", "LD_", "MALLOC_")
+Result = tuple[int, str, str]
+
+_servers: dict[tuple[tuple[str, str], ...], _Server] = {}
+
+
+def run_warm(argv: Sequence[str], environ: Mapping[str, str], cwd: Path) -> Result:
+    """Run a command without input to its end; return its status, its output and its errors."""
+    key = tuple(sorted((name, value) for name, value in environ.items() if name.startswith(AT_START)))
+    server = _servers.get(key)
+    if server is None:
+        server = _servers[key] = _Server(dict(key))
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        status = server.run(argv, environ, cwd, (out, err))
+        return status, _text(out), _text(err)
+
+
+def _text(stream: BinaryIO) -> str:
+    stream.seek(0)
+    return stream.read().decode("utf-8")
+
+
+class _Server:
+    """The process that commands are forked from; it ends with this process, whose socket it reads."""
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        kept = {name: os.environ[name] for name in ("HOME", "PATH") if name in os.environ}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.warm", str(theirs.fileno())],
+            env={**kept, **variables},
+            cwd=Path(__file__).parents[2],
+            stdin=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+        )
+        theirs.close()
+        atexit.register(self._end)
+
+    def run(
+        self, argv: Sequence[str], environ: Mapping[str, str], cwd: Path, streams: Sequence[BinaryIO]
+    ) -> int:
+        with tempfile.TemporaryFile() as asked:
+            asked.write(json.dumps([list(argv), dict(environ), str(cwd)]).encode("utf-8", "surrogateescape"))
+            asked.flush()
+            files = array.array("i", [asked.fileno(), *(stream.fileno() for stream in streams)])
+            self._socket.sendmsg([b"run"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
+            return int(self._socket.recv(64))
+
+    def _end(self) -> None:
+        self._socket.close()
+        self._process.wait()
+
+
+def _serve(told: socket.socket) -> None:
+    for name in LOADED:
+        importlib.import_module(name)
+    while True:
+        said, files, _, _ = socket.recv_fds(told, 16, 3)
+        if not said:
+            return
+        child = os.fork()
+        if child == 0:
+            told.close()
+            _command(*files)
+        for file in files:
+            os.close(file)
+        _, status = os.waitpid(child, 0)
+        told.send(str(os.waitstatus_to_exitcode(status)).encode())
+
+
+def _command(asked: int, out: int, err: int) -> None:
+    """Become the command that the file *asked* has, and end."""
+    status = 1
+    try:
+        with os.fdopen(asked, "rb") as file:
+            file.seek(0)
+            argv, environ, cwd = json.loads(file.read().decode("utf-8", "surrogateescape"))
+        for stream, number in ((out, 1), (err, 2)):
+            os.dup2(stream, number)
+            os.close(stream)
+        os.chdir(cwd)
+        os.environ.clear()
+        os.environ.update(environ)
+        sys.path[0] = cwd
+        sys.argv = ["colablock", *argv]
+        try:
+            runpy.run_module("colablock", run_name="__main__", alter_sys=True)
+        except SystemExit as error:
+            status = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+        except BaseException:  # noqa: BLE001 - as the interpreter does
+            sys.excepthook(*sys.exc_info())
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _serve(socket.socket(fileno=int(sys.argv[1])))
