@@ -310,7 +310,7 @@ def matrices() -> tuple[Matrix, ...]:
             "KeyError: 'qwen3'",
             {"transformers": "4.46.3", "tokenizers": "0.20.3"},
             ["transformers 4.46.3 is installed", "tokenizers 0.20.3 is installed"],
-            ["(the matrix `qlora-2026` has transformers <6,>=5.13)"],
+            ["(the matrix `qlora-2026-12` has transformers ==5.24.0)"],
         ),
         (
             "importlib.metadata.PackageNotFoundError: No package metadata was found for bitsandbytes",
