@@ -276,15 +276,18 @@ def rollback(
 def history(*, python: str | os.PathLike[str] | None = None, drop: int | bool | None = None) -> Rows[Change]:
     """Return the changes that colablock made in place, oldest first.
 
-    *drop* deletes the stashes of the change of that number and of those before it, or of all with
-    ``True``: that frees disk space, and these changes can no longer be undone.
+    Those that were undone are shown below them.  *drop* deletes the stashes of the change of that
+    number and of those before it, or of all with ``True``: that frees disk space, and these changes
+    can no longer be undone.
     """
-    from colablock.operations.rollback import drop_stashes, list_changes
+    from colablock.operations.rollback import drop_stashes, list_changes, list_undone
 
     with open_session(quiet=True) as session:
         if drop is not None and drop is not False:
             drop_stashes(session, _path_text(python), None if drop is True else drop)
-        return Rows(list_changes(session, _path_text(python))).shown_as(history_document)
+        undone = list_undone(session, _path_text(python))
+        changes = list_changes(session, _path_text(python))
+    return Rows(changes).shown_as(partial(history_document, undone=undone))
 
 
 @front_door("Nothing was changed.")

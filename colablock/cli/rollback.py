@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from colablock._common.urls import checked_index
@@ -137,7 +137,7 @@ def _agreed(call: Call, options: UndoOptions) -> UndoOptions:
 def _history(call: Call) -> int:
     from colablock.display.info_view import history_document
     from colablock.display.text import render
-    from colablock.operations.rollback import drop_stashes, list_changes, list_damaged
+    from colablock.operations.rollback import drop_stashes, list_changes, list_damaged, list_undone
     from colablock.transaction.serialise import change_to_json
 
     args = call.args
@@ -145,10 +145,13 @@ def _history(call: Call) -> int:
         if args.drop is not None:
             drop_stashes(session, args.python, args.drop or None)
         changes, damaged = list_changes(session, args.python), list_damaged(session, args.python)
+        undone = list_undone(session, args.python)
     if args.json:
         faults = [{"number": one.number, "file": str(one.file), "fault": one.fault} for one in damaged]
         more = {"damaged": faults} if faults else {}
-        print_json({"changes": [change_to_json(change) for change in changes], **more}, call.out)
+        past = [{key: value for key, value in asdict(one).items() if key != "site"} for one in undone]
+        written = {"changes": [change_to_json(change) for change in changes], "undone": past, **more}
+        print_json(written, call.out)
     else:
-        render(history_document(changes, damaged), call.out)
+        render(history_document(changes, damaged, undone), call.out)
     return ExitCode.DONE

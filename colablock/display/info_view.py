@@ -20,10 +20,11 @@ from colablock.display.view import (
     Span,
     Tone,
 )
-from colablock.planning.plan import Action
+from colablock.planning.plan import steps_text
 
 if TYPE_CHECKING:
     from colablock.display.view import Block
+    from colablock.transaction.apply_record import PastChange
     from colablock.transaction.history import Change, DamagedChange
     from colablock.transaction.isolated_envs import BuiltEnvironment
     from colablock.transaction.rollback import UndoneChange
@@ -100,13 +101,25 @@ def notes_document(title: str, notes: Sequence[str]) -> Document:
     )
 
 
-def history_document(changes: Sequence[Change], damaged: Sequence[DamagedChange] = ()) -> Document:
-    """Return the changes of an environment, and what is kept to undo each."""
+def history_document(
+    changes: Sequence[Change],
+    damaged: Sequence[DamagedChange] = (),
+    undone: Sequence[PastChange] = (),
+) -> Document:
+    """Return the changes of an environment, what is kept to undo each, and those that were undone."""
+    past = [Section(title="Undone", body=(Items(tuple(map(_past, undone))),))] if undone else []
     if not changes and not damaged:
-        return Document(blocks=(Note(text="colablock has changed nothing in this environment"),))
+        nothing = "colablock has changed nothing in this environment"
+        return Document(blocks=(Note(text=f"{nothing} that is not undone" if past else nothing), *past))
     items = [(one.number, _change(one)) for one in changes]
     items += [(one.number, _damaged(one)) for one in damaged]
-    return Document(blocks=(Items(tuple(item for _, item in sorted(items, key=lambda one: one[0]))),))
+    listed = Items(tuple(item for _, item in sorted(items, key=lambda one: one[0])))
+    return Document(blocks=(listed, *past))
+
+
+def _past(change: PastChange) -> Item:
+    title = f"{_minute(change.when)}, {change.matrix}: {change.steps}"
+    return Item(text=title, notes=(f"undone {_minute(change.undone)}: {change.why}",))
 
 
 def _damaged(change: DamagedChange) -> Item:
@@ -115,8 +128,7 @@ def _damaged(change: DamagedChange) -> Item:
 
 
 def _change(change: Change) -> Item:
-    numbers = {action: sum(done.action is action for done in change.steps) for action in Action}
-    steps = ", ".join(f"{action.value} {number}" for action, number in numbers.items() if number)
+    steps = steps_text(done.action for done in change.steps)
     title = f"change {change.number}, {_minute(change.when)}, {change.matrix}: {steps}"
     by = f"lock {change.lock[:12]}" if change.lock else f"stack {change.stack[:12]}"
     kept = (

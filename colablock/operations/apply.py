@@ -6,7 +6,9 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +29,7 @@ from colablock.matrix.reader import is_path
 from colablock.operations.plan import ENV_EXISTS, env_digest, plan_change
 from colablock.operations.session import Session, comparable
 from colablock.planning.options import ApplyOptions
-from colablock.planning.plan import Plan, Target
+from colablock.planning.plan import Plan, Target, steps_text
 from colablock.planning.planned import PlannedChange
 from colablock.transaction import apply_record as applied
 from colablock.transaction import isolated_envs as envs
@@ -86,10 +88,28 @@ def carry_out(session: Session, options: ApplyOptions, planned: PlannedChange) -
     started = time.monotonic()
     apply_to_target = _apply_to_env if planned.plan.target is Target.ENV else _apply_to_kernel
     applied.check_home(session.home)
-    report = apply_to_target(session, options, planned)
+    try:
+        report = apply_to_target(session, options, planned)
+    except RolledBack as error:
+        if planned.plan.target is Target.KERNEL:
+            _note_undone(session, options, planned, error)
+        raise
     report = replace(report, seconds=time.monotonic() - started)
     with interrupted_as(CHANGED if report.changed else UNCHANGED):
         return _record(session, options, planned, report)
+
+
+def _note_undone(session: Session, options: ApplyOptions, planned: PlannedChange, error: RolledBack) -> None:
+    """Keep in the history that this change was undone at once, because of *error*."""
+    site = session.site(options.python)
+    facts = {
+        "matrix": planned.plan.matrix,
+        "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "steps": steps_text(step.action for step in planned.plan.steps),
+        "why": error.message.splitlines()[0],
+    }
+    with suppress(OSError):
+        applied.note_undone(session.home, site.prefix, site.purelib, facts)
 
 
 def _apply_to_kernel(session: Session, options: ApplyOptions, planned: PlannedChange) -> Report:

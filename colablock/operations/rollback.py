@@ -11,6 +11,7 @@ from colablock.environment.site import check_state
 from colablock.errors import NotFound
 from colablock.operations.session import Session
 from colablock.planning.options import UndoOptions
+from colablock.planning.plan import steps_text
 from colablock.transaction import apply_record as applied
 from colablock.transaction.history import Change, DamagedChange, damaged_changes, drop, read_history
 from colablock.transaction.isolated_envs import sweep_home
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from colablock.environment.site import Site
+    from colablock.transaction.apply_record import PastChange
     from colablock.transaction.undo.companions import Companions
 
 __all__ = [
     "drop_stashes",
     "list_changes",
     "list_damaged",
+    "list_undone",
     "preview_changes",
     "recover_interrupted",
     "undo_changes",
@@ -68,6 +71,9 @@ def _put_back(session: Session, site: Site, change: Change) -> None:
     """Restore the record of the apply before *change*, which is undone."""
     try:
         applied.put_back(change.matrix, session.home, change.applied_before, prefix=site.prefix)
+        facts = {"matrix": change.matrix, "when": change.when, "why": "rolled back"}
+        steps = steps_text(step.action for step in change.steps)
+        applied.note_undone(session.home, site.prefix, site.purelib, {**facts, "steps": steps})
     except OSError as error:
         session.reporter.note(f"undone, but not recorded in {session.home}: {error.strerror}")
 
@@ -104,6 +110,12 @@ def list_changes(session: Session, python: str | None = None) -> tuple[Change, .
     site = session.site(python)
     check_state(site)
     return read_history(site)
+
+
+def list_undone(session: Session, python: str | None = None) -> tuple[PastChange, ...]:
+    """Return the changes of that environment that were undone, oldest first."""
+    site = session.site(python)
+    return applied.past_changes(session.home, site.prefix, site.purelib)
 
 
 def list_damaged(session: Session, python: str | None = None) -> tuple[DamagedChange, ...]:

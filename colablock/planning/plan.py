@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -19,6 +20,7 @@ __all__ = [
     "Step",
     "Target",
     "UndoCost",
+    "steps_text",
 ]
 
 
@@ -35,6 +37,12 @@ class Action(Enum):
     REMOVE = "remove"
     REPLACE = "replace"
     INSTALL = "install"
+
+
+def steps_text(actions: Iterable[Action]) -> str:
+    """Return how many steps of each kind there are: "remove 1, install 2"."""
+    numbers = Counter(actions)
+    return ", ".join(f"{action.value} {numbers[action]}" for action in Action if numbers[action])
 
 
 class Remedy(Enum):

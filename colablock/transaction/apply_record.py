@@ -8,9 +8,10 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime, timezone
 from pathlib import Path
 
-from colablock._common.decoding import is_plain_name, read_bounded
+from colablock._common.decoding import Malformed, decode, is_plain_name, read_bounded
 from colablock._common.fs import expanded, make_private, write_private
 from colablock._common.limits import RUN_FILE
 from colablock._common.ownership import require_trusted
@@ -24,6 +25,7 @@ __all__ = [
     "PYTHONS",
     "SET_ASIDE",
     "ApplyRecord",
+    "PastChange",
     "check_home",
     "forget",
     "home_folder",
@@ -31,7 +33,9 @@ __all__ = [
     "key_of",
     "load",
     "load_all",
+    "note_undone",
     "parse",
+    "past_changes",
     "put_back",
     "read_text",
     "save",
@@ -46,7 +50,9 @@ BUNDLES = "bundles"
 PYTHONS = "pythons"
 """The folder of the Pythons that were unpacked from bundles, to which environments have links."""
 
-_FOLDERS = ("applied", BUNDLES, "current", "envs", PYTHONS, "runs", SET_ASIDE)
+_UNDONE = "undone"  # the changes that were undone, by environment
+_MOST_PAST = 100
+_FOLDERS = ("applied", BUNDLES, "current", "envs", PYTHONS, "runs", SET_ASIDE, _UNDONE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +80,51 @@ class ApplyRecord:
     source: str = ""
     process: int = 0  # the process that applied it
     versions: Mapping[NormalizedName, str] = field(default_factory=dict)  # the versions in *state*
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastChange:
+    """A change that was undone: its matrix, its steps, why, and when it was made and undone (UTC, ISO 8601).
+
+    *site* identifies the folder of the environment, which another one may replace at the same path.
+    """
+
+    matrix: str
+    when: str
+    undone: str
+    steps: str  # such as "install 2, remove 1"
+    why: str  # "rolled back", or that a proof failed
+    site: str
+
+
+def note_undone(home: Path, prefix: str, site: str, facts: Mapping[str, str]) -> None:
+    """Add a change of the environment at *prefix* that was undone just now.  Raises OSError."""
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    one = PastChange(undone=now, site=_identity(site), **facts)
+    kept = (*_past(home, prefix), one)[-_MOST_PAST:]
+    text = json.dumps([asdict(past) for past in kept])
+    write_private(_past_path(home, prefix), text.encode())
+
+
+def past_changes(home: Path, prefix: str, site: str) -> tuple[PastChange, ...]:
+    """Return the changes of the environment at *prefix* that were undone, oldest first."""
+    return tuple(past for past in _past(home, prefix) if past.site == _identity(site))
+
+
+def _past(home: Path, prefix: str) -> tuple[PastChange, ...]:
+    try:
+        return decode(read_bounded(_past_path(home, prefix), RUN_FILE), tuple[PastChange, ...])
+    except (OSError, Malformed):
+        return ()
+
+
+def _past_path(home: Path, prefix: str) -> Path:
+    return home / _UNDONE / f"{hashlib.sha256(os.fsencode(prefix)).hexdigest()[:32]}.json"
+
+
+def _identity(site: str) -> str:
+    status = os.stat(site)  # noqa: PTH116 - as the paths beside it
+    return f"{status.st_dev}-{status.st_ino}"
 
 
 def home_folder(environ: Mapping[str, str]) -> Path:

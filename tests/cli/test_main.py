@@ -302,6 +302,24 @@ def test_an_environment_is_changed_and_undone(world: World, venv: Venv) -> None:
     assert "undo:" not in done.out  # it changed nothing
 
 
+def check_undone(world: World, venv: Venv, home: str, folder: Path) -> None:
+    """Check that the history has the changes that were undone, and only those of this environment."""
+    past = world.run("history", "--python", venv.python, "--json", COLABLOCK_HOME=home).json
+    assert past["changes"] == []
+    assert [(one["matrix"], one["why"]) for one in past["undone"]] == [
+        ("tiny", "rolled back"),
+        ("unproven", "rolled back"),
+        ("unproven", "1 proof failed, and the change was undone"),
+    ]
+    text = world.run("history", "--python", venv.python, COLABLOCK_HOME=home).out
+    assert text.startswith("colablock has changed nothing in this environment that is not undone\n\nUndone\n")
+    title = r"^  \d{4}-\d\d-\d\d \d\d:\d\d UTC, unproven: remove 2, replace 1, install 1\n    undone \d"
+    assert re.search(title, text, re.MULTILINE)
+    shutil.move(venv.folder, folder / "old")
+    shutil.copytree(folder / "old", venv.folder, symlinks=True)  # another environment at the same path
+    assert "Undone" not in world.run("history", "--python", venv.python, COLABLOCK_HOME=home).out
+
+
 def test_what_was_done_is_told_and_undone(world: World, venv: Venv, tmp_path: Path) -> None:
     home = str(tmp_path / "home")
     before = listing(venv.folder)
@@ -338,6 +356,8 @@ def test_what_was_done_is_told_and_undone(world: World, venv: Venv, tmp_path: Pa
     first = world.run("rollback", "--to", "first", "--python", venv.python, "--json", COLABLOCK_HOME=home)
     assert [one["number"] for one in first.json["undone"]] == [1]
     assert listing(venv.folder) == before
+    assert world.run("apply", "unproven", *options, COLABLOCK_HOME=home).code == ExitCode.ROLLED_BACK
+    check_undone(world, venv, home, tmp_path)
 
 
 def test_what_is_kept_for_the_way_back_can_be_dropped(world: World, venv: Venv) -> None:
