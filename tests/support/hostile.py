@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from colablock.errors import ExitCode
 from tests.support.paths import ROOT
 from tests.support.runtime import Stub, Venv
 from tests.support.trees import tree_digest
+from tests.support.warm import run_warm
 from tests.support.world import Done
 
 __all__ = ["INTO", "STANDING", "Target", "make_target", "refused"]
@@ -66,17 +65,8 @@ class Target:
             "PYTHONDONTWRITEBYTECODE": "1",
             **more,
         }
-        done = subprocess.run(
-            [sys.executable, "-m", "colablock", *argv],
-            env=environ,
-            cwd=self.folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-        return Done(code=done.returncode, out=done.stdout, err=done.stderr)
+        code, out, err = run_warm(argv, environ, self.folder, timeout=120)
+        return Done(code=code, out=out, err=err)
 
     def apply(self, into: str, *more: str) -> Done:
         """Apply ``tiny.toml`` from the folder of wheels alone."""

@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from colablock.training.runs.folder import RunFolder, State
 from colablock.training.scripts import FOLDER as SCRIPTS
 from tests.support.paths import ROOT
 from tests.support.training_stack import until
+from tests.support.warm import run_warm
 from tests.support.world import Done
 
 __all__ = [
@@ -92,16 +91,8 @@ class Stack:
 
     def run(self, *argv: str | Path, **more: str) -> Done:
         """Run colablock's command line in a process of its own."""
-        done = subprocess.run(
-            [sys.executable, "-m", "colablock", *map(str, argv)],
-            env=self.environ(**more),
-            cwd=self.folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return Done(code=done.returncode, out=done.stdout, err=done.stderr)
+        code, out, err = run_warm(tuple(map(str, argv)), self.environ(**more), self.folder)
+        return Done(code=code, out=out, err=err)
 
     def train(
         self, out: str, *argv: str | Path, model: Path | None = None, data: Path = TEXT, **settings: Any

@@ -41,14 +41,19 @@ Result = tuple[int, str, str]
 _servers: dict[tuple[tuple[str, str], ...], _Server] = {}
 
 
-def run_warm(argv: Sequence[str], environ: Mapping[str, str], cwd: Path) -> Result:
-    """Run a command without input to its end; return its status, its output and its errors."""
+def run_warm(
+    argv: Sequence[str], environ: Mapping[str, str], cwd: Path, *, timeout: float | None = None
+) -> Result:
+    """Run a command without input to its end; return its status, its output and its errors.
+
+    Raises TimeoutError after *timeout* seconds, when it has been killed.
+    """
     key = tuple(sorted((name, value) for name, value in environ.items() if name.startswith(AT_START)))
     server = _servers.get(key)
     if server is None:
         server = _servers[key] = _Server(dict(key))
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        status = server.run(argv, environ, cwd, (out, err))
+        status = server.run(argv, environ, cwd, (out, err), timeout)
         return status, _text(out), _text(err)
 
 
@@ -74,14 +79,29 @@ class _Server:
         atexit.register(self._end)
 
     def run(
-        self, argv: Sequence[str], environ: Mapping[str, str], cwd: Path, streams: Sequence[BinaryIO]
+        self,
+        argv: Sequence[str],
+        environ: Mapping[str, str],
+        cwd: Path,
+        streams: Sequence[BinaryIO],
+        timeout: float | None,
     ) -> int:
         with tempfile.TemporaryFile() as asked:
             asked.write(json.dumps([list(argv), dict(environ), str(cwd)]).encode("utf-8", "surrogateescape"))
             asked.flush()
             files = array.array("i", [asked.fileno(), *(stream.fileno() for stream in streams)])
             self._socket.sendmsg([b"run"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
-            return int(self._socket.recv(64))
+            child = int(self._socket.recv(64))
+            self._socket.settimeout(timeout)
+            try:
+                return int(self._socket.recv(64))
+            except TimeoutError:
+                os.kill(child, signal.SIGKILL)
+                self._socket.settimeout(None)
+                self._socket.recv(64)
+                raise
+            finally:
+                self._socket.settimeout(None)
 
     def _end(self) -> None:
         self._socket.close()
@@ -99,6 +119,7 @@ def _serve(told: socket.socket) -> None:
         if child == 0:
             told.close()
             _command(*files)
+        told.send(str(child).encode())
         for file in files:
             os.close(file)
         _, status = os.waitpid(child, 0)
