@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,11 @@ class MatrixCheck:
         return {**self.to_json(), "file": str(self.path), "broken-since": broke, "drift": list(self.drift)}
 
     def write(self) -> None:
-        """Write the file.  Raises InvalidInput if that fails."""
-        text = json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n"
+        """Write the file, with the date of today (UTC).  Raises InvalidInput if that fails."""
+        value = self.to_json()
+        results = {name: value.pop(name) for name in ("results", "imports") if name in value}
+        dated: dict[str, Any] = {**value, "date": datetime.now(timezone.utc).date().isoformat()}
+        text = json.dumps({**dated, **results}, indent=2, ensure_ascii=False) + "\n"
         write_atomic(self.path, text.encode())
 
 

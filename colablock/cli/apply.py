@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colablock.cli.common import (
@@ -85,6 +86,12 @@ def _add_run(commands: Any) -> None:
 def _add_verify(commands: Any) -> None:
     parser = add_command(commands, "verify", "prove the environment of the last apply again")
     parser.add_argument("name", metavar="NAME", help=MATRIX)
+    parser.add_argument(
+        "--receipt",
+        metavar="FILE",
+        type=Path,
+        help="write a receipt of the apply to FILE, to contribute it; only if every check passes",
+    )
     parser.set_defaults(handler=_verify)
 
 
@@ -188,11 +195,14 @@ def _run(call: Call) -> int:
 def _verify(call: Call) -> int:
     from colablock.display.report_view import report_document
     from colablock.display.text import render
-    from colablock.operations.last_apply import verify_last_apply
+    from colablock.operations.last_apply import receipt_of, verify_last_apply
+    from colablock.training.evidence import write_apply_receipt
     from colablock.transaction.serialise import report_to_json
 
     with session_of(call) as session:
         report = verify_last_apply(session, call.args.name)
+        if call.args.receipt is not None and report.passed:
+            write_apply_receipt(receipt_of(session, call.args.name, report), call.args.receipt)
     if call.args.json:
         print_json(report_to_json(report), call.out)
     else:

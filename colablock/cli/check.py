@@ -92,7 +92,7 @@ def _check(call: Call) -> int:
     with session_of(call) as session:
         checked = check_matrices(session, names, update=args.update, imports=args.imports)
     if args.html is not None:
-        _write_page(args.html, checked, call.environ)
+        _write_page(args.html, checked, names, call.environ)
     if args.json:
         print_json({"checks": [one.facts() for one in checked]}, call.out)
     else:
@@ -103,15 +103,21 @@ def _check(call: Call) -> int:
     return ExitCode.DONE if is_current else ExitCode.UNMET
 
 
-def _write_page(path: Path, checked: Sequence[MatrixCheck], environ: Mapping[str, str]) -> None:
+def _write_page(
+    path: Path, checked: Sequence[MatrixCheck], names: Sequence[str], environ: Mapping[str, str]
+) -> None:
     from colablock._common.fs import write_atomic
     from colablock.display.compat_page import render_page
+    from colablock.matrix.catalog import find_matrix
     from colablock.runtimes.catalog import runtimes
+    from colablock.training.evidence import evidence_of
 
+    matrices = [find_matrix(name, environ=environ) for name in names]
     text = render_page(
         [one.to_json() for one in checked],
         matrices={one.matrix: one.summary for one in checked},
         runtimes=runtimes(environ=environ),
+        evidence={one.name: evidence_of(one) for one in matrices},
     )
     write_atomic(path, text.encode())
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
@@ -85,11 +85,13 @@ def render_page(
     *,
     matrices: Mapping[str, str],
     runtimes: Sequence[RecordedRuntime],
+    evidence: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
     """Return the page for *checks*, each the content of one ``NAME.checks.json``, in this order.
 
     *matrices* maps names to summaries.  *runtimes* are given oldest first and shown newest first.  A runtime
-    that only the checks name comes last, without facts.  The same arguments give the same bytes.
+    that only the checks name comes last, without facts.  *evidence* maps names to what is proven of a matrix
+    (`evidence_of`), which fills a second table.  The same arguments give the same bytes.
     """
     rows = [_row(check, matrices.get(check["matrix"], "")) for check in checks]
     facts = {runtime.name: runtime for runtime in reversed(runtimes)}
@@ -102,6 +104,7 @@ def render_page(
     cards = "".join(_card(row, columns) for row in rows)
     return (
         f"{_head(style, script)}{_legend()}{_filters(rows)}{_grid(rows, columns)}"
+        f"{_evidence(evidence)}"
         f'<section id="cards"><h2>Reasons</h2>\n{cards}</section>\n{_FOOT}'
         f"<script>{script}</script>\n</body>\n</html>\n"
     )
@@ -274,6 +277,54 @@ def _some(accelerators: Sequence[str], total: int) -> str:
     if len(accelerators) > _FEW:
         return f"{len(accelerators)} of {total}"
     return _listed(accelerators)
+
+
+# The evidence
+
+
+_STEPS = ("resolved", "planned", "applied", "imported", "CPU", "card")
+
+
+def _evidence(evidence: Mapping[str, Mapping[str, Any]] | None) -> str:
+    if not evidence:
+        return ""
+    heads = "".join(f'<th scope="col">{step[0].upper()}{step[1:]}</th>' for step in ("matrix", *_STEPS))
+    body = "".join(
+        f'<tr><th scope="row"><b>{_plain(name)}</b></th>{"".join(map(_step, _steps(found)))}</tr>\n'
+        for name, found in evidence.items()
+    )
+    return (
+        '<section id="evidence"><h2>What is proven</h2>\n'
+        '<p class="soft">From the results and receipts beside each matrix. What is empty is not proven by us.'
+        "</p>\n"
+        '<div role="region" aria-label="Matrices and proofs" tabindex="0"><table>\n'
+        f"<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}</tbody>\n</table></div></section>\n"
+    )
+
+
+def _steps(found: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Yield for each step what is proven, as lines."""
+    planned = [f"{number} {verdict}" for verdict, number in found["planned"].items()]
+    dated = {
+        step: [_date(found[step])] if found[step] else [] for step in ("resolved", "applied", "imported")
+    }
+    yield dated["resolved"]
+    yield [", ".join(planned)] if planned else []
+    yield dated["applied"]
+    yield dated["imported"]
+    cards = [(one["card"] == "CPU", one) for one in found["trained"]]
+    yield [_date(one) for is_cpu, one in cards if is_cpu]
+    yield [f"{one['card']} {_date(one)}" for is_cpu, one in cards if not is_cpu]
+
+
+def _date(one: Mapping[str, Any]) -> str:
+    marks = ("older than 90 days" if one["old"] else "", "earlier matrix" if one["earlier"] else "")
+    said = "; ".join(filter(None, marks))
+    return f"{one['date']} ({said})" if said else str(one["date"])
+
+
+def _step(lines: Sequence[str]) -> str:
+    return f"<td>{'<br>'.join(map(_plain, lines))}</td>"
 
 
 # The cards: every detail, matrix by matrix

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from colablock._common.text import count, size_text, some_of
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from colablock.transaction.undo.preview import UndoPreview
 
 __all__ = [
+    "card_name",
     "envs_document",
     "facts_document",
     "history_document",
@@ -61,14 +62,18 @@ def facts_document(facts: Mapping[str, object]) -> Document:
 
 
 def list_document(facts: Mapping[str, Any]) -> Document:
-    """Return the matrices and the recorded runtimes as two tables."""
+    """Return the matrices, what is proven of them and when, and the recorded runtimes as tables."""
     matrices, runtimes = facts["matrices"], facts["runtimes"]
-    rows = tuple(
-        GridRow(cells=(one["name"], _proven(one.get("proofs", ())), one.get("summary") or "-"))
-        for one in matrices
-        if "shadowed_by" not in one
-    )
-    blocks: list[Block] = [Grid(rows=rows, header=("matrix", "proven on", "summary"))]
+    used = [one for one in matrices if "shadowed_by" not in one]
+    rows = tuple(GridRow(cells=(one["name"], one.get("summary") or "-")) for one in used)
+    blocks: list[Block] = [Grid(rows=rows, header=("matrix", "summary"))]
+    known = {one["name"]: one["evidence"] for one in used if "evidence" in one}
+    if known:
+        proven = (GridRow(cells=cells) for name, one in known.items() for cells in _evidence(name, one))
+        blocks.append(
+            Grid(rows=tuple(proven), header=("matrix", "resolved", "applied", "imported", "trained"))
+        )
+        blocks += _legend(known.values())
     blocks += [
         _remark(one) for one in matrices if "fault" in one or ("shadowed_by" in one and "copy" not in one)
     ]
@@ -80,13 +85,41 @@ def list_document(facts: Mapping[str, Any]) -> Document:
     return Document(blocks=tuple(blocks))
 
 
-def _proven(proofs: Sequence[Mapping[str, Any]]) -> str:
-    """Return the cards on which training is proven, without their makers, with remarks: ``H100``."""
-    found = []
-    for one in proofs:
-        card = one["card"].removeprefix("NVIDIA ").removeprefix("Tesla ").split()[0]
-        found.append(f"{card} ({'; '.join(one['remarks'])})" if one["remarks"] else card)
-    return ", ".join(dict.fromkeys(found)) or "-"
+#: What stands behind a date.
+_OLD, _EARLIER = "*", "~"
+
+
+def _evidence(name: str, evidence: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Yield the cells of one matrix: its dates, and a card on which it trained; then a row for each other."""
+    steps = (evidence[step] for step in ("resolved", "applied", "imported"))
+    cards: dict[str, Mapping[str, Any]] = {}
+    for one in evidence["trained"]:
+        cards.setdefault(card_name(one["card"]), one)
+    first, *others = [f"{card} {_date(one)}" for card, one in cards.items()] or ["-"]
+    yield (name, *(_date(one) if one else "-" for one in steps), first)
+    for card in others:
+        yield ("", "", "", "", card)
+
+
+def card_name(card: str) -> str:
+    """Return the short name of a card: ``H100`` of ``NVIDIA H100 80GB HBM3``."""
+    return (card.removeprefix("NVIDIA ").removeprefix("Tesla ").split() or [card])[0]
+
+
+def _date(one: Mapping[str, Any]) -> str:
+    return str(one["date"]) + (_OLD if one["old"] else "") + (_EARLIER if one["earlier"] else "")
+
+
+def _legend(found: Iterable[Mapping[str, Any]]) -> Iterator[Note]:
+    """Yield what the marks mean, if they are used."""
+    steps = [one[step] for one in found for step in ("resolved", "applied", "imported") if one[step]]
+    dated = [*steps, *(card for one in found for card in one["trained"])]
+    if any(one["old"] for one in dated):
+        yield Note(label=_OLD, text="older than 90 days")
+    if any(one["earlier"] for one in dated):
+        yield Note(
+            label=_EARLIER, text="for an earlier version of the matrix, which asked for other versions"
+        )
 
 
 def _remark(one: Mapping[str, Any]) -> Note:

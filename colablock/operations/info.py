@@ -15,6 +15,7 @@ from colablock.matrix.catalog import Listed, find_matrix, list_matrices
 from colablock.matrix.model import Absent, Constraint, Matrix, PackageEntry, shadow_text
 from colablock.network.settings import read_settings
 from colablock.runtimes.catalog import runtimes
+from colablock.training.evidence import evidence_of
 from colablock.training.receipts import proofs, proven_on
 from colablock.transaction.apply_record import home_path
 
@@ -39,8 +40,9 @@ def list_facts(environ: Mapping[str, str]) -> dict[str, object]:
 
 
 def _listed(one: Listed) -> dict[str, object]:
-    """Return one matrix of the list; with a runner, on which cards training is proven, and when."""
+    """Return one matrix of the list, with its evidence; with a runner, on which cards training is proven."""
     matrix, training, found = one.matrix, None, None
+    evidence = evidence_of(matrix) if matrix is not None else None
     if matrix is not None and matrix.train.runner is not None:
         found = proofs(matrix.source, digest=matrix.digest, asked=matrix) or None
         cards = proven_on(matrix.source, digest=matrix.digest, asked=matrix)
@@ -54,6 +56,7 @@ def _listed(one: Listed) -> dict[str, object]:
         "fault": one.fault,
         "training": training,
         "proofs": found,
+        "evidence": evidence,
     }
     return {key: value for key, value in said.items() if value is not None}
 

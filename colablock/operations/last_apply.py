@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colablock._vendor.packaging.utils import NormalizedName
+from colablock._version import __version__
 from colablock.environment.accelerator import Accelerator, detect
 from colablock.environment.dependency_graph import DependencyGraph
 from colablock.environment.site import is_unfinished
@@ -25,9 +27,17 @@ from colablock.transaction.serialise import report_from_json
 from colablock.verification.origins import hidden_imports
 
 if TYPE_CHECKING:
+    from colablock.training.evidence import ApplyReceipt
     from colablock.verification.verify import Check, Report
 
-__all__ = ["drifts_since", "last_apply", "last_report", "requirements_to_hold", "verify_last_apply"]
+__all__ = [
+    "drifts_since",
+    "last_apply",
+    "last_report",
+    "receipt_of",
+    "requirements_to_hold",
+    "verify_last_apply",
+]
 
 
 def last_apply(session: Session, name: str) -> ApplyRecord:
@@ -116,6 +126,32 @@ def verify_last_apply(session: Session, name: str) -> Report:
             f"{matrix.name} has changed since it was applied: the checks are those of its current version",
         )
     return replace(recorded, checks=checks, changed=False, seconds=time.monotonic() - started, notes=notes)
+
+
+def receipt_of(session: Session, name: str, report: Report) -> ApplyReceipt:
+    """Return the receipt of the last apply of *name*, whose checks passed as *report* says.
+
+    It has the checks, versions and the card, and nothing about the user or this machine.
+    """
+    from colablock.training.evidence import ApplyReceipt  # noqa: PLC0415 - asked for only
+
+    last = last_apply(session, name)
+    devices = detect(session.environ).devices
+    return ApplyReceipt(
+        matrix=last.name,
+        matrix_digest=last.matrix_digest,
+        variant=last.variant,
+        lock=report.lock_digest,
+        target=last.target,
+        python_version=report.python_version,
+        card=devices[0].name if devices else "cpu",
+        checks=sum(not one.skipped for one in report.checks),
+        imports=tuple(one.subject for one in report.checks if one.kind == "import" and not one.skipped),
+        date=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        colablock=__version__,
+        versions={str(project): version for project, version in last.pins.items()},
+        runtime=session.environ.get("COLAB_RELEASE_TAG"),
+    )
 
 
 def _with_cause(check: Check, causes: Mapping[str, str]) -> Check:

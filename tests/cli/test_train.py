@@ -240,6 +240,18 @@ def test_an_interrupt_stops_at_a_checkpoint(shell: CommandLine) -> None:
     kill(shell.folder)
 
 
+def test_verify_writes_a_receipt_of_the_apply(shell: CommandLine) -> None:
+    receipt = shell.bench.folder / "applied.json"
+    assert shell("verify", "tiny", "--receipt", str(receipt), "--json") == 0
+    value = json.loads(receipt.read_text())
+    report = json.loads(shell.out)
+    assert (value["kind"], value["matrix"], value["card"]) == ("apply", "tiny", "cpu")
+    assert value["checks"] == len([one for one in report["checks"] if not one["skipped"]])
+    assert value["imports"] == [one["subject"] for one in report["checks"] if one["kind"] == "import"]
+    assert value["python_version"] == report["python_version"]
+    assert not [text for text in map(str, value.values()) if "/" in text]  # no path of this machine
+
+
 def test_smoke_writes_a_receipt(shell: CommandLine) -> None:
     receipt = shell.bench.folder / "receipt.json"
     assert shell("smoke", "tiny", "--receipt", str(receipt)) == 0

@@ -47,6 +47,36 @@ def page() -> Element:
     return read(rendered())
 
 
+# The evidence
+
+
+def test_the_second_table_shows_what_is_proven_and_when() -> None:
+    new, old = {"date": "2026-11-29", "old": False, "earlier": False}, {"date": "2026-08-01", "old": True}
+    cpu = {"card": "CPU", **new}
+    cards = [{"card": "NVIDIA <H100>", **new}, {"card": "Tesla T4", **old, "earlier": True}]
+    found = {
+        "full": {
+            "resolved": new,
+            "planned": {"kernel": 10, "env": 4},
+            "applied": new,
+            "imported": new,
+            "trained": [cpu, *cards],
+        },
+        "empty": {**dict.fromkeys(("resolved", "applied", "imported")), "planned": {}, "trained": []},
+    }
+    page = read(render_page(checks(), matrices=MATRICES, runtimes=RUNTIMES, evidence=found))
+    table = page.named("evidence")
+    heads = ["Matrix", "Resolved", "Planned", "Applied", "Imported", "CPU", "Card"]
+    assert [head.text for head in table.one("thead").all("th")] == heads
+    full, empty = ([cell.text for cell in row.all("td")] for row in table.one("tbody").all("tr"))
+    dates = ["2026-11-29"] * 4
+    assert full[:5] == [dates[0], "10 kernel, 4 env", *dates[1:]]
+    assert "NVIDIA <H100> 2026-11-29" in full[5]
+    assert "Tesla T4 2026-08-01 (older than 90 days; earlier matrix)" in full[5]
+    assert empty == [""] * 6
+    assert 'id="evidence"' not in rendered()
+
+
 # The grid
 
 

@@ -364,6 +364,7 @@ def test_a_matrix_package_is_listed_with_its_path(team: Team, tmp_path: Path) ->
         "summary": "What we train with: qlora-2026 and our tracking",
         "source": str(site_of(team.folder) / "team_matrices" / "team-qlora.toml"),
         "training": "not proven on any card",
+        "evidence": {**dict.fromkeys(("resolved", "applied", "imported")), "planned": {}, "trained": []},
     }
     assert not any("fault" in one for one in found.values())
     assert {"trl<2,>=0.29", "wandb>=0.17"} <= set(team.packages("team-qlora", tmp_path))

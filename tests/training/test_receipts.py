@@ -17,6 +17,7 @@ from colablock.training.receipts import (
     Receipt,
     card_key,
     covering_receipt,
+    is_old,
     proof_note,
     proofs,
     proven_on,
@@ -28,6 +29,7 @@ from colablock.training.receipts import (
 )
 from tests.support.training import T4_RECEIPT as T4
 
+NOTHING: dict[str, Any] = {**dict.fromkeys(("resolved", "applied", "imported")), "planned": {}, "trained": []}
 CPU = replace(T4, card="cpu", compute_capability=None, driver=None, cuda=None, precision="fp32")
 
 
@@ -169,6 +171,8 @@ def test_matrices_with_one_name_are_listed_with_their_own_proofs(
     write_receipt(replace(T4, matrix_digest=digest), receipts_folder(str(far)) / "t4.json")
     (proven,) = proofs(str(far), digest=digest)
     assert (proven["card"], proven["date"]) == ("Tesla T4", T4.date[:10])
+    when = {"date": T4.date[:10], "old": is_old(T4.date, datetime.now(timezone.utc)), "earlier": False}
+    trained = {"card": "Tesla T4", "variant": T4.variant, "runner": T4.runner, "receipts": 1, **when}
     found = list_facts({"COLABLOCK_MATRICES": "far"})["matrices"]
     assert isinstance(found, list)
     assert [one for one in found if one["name"] == "mine"] == [
@@ -176,6 +180,7 @@ def test_matrices_with_one_name_are_listed_with_their_own_proofs(
             "name": "mine",
             "source": str(near.relative_to(tmp_path)),
             "training": "not proven on any card",
+            "evidence": NOTHING,
         },
         {
             "name": "mine",
@@ -183,6 +188,7 @@ def test_matrices_with_one_name_are_listed_with_their_own_proofs(
             "shadowed_by": str(near.relative_to(tmp_path)),
             "training": "proven on Tesla T4",
             "proofs": [proven],
+            "evidence": {**NOTHING, "applied": when, "imported": when, "trained": [trained]},
         },
     ]
 
