@@ -637,7 +637,10 @@ def tile(profile: RunnerProfile) -> str:
     if profile.tile is None:
         return "all"
     tokens, entries = profile.tile
-    return f"a tile of {tokens:,} tokens × {entries:,} entries" if entries else f"of {tokens:,} tokens"
+    if entries:
+        return f"a tile of {tokens:,} tokens × {entries:,} entries"
+    share = f", or of a share of {profile.share:g} of them" if profile.share else ""
+    return f"of {tokens:,} tokens{share}"
 
 
 def by_hand_table(points: Iterable[Mapping[str, Any]]) -> str:

@@ -99,7 +99,8 @@ class RunnerProfile:
     """The memory behaviour of a runner from the version *since* on.
 
     *logits* is the number of copies of all logits in float32 at once.  *tile* is the size of a
-    tile of logits, in tokens × entries of the vocabulary (0: all entries).
+    tile of logits, in tokens × entries of the vocabulary (0: all entries), and *share* the least share of
+    the tokens in it.
     *embeddings_in_float32* are the precisions for which peft's ``prepare_model_for_kbit_training``
     casts embeddings and head to float32.  *head_in_float32* is true if the loss multiplies with a
     copy of the head in float32.  *half_adapters* is true if the adapters of a quantised model are
@@ -110,6 +111,7 @@ class RunnerProfile:
     logits: float
     source: str
     tile: tuple[int, int] | None = None
+    share: float = 0.0
     embeddings_in_float32: tuple[str, ...] = ()
     head_in_float32: bool = False
     half_adapters: bool = False
@@ -173,9 +175,10 @@ RUNNER_PROFILES: Mapping[str, tuple[RunnerProfile, ...]] = {  # newest first
     "unsloth": (
         RunnerProfile(
             since="0",
-            logits=2.0,
-            tile=(1024, 0),
-            source="unsloth_zoo 2026.10.9 fused_losses/chunked_logprob.py: 512 to 2,048 rows",
+            logits=1.0,
+            tile=(512, 0),
+            share=1 / 8,
+            source="unsloth_zoo 2026.10.9 fused_losses/chunked_logprob.py: logits and gradient in 16 bits",
         ),
     ),
 }
@@ -354,7 +357,8 @@ def _loss(shape: ModelShape, setting: Setting, tokens: int, s: int) -> float:
         copies = (0 if s == 4 else 4) * head + (c * head if c < 4 else 0)  # noqa: PLR2004 - float32
     if profile.tile is None:
         return tokens * shape.vocabulary * 4 * profile.logits + copies
-    rows, width = min(tokens, profile.tile[0]), min(shape.vocabulary, profile.tile[1] or shape.vocabulary)
+    rows = min(tokens, max(profile.tile[0], tokens * profile.share))
+    width = min(shape.vocabulary, profile.tile[1] or shape.vocabulary)
     if profile.tile[1]:  # only a tile of the head is cast
         copies = c * width * shape.hidden if s > c else 0
     head_input = tokens * shape.hidden * (4 + c)  # the input of the head, and its gradient in float32
