@@ -272,7 +272,7 @@ def screenshots(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Compare the run time with uv and pip-tools (not run by default)."""
+    """Compare the run time with uv, pip-tools and PDM (not run by default)."""
     session.install("-e", ".", *group("bench"))
     session.run("python", "-m", "benchmarks.bench", *session.posargs)
 

@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import uv
 
@@ -312,6 +313,35 @@ def lock_contests(ground: Ground) -> Iterator[Contest]:
                 theirs=Side(label=label, commands=(command,), forget=forget),
                 aim=wish,
             )
+    pdm = pdm_lock(ground, wanted)
+    if pdm is not None:
+        yield Contest(
+            about="lock, warm cache",
+            ours=Side(label="colablock lock", commands=(ours,)),
+            theirs=Side(label="pdm lock", commands=(pdm,)),
+        )
+
+
+def pdm_lock(ground: Ground, wanted: Path) -> Command | None:
+    """Return the lock of the same requirements by PDM; None if PDM is not installed."""
+    pdm = shutil.which("pdm")
+    if pdm is None:
+        return None
+    project, short = ground.folder / "pdm", f"{sys.version_info[0]}.{sys.version_info[1]}"
+    project.mkdir()
+    lines = [
+        "[project]",
+        'name = "x"',
+        'version = "0"',
+        f'requires-python = "=={short}.*"',
+        "dependencies = [",
+    ]
+    lines += [f'  "{line}",' for line in wanted.read_text("utf-8").splitlines()]
+    lines += ["]", "[[tool.pdm.source]]", 'name = "pypi"', f'url = "{ground.index}"']
+    ground.write("pdm/pyproject.toml", lines)
+    ground.write("pdm/.pdm-python", [sys.executable])
+    target = ("--python", f"=={short}.*", "--platform", "manylinux_2_35_x86_64")
+    return (pdm, "lock", "--project", str(project), "--quiet", "--no-reuse", *target)
 
 
 CONTESTS: Mapping[str, Callable[[Ground], Iterator[Contest]]] = {
@@ -453,7 +483,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
-def as_values(outcomes: Sequence[Outcome], runs: int, index_url: str | None) -> dict[str, object]:
+def as_values(outcomes: Sequence[Outcome], runs: int, index_url: str | None) -> dict[str, Any]:
     """Return the outcomes with every turn, and what they were measured on."""
     rows = [
         {**asdict(outcome), "ratio": median(outcome.ratios), "reached": outcome.reached}
@@ -469,10 +499,13 @@ def as_values(outcomes: Sequence[Outcome], runs: int, index_url: str | None) -> 
     return {"runs": runs, "on": on, "contests": rows}
 
 
-def write_results(path: Path, values: Mapping[str, object]) -> None:
-    """Write what is known so far beside what other benchmarks have written."""
-    text = path.read_text(encoding="utf-8") if path.is_file() else "{}"
-    path.write_text(f"{json.dumps({**json.loads(text), **values}, indent=2)}\n", encoding="utf-8")
+def write_results(path: Path, values: Mapping[str, Any]) -> None:
+    """Write what is known so far beside other benchmarks, and contests that were not held this time."""
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    new = {(one["about"], one["beside"]): one for one in values["contests"]}
+    contests = [new.pop((one["about"], one["beside"]), one) for one in known.get("contests", ())]
+    written = {**known, **values, "contests": [*contests, *new.values()]}
+    path.write_text(f"{json.dumps(written, indent=2)}\n", encoding="utf-8")
 
 
 def main() -> int:

@@ -1,18 +1,25 @@
-"""How the time grows: a solve with the number of locked packages, a plan with what is installed.
+"""How the time grows: a solve with locked packages, a plan with what is installed, a check with its pairs.
 
     python -m benchmarks.curves [--runs N] [--output FILE]
 
-Each point is the least processor time of several runs in one process, since other work on the machine only
-adds to it.  The exponent is the slope of a line through the points on logarithmic scales: 1 is linear.
+Each point is the least processor time of several runs, since other work on the machine only adds to it.
+A check is a process of its own with a fresh cache, and runs once.  The exponent is the slope of a line
+through the points on logarithmic scales: 1 is linear.
 """
 
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import math
+import os
+import re
+import resource
+import shutil
+import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,10 +33,14 @@ from colablock.planning.planner import make_plan
 from colablock.resolver.model import Request
 from colablock.resolver.repair import Repairer
 from colablock.resolver.resolver import resolve
+from colablock.runtimes.catalog import runtime_names
 from tests.support.dict_source import PYTHON_312, DictSource, entries
 
 LOCKED = (50, 100, 170, 250, 500)
 INSTALLED = (100, 200, 350, 700, 1400)
+MATRICES = (1, 2, 4, 8)  # copies of one
+MATRIX = "qlora-2026"
+MATRICES_FOLDER = Path(__file__).parents[1] / "matrices"
 NEEDS = 8  # requirements of one distribution, as in a hosted image
 STACK = 30  # packages of a plan
 
@@ -94,6 +105,35 @@ def installed_plan(size: int) -> Callable[[], object]:
     return plan
 
 
+def checked(size: int) -> Callable[[], object]:
+    """Return a check of *size* pairs of a copy of a matrix and a recorded runtime, from locks."""
+    folder = Path(tempfile.mkdtemp(prefix="colablock-curves-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    beside = [
+        path
+        for path in MATRICES_FOLDER.glob("*.*")
+        if path.is_file() and re.match(rf"(pylock\.)?{MATRIX}(--|\.)", path.name)
+    ]
+    copies = [folder / str(number) for number in range(size // len(runtime_names()))]
+    for copy in copies:
+        copy.mkdir()
+        for path in beside:
+            shutil.copy(path, copy)
+    command = [sys.executable, "-m", "colablock", "check", *(str(one / f"{MATRIX}.toml") for one in copies)]
+    environ = {
+        **os.environ,
+        "COLABLOCK_CACHE_DIR": str(folder / "cache"),
+        "COLABLOCK_HOME": str(folder / "home"),
+    }
+    return lambda: subprocess.run([*command, "--json"], env=environ, capture_output=True, check=True)
+
+
+def processor() -> float:
+    """Return the processor seconds that this process and its ended children have used."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
 def measured(
     about: str, sizes: Sequence[int], make: Callable[[int], Callable[[], object]], runs: int
 ) -> Curve:
@@ -103,9 +143,9 @@ def measured(
         call = make(size)
         times = []
         for _ in range(runs):
-            started = time.process_time()
+            started = processor()
             call()
-            times.append(time.process_time() - started)
+            times.append(processor() - started)
         seconds.append(min(times))
     return Curve(about=about, sizes=tuple(sizes), seconds=tuple(seconds))
 
@@ -115,6 +155,12 @@ def curves(runs: int) -> list[Curve]:
     return [
         measured("solve of a lock, by locked packages", LOCKED, locked_solve, runs),
         measured("solve and plan of a lock, by installed distributions", INSTALLED, installed_plan, runs),
+        measured(
+            "check from locks, by pairs of a matrix and a runtime",
+            [number * len(runtime_names()) for number in MATRICES],
+            checked,
+            1,
+        ),
     ]
 
 
