@@ -6,7 +6,6 @@ Sizes of files and disks use powers of 1000, sizes of memory powers of 1024.
 from __future__ import annotations
 
 import codecs
-import difflib
 import re
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -79,6 +78,8 @@ def near(word: str, known: Iterable[str], *, likeness: float = 0.6) -> str | Non
 
     *likeness* is the least share of equal characters, from 0 to 1.
     """
+    import difflib  # noqa: PLC0415 - every command loads this module, and few words are misspelt
+
     found = difflib.get_close_matches(word, list(known), n=1, cutoff=likeness)
     return f"did you mean `{found[0]}`?" if found else None
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import lru_cache
-from importlib import metadata, resources
+from importlib import resources
 from pathlib import Path
 from typing import Protocol
 
@@ -309,8 +309,31 @@ def _offered(_folders: tuple[tuple[str, int], ...]) -> tuple[str, ...]:
     The metadata of every distribution is read, hundreds in a hosted notebook, so the result is kept
     until a folder of the import path changes.
     """
+    if not any(map(_may_offer, sys.path)):
+        return ()
+    from importlib import metadata  # noqa: PLC0415 - slow to import, and few machines have such distributions
+
     found = sorted(metadata.entry_points(group=ENTRY_POINTS), key=lambda found: found.name)
     return tuple(entry_point.value for entry_point in found)
+
+
+def _may_offer(path: str) -> bool:
+    """Whether a distribution in the folder *path* may name modules for matrices, judged by its text."""
+    try:
+        names = os.listdir(path or ".")  # noqa: PTH208 - as in `_changed`
+    except OSError as error:
+        return isinstance(error, NotADirectoryError)  # an archive, which only importlib reads
+    return any(_names_matrices(f"{path or '.'}/{name}") for name in names)
+
+
+def _names_matrices(entry: str) -> bool:
+    if not entry.endswith((".dist-info", ".egg-info", ".egg")):
+        return False
+    try:
+        with open(f"{entry}/entry_points.txt", "rb") as file:  # noqa: PTH123 - hundreds of them
+            return ENTRY_POINTS.encode() in file.read()
+    except OSError:
+        return entry.endswith(".egg")
 
 
 def _package(module: str) -> _MatrixPlace:

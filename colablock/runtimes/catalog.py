@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -150,6 +149,8 @@ def load_recording(
 
 def _runtime_hint(text: str, known: Sequence[RecordedRuntime]) -> str:
     """Return the names that *text* may mean: a part of them, as the host's menu has it, or a misspelt one."""
+    import difflib  # noqa: PLC0415 - only for a name that is not known
+
     names = [about.name for about in known]
     letters = _plain(text)
     parts = sorted(
