@@ -137,14 +137,17 @@ def judge_files(
 
 
 def version_in(name: NormalizedName, filename: str) -> Version | None:
-    """Return the version in the name of a wheel or an sdist of the project *name*; None if there is none."""
+    """Return the version in the name of a wheel or an sdist of the project *name*; None if there is none.
+
+    The rest of the name of a wheel is not read: `judge_files` does that.
+    """
     try:
         if not filename.endswith(".whl"):
             return parse_sdist_stem(name, filename) if filename.endswith(_ARCHIVES) else None
-        wheel_name = parse_wheel_name(filename)
+        project, _, rest = filename.partition("-")
+        return _version(rest.partition("-")[0].replace("_", "-")) if _normal(project) == name else None
     except ValueError:
         return None
-    return wheel_name.version if wheel_name.project == name else None
 
 
 def parse_wheel_name(filename: str) -> WheelName:
@@ -258,11 +261,14 @@ class _ProjectEvaluator:
         named = [_read_name(self._name, file) for file in self._listed.read(version)]
         there = [one for one in named if isinstance(one, _NamedFile) and one.version == version]
         trusted = [one for one in there if one.file.untrusted is None]
-        untrusted = [partial(self._untrusted, one) for one in there if one.file.untrusted is not None]
+        refusals: list[Callable[[], Rejection]] = [
+            *(partial(_same, one) for one in named if isinstance(one, Rejection)),
+            *(partial(self._untrusted, one) for one in there if one.file.untrusted is not None),
+        ]
         if not trusted:
-            return _Judged(None, untrusted)
+            return _Judged(None, refusals)
         candidate, refusal = self._evaluate(version, trusted)
-        return _Judged(candidate, untrusted if refusal is None else [*untrusted, refusal])
+        return _Judged(candidate, refusals if refusal is None else [*refusals, refusal])
 
     def _evaluate(
         self, version: Version, known: Sequence[_NamedFile]
@@ -386,6 +392,10 @@ class _ProjectEvaluator:
     ) -> Rejection:
         filename = known[0].file.filename
         return Rejection(name=self._name, version=version, filename=filename, reason=reason, detail=detail)
+
+
+def _same(rejection: Rejection) -> Rejection:
+    return rejection
 
 
 def _rank(tags: str, ranks: Mapping[str, int]) -> int | None:

@@ -111,7 +111,9 @@ def _lines(project: NormalizedName, listing: Listing) -> bytes:
     versions = sorted(filter(None, by_version), reverse=True)
     head = _Head(project=project, versions=[str(one) for one in versions], status=listing.status)
     groups = (others, *(by_version[one] for one in versions))
-    return b"\n".join(map(encode, (head, *(Listing(rows=rows, status=listing.status) for rows in groups))))
+    # A `Listing` would check its rows once more.
+    lines = ({"rows": rows, "status": listing.status} for rows in groups)
+    return b"\n".join([encode(head), *map(encode, lines)])
 
 
 def _read_lines(body: bytes, project: NormalizedName) -> tuple[_Head, list[bytes]]:

@@ -31,25 +31,23 @@ _NO_INDEX = "Check that the URL is that of a simple index (PEP 503): it often en
 _MAJOR = "1"  # of the API (PEP 629): a page of another one must not be read
 #: Before 3.11 fromisoformat takes no `Z` and only 0, 3 or 6 digits of a second.
 _READS_Z = sys.version_info >= (3, 11)
-_LAST = 253_402_300_799  # seconds: the end of the year 9999
 
 T = TypeVar("T")
 _Name: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.FILE_NAME)]
 _Url: TypeAlias = Annotated[str, msgspec.Meta(max_length=limits.URL)]
 _Field: TypeAlias = Annotated[str, msgspec.Meta(max_length=limits.FIELD)]
 _Size: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=limits.SIZE)]
-_Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=_LAST)]
 _Hashes: TypeAlias = Annotated[dict[_Field, _Field], msgspec.Meta(max_length=20)]
 
 
 class FileRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """One file of a page.  *uploaded* is in seconds since the epoch; see `File` for the others."""
+    """One file of a page.  *uploaded* is the text of the page (PEP 700); see `File` for the others."""
 
     filename: _Name
     url: _Url
     hashes: _Hashes
     size: _Size | None = None
-    uploaded: _Seconds | None = None
+    uploaded: str | None = None
     requires_python: _Field | None = None
     yanked: _Field | None = None
     core_metadata: bool | _Hashes = False
@@ -229,7 +227,7 @@ def _row(entry: _Entry, page: str) -> FileRow | None:
         url,
         hashes or {},
         entry.size,
-        _epoch(entry.upload_time),
+        entry.upload_time,
         entry.requires_python or None,
         yanked[: limits.FIELD] if yanked else yanked,
         announced,
@@ -309,8 +307,8 @@ def _check_version(version: str, url: str) -> None:
         raise FetchFailed(message, url=redacted(url), hint="a newer colablock may read it")
 
 
-def _epoch(text: str | None) -> float | None:
-    """Return a PEP 700 upload time as seconds; None if it is missing or invalid."""
+def _moment(text: str | None) -> datetime | None:
+    """Return a PEP 700 upload time in UTC; None if it is missing or invalid."""
     if not text:
         return None
     try:
@@ -319,9 +317,9 @@ def _epoch(text: str | None) -> float | None:
             text = f"{head}.{fraction[:6]:0<6}" if fraction else head
         moment = datetime.fromisoformat(text)
         seconds = (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+        return datetime.fromtimestamp(seconds, timezone.utc) if seconds >= 0 else None
     except (ValueError, OverflowError):
         return None
-    return seconds if 0 <= seconds <= _LAST else None
 
 
 def _file(row: FileRow, index: str | None, naming: Callable[[str], str] | None, status: str | None) -> File:
@@ -330,7 +328,7 @@ def _file(row: FileRow, index: str | None, naming: Callable[[str], str] | None, 
         url=naming(row.url) if naming is not None else row.url,
         hashes=row.hashes,
         size=row.size,
-        upload_time=None if row.uploaded is None else datetime.fromtimestamp(row.uploaded, timezone.utc),
+        upload_time=_moment(row.uploaded),
         requires_python=row.requires_python,
         yanked=row.yanked,
         core_metadata=row.core_metadata,
