@@ -46,6 +46,7 @@ __all__ = [
 PLATFORM = "manylinux_2_35_x86_64"
 _HEAD = b"\n[tool.colablock]\n"
 _SHOWN = 3  # differences in a message
+_FEW = 10  # differences of a state that is nearly the same
 
 
 def lock_file_name(matrix: str, target: str, variant: str | None = None) -> str:
@@ -174,7 +175,7 @@ class LockStore:
             differing = assumption_failures(head, snapshot)
             if not differing and self._is_fresh(head):
                 return head
-            if differing and (nearest is None or len(differing) < nearest[0]):
+            if _is_near(head, differing) and (nearest is None or len(differing) < nearest[0]):
                 nearest = len(differing), _difference(head, differing)
         if nearest is not None:
             self._note(nearest[1])
@@ -235,6 +236,11 @@ class LockStore:
         if text not in self._noted:
             self._noted.add(text)
             self.reporter.note(text)
+
+
+def _is_near(head: LockHead, differing: Sequence[str]) -> bool:
+    """Whether a delta that does not fit is worth a note: it is for a state that resembles this one."""
+    return bool(differing) and (len(differing) <= _FEW or len(differing) * 2 < len(head.assumes))
 
 
 def _difference(head: LockHead, differing: Sequence[str]) -> str:

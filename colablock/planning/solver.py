@@ -34,6 +34,7 @@ from colablock.planning.planner import make_plan
 from colablock.planning.request_check import check_additions
 from colablock.planning.shared_files import builds_in
 from colablock.planning.sources import (
+    build_notes,
     candidate_source,
     check_reached,
     linked_notes,
@@ -43,7 +44,6 @@ from colablock.planning.sources import (
 from colablock.planning.target import (
     PythonCandidate,
     best_python,
-    build_note,
     has_preferred_builds,
     no_python,
 )
@@ -454,18 +454,10 @@ class Solver:
         return replace(self, lock_store=None, preferred={**kept, **self.preferred})
 
     def _notes(self, resolution: Resolution, source: CandidateSource | None) -> tuple[str, ...]:
-        searched = self._searched(source)
-        builds = filter(None, (build_note(resolution, entry, searched) for entry in self.matrix.packages))
+        builds = build_notes(resolution, self.matrix.packages, source)
         if self.lock is None and isinstance(source, LockSource):
             return (*builds, f"the versions are those of {source.name}", *linked_notes(resolution, source))
         return (*builds, *resolution.remarks())
-
-    def _searched(self, source: CandidateSource | None) -> str:
-        """Return where builds were searched, as the words of a note."""
-        if not isinstance(source, LockSource):
-            return "in find-links or an index"
-        linked = isinstance(source, OverriddenLock)
-        return f"in {source.name} or in find-links" if linked else f"in {source.name}"
 
 
 @dataclass(slots=True)

@@ -5,7 +5,8 @@ And which index of a variant cannot be reached or refuses, so that another varia
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -14,9 +15,11 @@ from colablock._common.urls import redacted
 from colablock.errors import FetchFailed
 from colablock.index.candidates import CandidateOrigin, Reason
 from colablock.index.finder import IndexSource, has_label
+from colablock.lockfile.lock_source import LockSource
 from colablock.lockfile.overridden_lock import OverriddenLock
 from colablock.matrix.model import roots
 from colablock.matrix.package_sources import PackageSources
+from colablock.planning.target import build_note, is_preferred
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
@@ -25,7 +28,6 @@ if TYPE_CHECKING:
     from colablock.environment.snapshot import Snapshot
     from colablock.index.build import Builder
     from colablock.index.candidates import CandidateSource
-    from colablock.lockfile.lock_source import LockSource
     from colablock.lockfile.standing import StandingLocks
     from colablock.matrix.model import Index, Matrix, PackageEntry
     from colablock.network.fetcher import Fetcher
@@ -38,6 +40,7 @@ __all__ = [
     "blocked_before",
     "blocked_by",
     "blocked_in",
+    "build_notes",
     "candidate_source",
     "check_reached",
     "linked_notes",
@@ -116,6 +119,31 @@ def _missing_labels(
         for name, label in wanted.items()
         if name in versions and not has_label(versions[name], label)
     }
+
+
+def build_notes(
+    resolution: Resolution, entries: Iterable[PackageEntry], source: CandidateSource | None
+) -> tuple[str, ...]:
+    """Return for each package with a preferred local label which build was chosen, and why no other."""
+    searched = "in find-links or an index"
+    if isinstance(source, LockSource):
+        more = " or in find-links" if isinstance(source, OverriddenLock) else ""
+        searched = f"in {source.name}{more}"
+    notes = []
+    for entry in entries:
+        unused = None if is_preferred(resolution, entry) else _unused_build(entry, source)
+        notes.append(build_note(resolution, entry, searched, unused))
+    return tuple(filter(None, notes))
+
+
+def _unused_build(entry: PackageEntry, source: CandidateSource | None) -> str | None:
+    """Return the first candidate with the preferred local label that the range of *entry* allows."""
+    with suppress(FetchFailed):
+        for one in source.judge(entry.name).candidates if source is not None else ():
+            allowed = entry.specifier.contains(one.version, prereleases=True)
+            if allowed and has_label(one.version, entry.prefer_local or ""):
+                return str(one)
+    return None
 
 
 def check_reached(conflict: Conflict, source: CandidateSource) -> None:

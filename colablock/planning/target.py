@@ -27,6 +27,7 @@ __all__ = [
     "fetch_size",
     "has_preferred_builds",
     "is_kernel",
+    "is_preferred",
     "no_python",
     "why_not_kernel",
 ]
@@ -120,22 +121,30 @@ def best_python(candidates: Sequence[PythonCandidate]) -> tuple[PythonCandidate,
 
 def has_preferred_builds(resolution: Resolution, entries: Iterable[PackageEntry]) -> bool:
     """Whether every package got a build with its preferred local label, so no other Python does better."""
-    return all(_is_preferred(resolution, entry) for entry in entries)
+    return all(is_preferred(resolution, entry) for entry in entries)
 
 
-def build_note(resolution: Resolution, entry: PackageEntry, searched: str) -> str | None:
+def build_note(
+    resolution: Resolution, entry: PackageEntry, searched: str, unused: str | None = None
+) -> str | None:
     """Return which build of a package with a preferred local label was found, and where; else None.
 
-    *searched* names the places in which none was found, such as "in find-links or an index".
+    *searched* names the places in which none was found, such as "in find-links or an index".  *unused* is
+    one that was found and does not fit the other versions.
     """
     pin = resolution.pins.get(entry.name)
     if entry.prefer_local is None or pin is None or pin.candidate.file is None:
         return None
     file = pin.candidate.file
     where = redacted(file.index) if file.index else "find-links"
-    if _is_preferred(resolution, entry):
+    if is_preferred(resolution, entry):
         return f"{pin.candidate} is a `+{entry.prefer_local}` build from {where}: {size_text(file.size or 0)}"
     whole = size_text(fetch_size(resolution))
+    if unused is not None:
+        return (
+            f"not using {unused}, a `+{entry.prefer_local}` build: it does not fit the other versions;"
+            f" {pin.candidate} is the build of {where}, and all takes {whole} to fetch"
+        )
     python = resolution.request.environment.short
     return (
         f"no `+{entry.prefer_local}` build of {entry.name} for Python {python} was found {searched}:"
@@ -143,7 +152,8 @@ def build_note(resolution: Resolution, entry: PackageEntry, searched: str) -> st
     )
 
 
-def _is_preferred(resolution: Resolution, entry: PackageEntry) -> bool:
+def is_preferred(resolution: Resolution, entry: PackageEntry) -> bool:
+    """Whether *entry* has no preferred local label, or its build has it, or is installed already."""
     pin = resolution.pins.get(entry.name)
     if entry.prefer_local is None or pin is None or pin.is_installed:
         return True

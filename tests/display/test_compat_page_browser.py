@@ -266,3 +266,12 @@ def test_print_has_every_verdict_and_the_open_details(open_page: Open) -> None:
     assert page.locator("details.cell > summary:visible").count() == len(MATRICES) * len(RUNTIMES)
     assert page.locator("article").get_by_text("no variant takes a G4").filter(visible=True).count() == 1
     assert not page.locator("#grid").is_visible()
+
+
+@pytest.mark.parametrize("width", [400, 1200])
+@pytest.mark.parametrize("dark", [False, True])
+def test_nothing_is_clipped(open_page: Open, width: int, dark: bool) -> None:
+    """At 1200 px all runtimes are beside each other; at 400 px the cards are."""
+    page = open_page(size=(width, 900), dark=dark)
+    parts = "[...document.querySelectorAll('#grid, #cards, body')]"
+    assert page.evaluate(f"{parts}.filter(one => one.scrollWidth > one.clientWidth).length") == 0

@@ -224,3 +224,10 @@ def test_no_note_without_a_preferred_build() -> None:
     assert build_note(resolution(pin("torch", "2.8.0", 1)), entry, ANYWHERE) is None
     assert build_note(resolution(), PREFERRED, ANYWHERE) is None
     assert has_preferred_builds(resolution(pin("torch", "2.8.0", 1)), [entry])
+
+
+def test_a_preferred_build_that_does_not_fit_is_not_said_to_be_missing() -> None:
+    whole = resolution(pin("torch", "2.8.0", 880 * MB))
+    note = build_note(whole, PREFERRED, ANYWHERE, "torch 2.9.0+cpu")
+    assert note is not None
+    assert note.startswith("not using torch 2.9.0+cpu, a `+cpu` build: it does not fit the other versions;")
