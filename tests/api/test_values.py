@@ -52,6 +52,7 @@ ONLY_THERE = {
     "lock": {"all", "check"},
     "rollback": {"to", "yes"},
     "smoke": {"receipt"},
+    "verify": {"receipt"},
     "train": {"set"},
     "why": {"absent"},
 }

@@ -8,7 +8,7 @@ import json
 import os
 import tarfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from colablock.environment.accelerator import Accelerator
 from colablock.environment.site import Site
 from colablock.errors import ColablockError
 from colablock.matrix.model import Matrix
+from colablock.training.evidence import evidence_of, read_apply_receipts
 from colablock.training.preflight.model_config import from_config
 from colablock.training.receipts import proof_note, read_receipts, receipt_from
 from colablock.training.runs.checkpoint_archives import unpack
@@ -293,14 +294,42 @@ def _archive(data: bytes, folder: Path) -> object:
 def _receipt(data: bytes, folder: Path) -> object:
     (folder / "demo.receipts").mkdir(exist_ok=True)
     (folder / "demo.receipts" / "T4.json").write_bytes(data)
+    evidence_of(replace(MATRIX, source=str(folder / "demo.toml")))
     found = read_receipts(str(folder / "demo.toml"))
     for one in found:
         proof_note(str(folder / "demo.toml"), "demo", Accelerator(), digest=one.matrix_digest)
     return receipt_from(decode(data, dict, by_python=True), source="r")
 
 
+def _applied(data: bytes, folder: Path) -> object:
+    (folder / "demo.receipts").mkdir(exist_ok=True)
+    (folder / "demo.receipts" / "applied.json").write_bytes(data)
+    evidence_of(replace(MATRIX, source=str(folder / "demo.toml")))
+    return len(read_apply_receipts(str(folder / "demo.toml")))
+
+
+_APPLIED = {
+    "matrix": "demo",
+    "matrix_digest": "0" * 64,
+    "variant": None,
+    "lock": "0" * 64,
+    "target": "env",
+    "python_version": "3.12.3",
+    "card": "cpu",
+    "checks": 9,
+    "imports": ["torch"],
+    "date": "2026-11-25T10:00:00Z",
+    "colablock": "0.1.0",
+    "versions": {"torch": "2.15.0"},
+    "runtime": None,
+    "kind": "apply",
+    "schema": 1,
+}
+
+
 def _results(data: bytes, folder: Path) -> object:
     (folder / "demo.checks.json").write_bytes(data)
+    evidence_of(replace(MATRIX, source=str(folder / "demo.toml")))
     found = compared(MATRIX, folder, ())
     return json.dumps(found.facts())
 
@@ -385,6 +414,7 @@ STATE: tuple[Target, ...] = (
         call=_receipt,
         documented=_ERRORS,
     ),
+    target("receipt of an apply", "json", _applied, json_bytes(_APPLIED)),
     Target(name="results of a check", form="json", samples=_matrix_file("*.checks.json"), call=_results),
     target("answers of proofs", "lines", _proofs, json_bytes(_PROOF) + b"\n" + json_bytes(_PROOF) + b"\n"),
     target("training config", "lines", _config, _TRAIN),
