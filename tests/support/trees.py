@@ -28,9 +28,10 @@ StrictListing = dict[str, tuple[object, ...]]
 def listing(root: Path) -> Listing:
     """Return everything below *root*: kind, permissions, and the content or the target of a link.
 
-    Waits for the background process that deletes the trash of a change.
+    Waits for the background process that deletes the trash of a change, in *root* or a folder in it.
     """
-    _wait_for_deletion(root / ".colablock")
+    for state in (root / ".colablock", *root.glob("*/.colablock")):
+        _wait_for_deletion(state)
     found: Listing = {}
     for folder, folders, files in os.walk(root):
         for name in [*folders, *files]:
