@@ -58,7 +58,8 @@ _RANK = {verdict: rank for rank, verdict in enumerate(Verdict)}
 class Outcome:
     """The result for a matrix on one runtime with one accelerator.
 
-    *fetch_bytes* is the size of the download, None if unknown.  *python* is the version of the
+    *fetch_bytes* is the size of the download, None if unknown, without the distributions *unsized*,
+    whose size no index and no lock tells.  *python* is the version of the
     target.  *restart* is true if a kernel with replaced modules loaded has to restart.
     *capabilities* maps each declared capability to ``holds`` or the reason why not.
     """
@@ -77,6 +78,7 @@ class Outcome:
     breaks: tuple[str, ...] = ()
     restart: bool = False
     capabilities: Mapping[str, str] = field(default_factory=dict)  # "claims" in JSON
+    unsized: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         """Return the outcome as in the results file."""
@@ -89,6 +91,7 @@ class Outcome:
             "lock": self.lock,
             "python": self.python,
             "fetch-bytes": self.fetch_bytes,
+            **({"fetch-unknown": list(self.unsized)} if self.unsized else {}),
             "installs": self.installs,
             "replaces": self.replaces,
             "removes": list(self.removes),
@@ -100,7 +103,8 @@ class Outcome:
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Outcome:
         """Return the outcome from the value of `to_json`.  Raises Malformed."""
-        return fitted(dict(row), cls, renamed={"fetch-bytes": "fetch_bytes", "claims": "capabilities"})
+        renamed = {"fetch-bytes": "fetch_bytes", "fetch-unknown": "unsized", "claims": "capabilities"}
+        return fitted(dict(row), cls, renamed=renamed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -346,6 +350,7 @@ def _planned_outcome(base: Outcome, verdict: Verdict, found: _LockedPlan, reason
     plan = found.planned.plan
     count = {action: sum(step.action is action for step in plan.steps) for action in Action}
     in_kernel = verdict is Verdict.KERNEL
+    sizes = _fetched_sizes(plan)
     removed = (step for step in plan.steps if step.action is Action.REMOVE)
     left = (item for item in plan.breakages if item.remedy is Remedy.LEAVE)
     return replace(
@@ -354,7 +359,8 @@ def _planned_outcome(base: Outcome, verdict: Verdict, found: _LockedPlan, reason
         reason=reason,
         lock=found.head.path.name if found.head else None,
         python=found.python,
-        fetch_bytes=_fetched_bytes(plan),
+        fetch_bytes=sum(size or 0 for size in sizes.values()),
+        unsized=tuple(sorted(name for name, size in sizes.items() if size is None)),
         installs=count[Action.INSTALL],
         replaces=count[Action.REPLACE],
         removes=tuple(f"{step.name} {step.previous}" for step in removed),
@@ -363,13 +369,18 @@ def _planned_outcome(base: Outcome, verdict: Verdict, found: _LockedPlan, reason
     )
 
 
-def _fetched_bytes(plan: Plan) -> int:
-    """Return the bytes to fetch, without local files.
+def _fetched_sizes(plan: Plan) -> dict[str, int | None]:
+    """Return the bytes to fetch for each distribution, without local files; None if its size is unknown.
 
-    A wheel beside a lock may be there or not: git ignores it, and a fresh clone has to get the same result.
+    A wheel that colablock rebuilt may lie beside a lock or not: git ignores it, and a fresh clone has to
+    get the same result.  So it is left out, and its archive too.
     """
-    artifacts = (step.artifact for step in plan.steps if step.artifact is not None)
-    return sum(one.size or 0 for one in artifacts if not one.url.startswith("file:"))
+    found = {}
+    for step in plan.steps:
+        is_rebuilt = "+colablock." in (step.version or "")
+        if step.artifact is not None and not is_rebuilt and not step.artifact.url.startswith("file:"):
+            found[str(step.name)] = step.artifact.size
+    return found
 
 
 def _summary(planned: PlannedChange) -> str:

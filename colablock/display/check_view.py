@@ -118,17 +118,32 @@ def _reasons(outcomes: Sequence[Outcome]) -> Iterator[Section]:
 def _reason(verdict: Verdict, reason: str, alike: Sequence[Outcome], *, in_brief: bool) -> Item:
     where = ", ".join(dict.fromkeys(one.runtime.removeprefix("colab-") for one in alike))
     cards = " ".join(dict.fromkeys(one.accelerator for one in alike if one.accelerator != "none"))
-    sizes = [one.fetch_bytes for one in alike if one.fetch_bytes is not None]
     pythons = sorted({one.python for one in alike if one.python and verdict is Verdict.ENV})
     facts = [
         f"{where} ({cards})" if cards else where,
         f"Python {', '.join(pythons)}" if pythons else "",
-        f"fetch {size_text(max(sizes))}" if sizes else "",
+        _fetched(alike),
     ]
     lines = [_joined(reason)] if in_brief else reason.splitlines()
     return Item(
         text=(_WORDS[verdict], f": {'; '.join(filter(None, facts))}"), notes=(*lines, *_failing(alike))
     )
+
+
+def _fetched(alike: Sequence[Outcome]) -> str:
+    """Return the largest download, and if sizes are not known, also the largest one with these.
+
+    For example ``fetch 3.3 GB, or 2.5 GB and torch of unknown size``.
+    """
+    sizes: dict[tuple[str, ...], int] = {}
+    for one in alike:
+        if one.fetch_bytes is not None:
+            sizes[one.unsized] = max(one.fetch_bytes, sizes.get(one.unsized, 0))
+    told = (
+        size_text(size) + (f" and {some_of(names, _FEW)} of unknown size" if names else "")
+        for names, size in sorted(sizes.items())
+    )
+    return f"fetch {', or '.join(told)}" if sizes else ""
 
 
 def _joined(text: str) -> str:

@@ -443,7 +443,9 @@ def _changes(result: Mapping[str, Any]) -> str:
         f"removes {', '.join(removed)}" if removed else "",
     ]
     changes = ", ".join(filter(None, parts)) or "none"
-    fetched = f"{size_text(size)} to fetch" if size is not None else ""
+    unsized = ", ".join(result.get("fetch-unknown", ()))
+    more = f" and {unsized} of unknown size" if unsized else ""
+    fetched = f"{size_text(size)}{more} to fetch" if size is not None else ""
     restart = "restart if the kernel has loaded a replaced package" if result["restart"] else "no restart"
     is_kernel = result["verdict"] == "kernel"
     return "; ".join(filter(None, [changes, fetched, restart if is_kernel else ""]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,10 @@ def outcome(runtime: str, verdict: str, accelerator: str = "T4", **facts: Any) -
 
 def test_an_outcome_round_trips_through_json() -> None:
     one = outcome("colab-1-gpu", "kernel", removes=("a 1", "b 2"), capabilities={"nf4": HOLDS}, fetch_bytes=7)
+    assert "fetch-unknown" not in one.to_json()
+    unsized = replace(one, unsized=("torch",))
+    assert unsized.to_json()["fetch-unknown"] == ["torch"]
+    assert Outcome.from_json(unsized.to_json()) == unsized
     assert Outcome.from_json(json.loads(json.dumps(one.to_json()))) == one
 
 

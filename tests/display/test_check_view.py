@@ -62,6 +62,17 @@ def test_check_as_text() -> None:
     assert "    because env\n    and so on\n" in to_text(check_document(checked), verbose=True)
 
 
+def test_a_download_of_unknown_size_is_named() -> None:
+    known = outcome("colab-1-cpu", "env", "none", fetch_bytes=3_300_000_000)
+    unsized = outcome("colab-1-gpu", "env", fetch_bytes=2_500_000_000, unsized=("torch",))
+    for outcomes, said in (
+        ((known, unsized), "fetch 3.3 GB, or 2.5 GB and torch of unknown size"),
+        ((unsized,), "fetch 2.5 GB and torch of unknown size"),
+        ((known,), "fetch 3.3 GB"),
+    ):
+        assert said in " ".join(to_text(check_document(check(*outcomes))).split())
+
+
 def test_path_of_the_results_is_not_broken() -> None:
     text = to_text(check_document(check(drift=("a drift",)), updated=True), width=60)
     assert f"\nWritten to\n  {LONG}\n  a drift" in text

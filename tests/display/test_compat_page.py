@@ -210,6 +210,10 @@ def test_unknown_facts_are_left_out() -> None:
         ({}, "installs 2, removes torchao 0.10.0; 45 MB to fetch; no restart"),
         ({"verdict": "env", "removes": []}, "installs 2; 45 MB to fetch"),
         ({"installs": 0, "removes": [], "fetch-bytes": 0}, "none; 0 bytes to fetch; no restart"),
+        (
+            {"fetch-unknown": ["a", "b"]},
+            "installs 2, removes torchao 0.10.0; 45 MB and a, b of unknown size to fetch; no restart",
+        ),
         ({"fetch-bytes": None}, "installs 2, removes torchao 0.10.0; no restart"),
     ],
 )
