@@ -27,6 +27,7 @@ from tests.support.accelerators import card
 from tests.support.fixtures import world_fixture
 from tests.support.reporters import Notes
 from tests.support.server import Fault, IndexServer
+from tests.support.serving import refusing
 from tests.support.wheels import make_wheel
 from tests.support.world import World
 
@@ -167,11 +168,10 @@ def test_the_next_variant_replaces_one_whose_index_is_away(
 
 
 def test_a_mirror_that_has_stopped_and_a_proxy_that_refuses(place: Place) -> None:
-    with IndexServer(Path("/nowhere")) as server:
-        gone = server.root
-    assert build(place.plan(f"{gone}/")) == "cu121: 2.4.0"
-    proxied = place.session(HTTPS_PROXY=gone, https_proxy=gone)
-    plan = plan_change(proxied, place.options()).plan
+    with refusing() as gone:
+        assert build(place.plan(f"{gone}/")) == "cu121: 2.4.0"
+        proxied = place.session(HTTPS_PROXY=gone, https_proxy=gone)
+        plan = plan_change(proxied, place.options()).plan
     assert build(plan) == "cu121: 2.4.0"
     assert "the proxy" in notes(plan)[0]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from colablock.planning.plan import Target
 from tests.support.fixtures import world_fixture
 from tests.support.reporters import Notes
 from tests.support.server import IndexServer
+from tests.support.serving import refusing
 from tests.support.wheels import make_sdist, make_wheel
 from tests.support.world import World
 
@@ -99,11 +101,10 @@ def there(world: World) -> str:
 
 
 @pytest.fixture(scope="module")
-def gone() -> str:
-    """Return the URL of a server that has stopped."""
-    with IndexServer(Path("/nowhere")) as server:
-        url = server.root
-    return f"{url}/"
+def gone() -> Iterator[str]:
+    """Give the URL of a server that has stopped."""
+    with refusing() as url:
+        yield f"{url}/"
 
 
 @pytest.mark.parametrize("archive", ARCHIVES.values(), ids=ARCHIVES)

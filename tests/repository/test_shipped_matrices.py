@@ -41,7 +41,7 @@ from tests.support.accelerators import card
 from tests.support.fixtures import world_fixture
 from tests.support.paths import ROOT
 from tests.support.recorded_index import RecordedIndex
-from tests.support.server import IndexServer
+from tests.support.serving import refusing
 from tests.support.wheels import make_wheel
 from tests.support.world import World
 
@@ -469,9 +469,8 @@ def test_a_card_gets_the_build_of_the_recipe_from_its_index(tmp_path: Path) -> N
 
 
 def test_a_card_gets_the_build_of_the_default_index_while_the_other_is_blocked(tmp_path: Path) -> None:
-    with IndexServer(tmp_path) as server:
-        gone = server.root
-    planned = plan_of_2024(tmp_path, COLABLOCK_MIRRORS=f"https://download.pytorch.org/={gone}/")
+    with refusing() as gone:
+        planned = plan_of_2024(tmp_path, COLABLOCK_MIRRORS=f"https://download.pytorch.org/={gone}/")
     assert (planned.plan.variant, planned.pins()[NormalizedName("torch")]) == ("cu121", "2.4.0")
     (note,) = [note for note in planned.plan.notes if "in place of" in note]
     index = f"the index `pytorch-cu118` at `{PYTORCH}`"

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import TypeVar
 
-__all__ = ["Serving"]
+__all__ = ["Serving", "refusing"]
 
 S = TypeVar("S", bound="Serving")
+
+
+@contextmanager
+def refusing() -> Iterator[str]:
+    """Give the URL of a server that refuses every connection, on a port that no other server can get."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # and it does not listen
+        yield f"http://127.0.0.1:{held.getsockname()[1]}"
 
 
 class Serving:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from colablock.network.http import HttpClient
 from colablock.training.preflight.facts import Access
 from colablock.training.preflight.hub import HubCache, ModelFacts, hub_home, query_model, read_model_config
 from tests.support.hub import COMMIT, TOKEN, HubServer, Repo, fill_cache
+from tests.support.serving import refusing
 
 CONFIG = b'{"model_type": "llama", "hidden_size": 64}'
 TOLD = {"model_type": "llama", "hidden_size": 64}
@@ -52,12 +52,10 @@ def cache(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def nowhere(tmp_path: Path) -> dict[str, str]:
-    """Return variables with a hub that does not respond."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-    return {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "home"), "COLABLOCK_RETRIES": "0"}
+def nowhere(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Give variables with a hub that does not respond."""
+    with refusing() as url:
+        yield {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "home"), "COLABLOCK_RETRIES": "0"}
 
 
 def access(
