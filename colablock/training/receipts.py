@@ -21,7 +21,7 @@ from colablock._common.plain_values import from_plain
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.environment.accelerator import Accelerator
 from colablock.errors import InvalidInput
-from colablock.matrix.model import Constraint, Matrix, PackageEntry, select_variant
+from colablock.matrix.model import Absent, Constraint, Matrix, PackageEntry, select_variant
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
@@ -273,7 +273,11 @@ def asks_for(matrix: Matrix, variant: str | None, python: str, versions: Mapping
     entries: tuple[PackageEntry | Constraint, ...] = (*matrix.packages, *matrix.constraints)
     try:
         is_its_python = matrix.requires_python.contains(python, prereleases=True)
-        return is_its_python and all(_has(versions, entry) for entry in entries)
+        return (
+            is_its_python
+            and all(_has(versions, entry) for entry in entries)
+            and not any(_is_forbidden(versions, absent) for absent in matrix.absent)
+        )
     except InvalidVersion:
         return False
 
@@ -288,6 +292,12 @@ def _has(versions: Mapping[str, str], entry: PackageEntry | Constraint) -> bool:
     if archive is not None and version.public != Version(archive).public:
         return False
     return entry.specifier.contains(version, prereleases=True)
+
+
+def _is_forbidden(versions: Mapping[str, str], absent: Absent) -> bool:
+    """Whether *versions* have a version that *absent* forbids."""
+    text = versions.get(absent.name)
+    return text is not None and absent.specifier.contains(Version(text), prereleases=True)
 
 
 def card_key(accelerator: Accelerator) -> str:

@@ -232,10 +232,14 @@ version = "0.4.0"
 requires-dist = ["fire"]
 [constraints]
 setuptools = "<81"
+[absent]
+torchao = "<0.13"
 [variants.cuda]
 [variants.cpu]
 [variants.cpu.packages]
 torch = "==2.13.0"
+[variants.cpu.absent]
+flash-attn = ""
 [train]
 runner = "axolotl"
 workarounds = ["load-in-4bit-twice"]
@@ -262,6 +266,13 @@ STACK = {"torch": "2.11.0+cu128", "trl": "0.29.1", "axolotl": "0.4.0+colablock.0
         ({"workarounds": ()}, {}, False),
         ({"workarounds": (), "runner": "trl"}, {}, True),
         ({"workarounds": ("load-in-4bit-twice", "gqa-before-ampere")}, {}, True),
+        ({}, {"torchao": "0.10.0"}, False),
+        ({}, {"torchao": "0.12.1rc1"}, False),
+        ({}, {"torchao": "0.14.0"}, True),
+        ({}, {"torchao": "new"}, False),
+        ({}, {"flash-attn": "2.8.3"}, True),
+        ({"variant": "cpu"}, {"torch": "2.13.0+cpu", "flash-attn": "2.8.3"}, False),
+        ({"variant": "cpu"}, {"torch": "2.13.0+cpu", "torchao": "0.10.0"}, False),
         ({"after": 9.0}, {}, False),  # it did not pass
     ],
 )
