@@ -70,7 +70,7 @@ _LISTS = frozenset(
         "--with",
     }
 )
-_NUMBERS = frozenset({"--drop"})
+_NUMBERS = frozenset({"--drop"})  # without a number: all
 _KEYWORDS = {"--not": "not_", "--with": "with_"}
 _FUNCTIONS = frozenset(
     {
@@ -148,12 +148,15 @@ def _call(command: str, words: list[str]) -> str | None:
         return f"colablock.run({_quoted(words[0])}, {_quoted(shlex.join(words[2:]))})"
     if command not in _FUNCTIONS or "--" in words:
         return None
-    arguments = _arguments(words)
+    arguments = _arguments(words, is_call=True)
     return f"colablock.{command}({', '.join(arguments)})" if arguments is not None else None
 
 
-def _arguments(words: list[str]) -> list[str] | None:
-    """Return the arguments of a call; None if one of them does not exist in Python."""
+def _arguments(words: list[str], *, is_call: bool = False) -> list[str] | None:
+    """Return the arguments of a call; None if one of them does not exist in Python.
+
+    An option that lacks its value stands alone in a sentence.  In a call it has one, or may lack it.
+    """
     found: list[str] = []
     waiting = list(words)
     while waiting:
@@ -167,6 +170,10 @@ def _arguments(words: list[str]) -> list[str] | None:
             found.append(f"{keyword}=True")
         elif word in _VALUED:
             value = waiting.pop(0) if waiting and not waiting[0].startswith("-") else ""
+            if is_call and not value:
+                if word not in _NUMBERS:
+                    return None
+                value = "True"
             value = value if word in _NUMBERS or not value else _quoted(value)
             found.append(f"{keyword}={f'[{value}]' if value and word in _LISTS else value}")
         elif word == "--to" and waiting[:1] == ["first"]:

@@ -228,16 +228,16 @@ def sweep_home(home: Path) -> None:
 def prune_home(home: Path, *, before: float) -> PruneResult:
     """Remove what bundles have left in *home* and no apply uses, if it was not used since *before*.
 
-    These are matrices and locks that no record names, and Pythons that no environment links to.
-    *before* is in seconds since the epoch.
+    These are matrices and locks that no record names, and Pythons that no environment links to.  All of
+    a matrix that has a record stay: a rollback restores the record before it.  *before* is in seconds
+    since the epoch.
     """
     from colablock.network.cache_prune import PruneResult  # noqa: PLC0415 - only `cache` prunes
 
     result = PruneResult()
-    sources = [Path(one.source) for one in applied.load_all(home)]
-    used = {parent for source in sources for parent in source.parents}
+    names = [f"{one.name}.toml" for one in applied.load_all(home)]
     for folder in _below(home / applied.BUNDLES):
-        if folder not in used:
+        if not any((folder / name).exists() for name in names):
             _prune(folder, before, result)
     bases = {base for folder in _folders(home) for base in Path(os.path.realpath(_python_of(folder))).parents}
     for folder in _below(home / applied.PYTHONS):

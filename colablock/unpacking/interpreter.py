@@ -76,7 +76,9 @@ def unpack_interpreter(archive: Path, folder: Path, short: str) -> Path:
     """
     make_private(folder.parent)
     with locked_file(folder.with_name(f".{folder.name}.lock")):
-        if not folder.is_dir():
+        if folder.is_dir():
+            os.utime(folder)  # `prune` removes what was not used for long
+        else:
             new = folder.with_name(f"{NEW}{os.urandom(8).hex()}")
             try:
                 _unpack(archive, new)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,8 @@ SAID = {
     "`colablock run x -- python 'a b.py'`": '`colablock.run("x", "python \'a b.py\'")`',
     "`colablock why --bundle a.zip`": '`colablock.why(bundle="a.zip")`',
     "`colablock history --drop 2`": "`colablock.history(drop=2)`",
+    "`colablock history --drop`": "`colablock.history(drop=True)`",
+    "`colablock apply x --into`": "`colablock apply x --into`",
     "--keep without backticks": "--keep without backticks",
     "`unbalanced 'quote --keep`": "`unbalanced 'quote --keep`",
 }
@@ -55,6 +59,18 @@ SAID = {
 def test_options_and_commands_are_said_as_python_does(text: str) -> None:
     assert in_python(text) == SAID[text]
     assert in_python(SAID[text]) == SAID[text]
+
+
+def test_each_call_in_a_message_is_one_of_python() -> None:
+    messages = (Path(__file__).parents[1] / "data" / "messages.txt").read_text(encoding="utf-8")
+    calls = [
+        call
+        for call in re.findall(r"`(colablock\.\w+\([^`\n]*)`", in_python(messages))
+        if "..." not in call and "{" not in call
+    ]
+    assert len(calls) > 20
+    for call in calls:
+        ast.parse(call)
 
 
 def test_a_document_is_said_so_and_what_it_quotes_is_not() -> None:

@@ -407,6 +407,22 @@ def managed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     return short, folder
 
 
+def test_what_a_rollback_restores_stays_when_the_cache_is_pruned(place: Place, tmp_path: Path) -> None:
+    """The record of a bundle comes back, and `verify` reads its matrix."""
+    venv = Venv.make(tmp_path / "venv")
+    place.make(python_version="%d.%d" % sys.version_info[:2])
+    options = place.options(python=venv.python, into=Target.KERNEL)
+    apply_matrix(place.gone(), options)
+    (place.folder / "again").mkdir()
+    other = place.folder / "again" / "tiny.toml"
+    other.write_text(MATRIX.replace('"shapes"]\n[', '"shapes", "lines"]\n['))
+    apply_matrix(place.session(), replace(options, bundle=None, name=str(other), lock=None, offline=False))
+    home = place.folder / place.machine / "home"
+    link = place.folder / "link"
+    link.symlink_to(home)
+    assert (prune_home(home, before=math.inf).entries, prune_home(link, before=math.inf).entries) == (0, 0)
+
+
 def test_a_python_in_the_bundle_is_used_where_none_fits(place: Place, managed: tuple[str, Path]) -> None:
     """It is unpacked once, and stays until no environment uses it."""
     short, folder = managed
