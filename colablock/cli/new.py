@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from colablock._common.urls import redacted
 from colablock.cli.common import MATRIX, Call, add_command, agreed, print_json, print_note, session_of
 from colablock.errors import ColablockError, ExitCode
+from colablock.matrix.schema import RUNNERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -88,7 +89,7 @@ def _add_new_config(commands: Any) -> None:
     )
     parser.add_argument(
         "--runner",
-        choices=["axolotl", "trl", "unsloth"],
+        choices=RUNNERS,
         help="training library; default: the matrix's own, or trl",
     )
     parser.add_argument(

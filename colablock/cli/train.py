@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from colablock.cli.common import MATRIX, Call, add_command, print_json, session_of
 from colablock.errors import ExitCode, TrainingFailed
+from colablock.matrix.schema import RUNNERS
 
 if TYPE_CHECKING:
     from colablock.training.find_or_start import NamedRun, TrainOptions
@@ -40,9 +41,7 @@ def _add_train(commands: Any) -> None:
     parser.add_argument(
         "--output-dir", metavar="DIR", help="folder of the run; default: `outputs/MODEL-DATA`"
     )
-    parser.add_argument(
-        "--runner", choices=["axolotl", "trl", "unsloth"], help="training library; default: the matrix's own"
-    )
+    parser.add_argument("--runner", choices=RUNNERS, help="training library; default: the matrix's own")
     parser.add_argument(
         "--mirror", metavar="TARGET", help="folder or hf://NAME/REPO to copy complete checkpoints to"
     )
@@ -70,9 +69,7 @@ def _add_train(commands: Any) -> None:
 def _add_smoke(commands: Any) -> None:
     parser = add_command(commands, "smoke", "train ten tiny steps offline, to prove that the stack trains")
     parser.add_argument("name", metavar="NAME", help=MATRIX)
-    parser.add_argument(
-        "--runner", choices=["axolotl", "trl", "unsloth"], help="training library; default: the matrix's own"
-    )
+    parser.add_argument("--runner", choices=RUNNERS, help="training library; default: the matrix's own")
     parser.add_argument(
         "--receipt", metavar="FILE", type=Path, help="write the receipt to FILE, to contribute it"
     )

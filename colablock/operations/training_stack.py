@@ -14,6 +14,7 @@ from colablock.lockfile.store import read_head
 from colablock.lockfile.tool_table import COMPLETE
 from colablock.matrix.catalog import lock_files
 from colablock.matrix.model import select_variant
+from colablock.matrix.schema import RUNNERS
 from colablock.training.preflight.facts import Stack
 from colablock.transaction import apply_record as applied
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from colablock.transaction.apply_record import ApplyRecord
 
 __all__ = ["TrainingStack", "training_stack"]
-
-_RUNNERS = frozenset({"trl", "axolotl", "unsloth"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +53,7 @@ def training_stack(
     """
     if name is None:
         for one in applied.load_all(session.home):
-            if not _RUNNERS.isdisjoint(one.pins):
+            if any(runner in one.pins for runner in RUNNERS):
                 return _found(_matrix_of(session, one), one.name, _versions(one), runner)
         return _found(None, None, {}, runner)
     matrix = select_variant(session.matrix(name), accelerator)

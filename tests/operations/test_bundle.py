@@ -410,7 +410,7 @@ def managed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
 def test_what_a_rollback_restores_stays_when_the_cache_is_pruned(place: Place, tmp_path: Path) -> None:
     """The record of a bundle comes back, and `verify` reads its matrix."""
     venv = Venv.make(tmp_path / "venv")
-    place.make(python_version="%d.%d" % sys.version_info[:2])
+    place.make(python_version=".".join(map(str, sys.version_info[:2])))
     options = place.options(python=venv.python, into=Target.KERNEL)
     apply_matrix(place.gone(), options)
     (place.folder / "again").mkdir()
