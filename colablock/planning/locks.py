@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from colablock._common.urls import Mirrors
 from colablock._vendor.packaging.version import Version
-from colablock.errors import InvalidInput, NoSolution, NotFound
+from colablock.errors import FetchFailed, InvalidInput, NoSolution, NotFound, Unmet
 from colablock.lockfile.lock_source import LockSource
 from colablock.lockfile.origins import LockOrigins
 from colablock.lockfile.pylock import read_lock
@@ -20,6 +20,7 @@ from colablock.network.cache import Cache, cache_folder
 from colablock.runtimes.catalog import load_runtime
 
 if TYPE_CHECKING:
+    from colablock._common.reporter import Reporter
     from colablock._vendor.packaging.specifiers import SpecifierSet
     from colablock._vendor.packaging.utils import NormalizedName
     from colablock.environment.markers_and_tags import Environment
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
     from colablock.matrix.packed_locks import LockFile
     from colablock.network.settings import Settings
     from colablock.planning.plan import Plan
+    from colablock.planning.planned import PlannedChange
 
-__all__ = ["check_assumed", "moved_requests", "not_moving", "open_lock", "with_origin"]
+__all__ = ["check_assumed", "keep_requests", "moved_requests", "open_lock", "with_origin"]
 
 _SHOWN = 3  # distributions in a note
 
@@ -132,8 +134,42 @@ def _image_of(locked: LockSource, environ: Mapping[str, str]) -> Mapping[Normali
     return {name: there.version for name, there in image.installed.items()} if image is not None else {}
 
 
-def not_moving(names: Sequence[NormalizedName], locked: LockSource, kernel: Snapshot) -> str:
-    """Return the note that *locked* is not used because of *names*."""
+def keep_requests(
+    names: Sequence[NormalizedName],
+    locked: LockSource,
+    plan_freely: Callable[[], PlannedChange],
+    kernel: Snapshot,
+    reporter: Reporter,
+) -> PlannedChange | None:
+    """Return the plan of *plan_freely*, which asks the indexes, if it keeps any of the installed *names*.
+
+    None if it does not, or fails: what works from *locked* must work without an index.  A note says which.
+    """
+    if not names:
+        return None
+    planned = None
+    try:
+        planned = plan_freely()
+        lost = _not_kept(planned, names)
+    except Unmet as error:
+        lost = error.message.splitlines()[0]
     moves = [f"{name} {kernel.installed[name].version} to {locked.versions[name]}" for name in names[:_SHOWN]]
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"not using {locked.name}: it moves what was installed here by name: {', '.join(moves)}{more}"
+    what = f"what was installed here by name: {', '.join(moves)}{more}"
+    if lost:
+        reporter.note(f"{locked.name} moves {what}; no plan can keep it: {lost}")
+        return None
+    reporter.note(f"not using {locked.name}: it moves {what}")
+    return planned
+
+
+def _not_kept(planned: PlannedChange, names: Sequence[NormalizedName]) -> str:
+    """Return why *planned* is no way to keep the installed *names*; "" if it is one."""
+    there, pins = planned.snapshot.installed, planned.pins()
+    if all(pins.get(name, there[name].version) != there[name].version for name in names):
+        return "the other requirements do not fit"
+    try:
+        planned.preparer.fetcher.require_offline(one.artifact for one in planned.plan.steps if one.artifact)
+    except FetchFailed as error:
+        return error.message.splitlines()[0]
+    return ""

@@ -27,7 +27,7 @@ from colablock.matrix.package_sources import PackageSources
 from colablock.network.fetcher import Fetcher
 from colablock.planning.bound_names import check_bound, resolve_bound
 from colablock.planning.hints import alternatives
-from colablock.planning.locks import check_assumed, moved_requests, not_moving, open_lock, with_origin
+from colablock.planning.locks import check_assumed, keep_requests, moved_requests, open_lock, with_origin
 from colablock.planning.plan import Remedy, Target
 from colablock.planning.planned import PlannedChange
 from colablock.planning.planner import make_plan
@@ -101,10 +101,9 @@ class Solver:
             f"Resolving {self.matrix.name} for Python {kernel.environment.python_version} as it stands"
         )
         locked = self._locked(kernel.environment, kernel)
-        if locked is not None and (moved := self._moved_by(locked)):
-            self.reporter.note(not_moving(moved, locked, kernel))
-            kept = {name: version for name, version in locked.versions.items() if name not in moved}
-            return replace(self, lock_store=None, preferred={**kept, **self.preferred}).in_kernel(why)
+        keeping = self._keeping(locked, why) if locked is not None else None
+        if keeping is not None:
+            return keeping
         preparer = self._preparer(kernel.environment, kernel.python, settled=kernel.installed, locked=locked)
         request = self._request(
             kernel.environment,
@@ -429,10 +428,14 @@ class Solver:
             self.reporter.note(f"not using a lock: {error.message.splitlines()[0]}")
             return None
 
-    def _moved_by(self, locked: LockSource) -> list[NormalizedName]:
+    def _keeping(self, locked: LockSource, why: str) -> PlannedChange | None:
+        """Return the plan that keeps what *locked* would move although the user has installed it by name."""
         if self.lock is not None or not self.kernel.python:
-            return []
-        return moved_requests(locked, self.kernel, roots(self.matrix, self.with_), self.environ)
+            return None
+        moved = moved_requests(locked, self.kernel, roots(self.matrix, self.with_), self.environ)
+        rest = {name: version for name, version in locked.versions.items() if name not in moved}
+        free = replace(self, lock_store=None, preferred={**rest, **self.preferred})
+        return keep_requests(moved, locked, lambda: free.in_kernel(why), self.kernel, self.reporter)
 
     def _lock_source(self, path: LockFile, environment: Environment) -> LockSource:
         return open_lock(

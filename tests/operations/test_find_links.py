@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
 from colablock.errors import FetchFailed
 from colablock.network.settings import read_settings
+from colablock.operations.apply import apply_matrix
 from colablock.operations.lock import lock_matrix
 from colablock.operations.plan import plan_change
 from colablock.operations.session import Session
@@ -20,6 +23,7 @@ from colablock.planning.plan import Target
 from tests.support.fixtures import world_fixture
 from tests.support.reporters import Notes
 from tests.support.runtime import Stub, Venv
+from tests.support.server import Fault
 from tests.support.wheels import make_wheel
 from tests.support.world import World
 
@@ -104,6 +108,7 @@ def planned(place: Place, *links: Path, **variables: str) -> tuple[dict[str, str
 
 
 ONES = {"shapes": "1.0", "lines": "1.0", "colours": "1.0"}
+TWOS = dict.fromkeys(ONES, "2.0")
 
 
 @dataclass(frozen=True)
@@ -311,20 +316,31 @@ ASKED: dict[str, tuple[dict[str, object], tuple[str, ...], dict[str, str]]] = {
 }
 
 
-def test_a_lock_of_another_runtime_moves_nothing_that_the_user_asked_for(
-    place: Place, tmp_path: Path
-) -> None:
-    runtime = "colab-2026.08-gpu"
+def lock_for_a_runtime(place: Place) -> None:
+    """Lock the matrix, which allows an older version of lines, for an image that has this Python."""
     Path(place.matrix).write_text(MATRIX.replace('"lines"', '"lines>=0.5"'))
+    runtime = "colab-2026.08-gpu"
     lock_matrix(place.session(), ApplyOptions(name=place.matrix, runtime=runtime), LockOptions())
     lock = Path(place.matrix).with_name("pylock.tiny--colab-2026_08-gpu.toml")
     python = f'\npython = "{".".join(map(str, sys.version_info[:3]))}"\n'
     lock.write_text(re.sub(r'\npython = "[0-9.]+"\n', python, lock.read_text()))
+
+
+def venv_of(folder: Path, stub: Stub, installer: str = "pip") -> Venv:
+    """Make an environment with *stub*, installed by *installer*."""
+    venv = Venv.make(folder, stub)
+    (info,) = venv.site.glob(f"{stub.name}-*.dist-info")
+    (info / "INSTALLER").write_text(f"{installer}\n")
+    return venv
+
+
+def test_a_lock_of_another_runtime_moves_nothing_that_the_user_asked_for(
+    place: Place, tmp_path: Path
+) -> None:
+    lock_for_a_runtime(place)
     for at, (facts, with_, expected) in enumerate(ASKED.values()):
         stub = Stub(name="lines", version=str(facts.get("version", "1.0")), requested="requested" in facts)
-        venv = Venv.make(tmp_path / str(at), stub)
-        (folder,) = venv.site.glob("lines-*.dist-info")
-        (folder / "INSTALLER").write_text(f"{facts.get('installer', 'pip')}\n")
+        venv = venv_of(tmp_path / str(at), stub, str(facts.get("installer", "pip")))
         session = place.session()
         options = ApplyOptions(name=place.matrix, into=Target.KERNEL, python=venv.python, with_=with_)
         found = {str(name): version for name, version in plan_change(session, options).pins().items()}
@@ -332,3 +348,35 @@ def test_a_lock_of_another_runtime_moves_nothing_that_the_user_asked_for(
         note = "it moves what was installed here by name: lines 1.0 to 2.0"
         assert isinstance(session.reporter, Notes)
         assert (note in "\n".join(session.reporter.notes)) == (stub.requested and at == 0)
+
+
+def test_without_an_index_a_lock_serves_although_it_moves_what_the_user_asked_for(
+    place: Place, tmp_path: Path
+) -> None:
+    lock_for_a_runtime(place)
+    shutil.rmtree(place.folder / "cache")
+    dependency = venv_of(tmp_path / "first", Stub(name="lines", version="1.0"))
+    options = ApplyOptions(name=place.matrix, into=Target.KERNEL, python=dependency.python)
+    assert apply_matrix(place.session(), options).passed  # this machine has the files now, and no page
+    by_name = venv_of(tmp_path / "second", Stub(name="lines", version="1.0", requested=True))
+    options = replace(options, python=by_name.python)
+    with refused(place.world, *TWOS):
+        for variables in ({}, {"COLABLOCK_OFFLINE": "1"}):
+            session = place.session(**variables)
+            assert plan_change(session, options).pins() == TWOS
+            assert isinstance(session.reporter, Notes)
+            note = "moves what was installed here by name: lines 1.0 to 2.0; no plan can keep it: "
+            assert note in "\n".join(session.reporter.notes)
+        assert apply_matrix(place.session(), options).passed
+
+
+@contextmanager
+def refused(world: World, *names: str) -> Iterator[None]:
+    """Let the index refuse the pages of *names*."""
+    for name in names:
+        world.server.fault(f"/simple/{name}/", Fault(status=403))
+    try:
+        yield
+    finally:
+        for name in names:
+            world.server.fault(f"/simple/{name}/", Fault(times=0))
