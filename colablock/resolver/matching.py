@@ -22,11 +22,15 @@ T = TypeVar("T")
 
 
 class Lazy(Sequence[T]):
-    """The values of an iterator, read as far as somebody asks.  Not safe to use from several threads."""
+    """The values of an iterator, read as far as somebody asks.  Not safe to use from several threads.
+
+    An exception of the iterator ends it, so whoever asks for more gets the exception again.
+    """
 
     def __init__(self, values: Iterable[T]) -> None:
         self._values = iter(values)
         self._read: list[T] = []
+        self._failure: BaseException | None = None
 
     def __iter__(self) -> Iterator[T]:
         number = 0
@@ -38,7 +42,7 @@ class Lazy(Sequence[T]):
         return self._has(0)
 
     def __len__(self) -> int:
-        self._read.extend(self._values)
+        self._extend(self._values)
         return len(self._read)
 
     @overload
@@ -49,12 +53,22 @@ class Lazy(Sequence[T]):
 
     def __getitem__(self, index: int | slice) -> T | list[T]:
         if isinstance(index, slice) or index < 0 or not self._has(index):
-            self._read.extend(self._values)
+            self._extend(self._values)
         return self._read[index]
 
     def _has(self, number: int) -> bool:
-        self._read.extend(islice(self._values, max(number + 1 - len(self._read), 0)))
+        if number >= len(self._read):
+            self._extend(islice(self._values, number + 1 - len(self._read)))
         return number < len(self._read)
+
+    def _extend(self, values: Iterable[T]) -> None:
+        if self._failure is not None:
+            raise self._failure
+        try:
+            self._read.extend(values)
+        except BaseException as error:
+            self._failure = error
+            raise
 
 
 class CandidateMatcher:

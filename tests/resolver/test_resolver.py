@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName
-from colablock.errors import NoSolution
+from colablock.errors import FetchFailed, NoSolution
 from colablock.matrix.model import Absent
 from colablock.resolver.conflict_report import explain
+from colablock.resolver.matching import Lazy
 from colablock.resolver.model import Request, Resolution, Unsolvable
 from colablock.resolver.resolver import resolve
 from tests.support.dict_source import PYTHON_312, DictSource, constraints, entries, installed, pins_of
@@ -246,3 +247,17 @@ def test_a_long_search_around_held_distributions_ends(monkeypatch: pytest.Monkey
     )
     assert hasty.released.keys() == {NormalizedName("crypto")}
     assert "crypto<2" in hasty.released[NormalizedName("crypto")]
+
+
+def test_a_lazy_sequence_whose_iterator_failed_fails_again_and_is_not_shorter() -> None:
+    def values() -> Iterator[int]:
+        yield 1
+        raise FetchFailed("the index is away", url="https://index.example/simple/")
+
+    lazy = Lazy(values())
+    assert lazy[0] == 1
+    for read in (len, list, lambda it: it[1], lambda it: it[-1], lambda it: it[:2]):
+        with pytest.raises(FetchFailed):
+            read(lazy)
+    assert lazy
+    assert lazy[0] == 1
