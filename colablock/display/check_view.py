@@ -75,10 +75,16 @@ def _grouped(drift: Sequence[str]) -> Iterator[str]:
         if not what or len(lines) == 1:
             yield from lines
             continue
-        targets = [line.partition(": ")[0].partition(" with ") for line in lines]
-        runtimes = ", ".join(dict.fromkeys(runtime for runtime, _, _ in targets))
-        cards = " ".join(dict.fromkeys(card for _, _, card in targets if card))
-        yield f"{runtimes} ({cards}): {what}" if cards else f"{runtimes}: {what}"
+        cards_of: dict[str, list[str]] = {}
+        for line in lines:
+            runtime, _, card = line.partition(": ")[0].partition(" with ")
+            cards_of.setdefault(runtime, []).extend([card] if card else [])
+        runtimes_of: dict[tuple[str, ...], list[str]] = {}
+        for runtime, cards in cards_of.items():
+            runtimes_of.setdefault(tuple(dict.fromkeys(cards)), []).append(runtime)
+        for named, runtimes in runtimes_of.items():
+            about = ", ".join(runtimes)
+            yield f"{about} ({' '.join(named)}): {what}" if named else f"{about}: {what}"
 
 
 def _grid(outcomes: Sequence[Outcome]) -> Grid:

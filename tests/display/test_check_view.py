@@ -95,3 +95,14 @@ def test_first_results_are_no_drift_once_they_are_written() -> None:
     assert "there are no committed results" in to_text(check_document(first))
     text = to_text(check_document(first, updated=True), width=60)
     assert text.endswith(f"Written to\n  {LONG}\n  these are the first results: commit them")
+
+
+def test_a_difference_names_only_the_pairs_that_have_it() -> None:
+    drift = tuple(
+        f"colab-{at}: env, was kernel" for at in ("1-gpu with T4", "2-gpu with T4", "3-gpu with L4")
+    )
+    text = to_text(check_document(check(drift=drift)))
+    assert text.split("Drift\n")[1].splitlines() == [
+        "  colab-1-gpu, colab-2-gpu (T4): env, was kernel",
+        "  colab-3-gpu (L4): env, was kernel",
+    ]

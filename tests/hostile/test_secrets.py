@@ -270,7 +270,7 @@ commands = [["paint"]]
 
 def _set_traps(project: Path, mark: Path) -> None:
     for name in TRAPS:
-        (project / f"{name}.py").write_text(TRAP.format(str(mark)))
+        (project / name).write_text(TRAP.format(str(mark)))
     for name in PROGRAMS:
         program = project / name
         program.write_text(f"#!/bin/sh\necho {name} >> '{mark}'\nexit 1\n")
