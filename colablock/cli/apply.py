@@ -201,12 +201,12 @@ def _verify(call: Call) -> int:
 
     with session_of(call) as session:
         report = verify_last_apply(session, call.args.name)
+        if call.args.json:
+            print_json(report_to_json(report), call.out)
+        else:
+            render(report_document(report), call.out, verbose=call.args.verbose)
         if call.args.receipt is not None and report.passed:
             write_apply_receipt(receipt_of(session, call.args.name, report), call.args.receipt)
-    if call.args.json:
-        print_json(report_to_json(report), call.out)
-    else:
-        render(report_document(report), call.out, verbose=call.args.verbose)
     return ExitCode.DONE if report.passed else ExitCode.UNMET
 
 

@@ -15,7 +15,7 @@ from colablock.environment.accelerator import Accelerator, detect
 from colablock.environment.dependency_graph import DependencyGraph
 from colablock.environment.site import is_unfinished
 from colablock.environment.snapshot import Snapshot, installed_versions, snapshot_of
-from colablock.errors import InvalidInput, NotFound
+from colablock.errors import InvalidInput, NotFound, Refused
 from colablock.matrix.model import select_variant
 from colablock.matrix.reader import is_path
 from colablock.operations.session import Session
@@ -131,11 +131,17 @@ def verify_last_apply(session: Session, name: str) -> Report:
 def receipt_of(session: Session, name: str, report: Report) -> ApplyReceipt:
     """Return the receipt of the last apply of *name*, whose checks passed as *report* says.
 
-    It has the checks, versions and the card, and nothing about the user or this machine.
+    It has the checks, versions and the card, and nothing about the user or this machine.  Raises
+    Refused if the file of the matrix has changed since, as the checks are then not those of that apply.
     """
     from colablock.training.evidence import ApplyReceipt  # noqa: PLC0415 - asked for only
 
     last = last_apply(session, name)
+    if session.matrix(last.source or name).digest != last.matrix_digest:
+        raise Refused(
+            f"{last.name} has changed since it was applied, and a receipt states the checks of the applied file",
+            hint=f"Run `colablock apply {name}` again, then verify it",
+        )
     devices = detect(session.environ).devices
     return ApplyReceipt(
         matrix=last.name,

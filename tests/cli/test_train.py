@@ -252,6 +252,21 @@ def test_verify_writes_a_receipt_of_the_apply(shell: CommandLine) -> None:
     assert not [text for text in map(str, value.values()) if "/" in text]  # no path of this machine
 
 
+@pytest.mark.parametrize(
+    "more",
+    ['[verify]\nimports = ["json"]\n', '[packages]\ntorch = ">=99"\n', '[constraints]\ntorch = "<99"\n'],
+)
+def test_a_receipt_is_of_one_file_of_the_matrix(shell: CommandLine, more: str) -> None:
+    shell.matrix.write_text(shell.matrix.read_text() + more)
+    receipt = shell.bench.folder / "applied.json"
+    assert shell("verify", "tiny", "--receipt", str(receipt)) == 1
+    assert "error: tiny has changed since it was applied, and a receipt states the checks" in shell.said
+    assert "Run `colablock apply tiny` again, then verify it" in shell.said
+    assert not receipt.exists()
+    assert shell("verify", "tiny") == 0
+    assert "the checks are those of its current version" in shell.told
+
+
 def test_smoke_writes_a_receipt(shell: CommandLine) -> None:
     receipt = shell.bench.folder / "receipt.json"
     assert shell("smoke", "tiny", "--receipt", str(receipt)) == 0
