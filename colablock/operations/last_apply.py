@@ -139,7 +139,7 @@ def receipt_of(session: Session, name: str, report: Report) -> ApplyReceipt:
     last = last_apply(session, name)
     if session.matrix(last.source or name).digest != last.matrix_digest:
         raise Refused(
-            f"{last.name} has changed since it was applied, and a receipt states the checks of the applied file",
+            f"{last.name} has changed since it was applied, and a receipt is of the applied file",
             hint=f"Run `colablock apply {name}` again, then verify it",
         )
     devices = detect(session.environ).devices

@@ -15,13 +15,14 @@ from urllib.parse import quote
 
 import pytest
 
+from colablock._common.plain_values import from_plain
 from colablock._vendor.packaging.pylock import Pylock
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
 from colablock.check.outcomes import MatrixChecker
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.markers_and_tags import environment_for
-from colablock.errors import BadDistribution, ExitCode, Refused
+from colablock.errors import BadDistribution, ExitCode, InvalidInput, Refused
 from colablock.lockfile.lock_source import LockSource
 from colablock.lockfile.pylock import read_lock, write_lock
 from colablock.lockfile.store import LockHead, lock_file_name, read_head, runtime_target
@@ -36,7 +37,8 @@ from colablock.planning.options import ApplyOptions
 from colablock.planning.plan import Target
 from colablock.planning.planned import PlannedChange
 from colablock.runtimes.catalog import load_runtime, runtime_names
-from colablock.training.receipts import admits, receipt_from
+from colablock.training.evidence import ApplyReceipt, read_apply_receipts, write_apply_receipt
+from colablock.training.receipts import Receipt, admits, asks_for, receipt_from
 from tests.support.accelerators import card
 from tests.support.fixtures import world_fixture
 from tests.support.paths import ROOT
@@ -540,18 +542,75 @@ def test_a_shipped_lock_is_up_to_date_with_its_matrix(path: Path) -> None:
 RECEIPTS = sorted((ROOT / "matrices").glob("*.receipts/*.json"))
 
 
+def hold_of_now(path: Path) -> None:
+    """Check the receipt in *path*, of a training or of an apply, against the matrix beside its folder."""
+    value = json.loads(path.read_text(encoding="utf-8"))
+    receipt: Receipt | ApplyReceipt
+    if value.get("kind") == "apply":
+        receipt = from_plain(ApplyReceipt, value, "receipt")
+        assert receipt in read_apply_receipts(str(path.parent.with_suffix(".toml")))
+        assert receipt.checks > len(receipt.imports)
+    else:
+        receipt = receipt_from(value, source=str(path))
+        assert receipt.passed
+        assert len(receipt.losses) == receipt.steps
+    assert path.parent.name == f"{receipt.matrix}.receipts"
+    matrix = find_matrix(str(path.parent.with_suffix(".toml")))
+    stack = (receipt.variant, receipt.python_version, receipt.versions)
+    is_asked = admits(matrix, receipt) if isinstance(receipt, Receipt) else asks_for(matrix, *stack)
+    if receipt.matrix_digest == matrix.digest or is_asked:
+        return
+    short = f"py{''.join(receipt.python_version.split('.')[:2])}"
+    (lock,) = path.parent.parent.glob(f"pylock.{receipt.matrix}--{short}--{receipt.variant}.toml")
+    pins = {one.name: str(one.version) for one in read_lock(lock).packages}
+    assert {name: receipt.versions.get(name) for name in pins} == pins
+
+
 @pytest.mark.parametrize("path", RECEIPTS, ids=lambda path: f"{path.parent.stem}-{path.stem}")
 def test_every_receipt_passed_with_what_the_current_matrix_asks_for(path: Path) -> None:
-    receipt = receipt_from(json.loads(path.read_text(encoding="utf-8")), source=str(path))
-    assert receipt.passed
-    matrix = find_matrix(str(ROOT / "matrices" / f"{receipt.matrix}.toml"))
-    if receipt.matrix_digest != matrix.digest and not admits(matrix, receipt):
-        short = f"py{''.join(receipt.python_version.split('.')[:2])}"
-        (lock,) = (ROOT / "matrices").glob(f"pylock.{receipt.matrix}--{short}--{receipt.variant}.toml")
-        pins = {one.name: str(one.version) for one in read_lock(lock).packages}
-        assert {name: receipt.versions.get(name) for name in pins} == pins
-    assert path.parent.name == f"{receipt.matrix}.receipts"
-    assert len(receipt.losses) == receipt.steps
+    hold_of_now(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "holds"),
+    [
+        ({}, True),
+        ({"versions": {"shapes": "2.0"}}, False),
+        ({"python_version": "3.9.1"}, False),
+        ({"variant": "cuda"}, False),
+        ({"matrix": "other"}, False),
+        ({"checks": 1}, False),
+        ({"schema": 2}, False),
+        ({"lock": None}, False),
+    ],
+)
+def test_the_receipt_of_an_apply_is_held_to_the_current_matrix(
+    tmp_path: Path, changes: dict[str, object], *, holds: bool
+) -> None:
+    text = 'schema = 1\nname = "tiny"\nrequires-python = ">=3.10"\n[packages]\nshapes = "<2"\n'
+    (tmp_path / "tiny.toml").write_text(text)
+    proven = ApplyReceipt(
+        matrix="tiny",
+        matrix_digest="of before a comment",
+        variant=None,
+        lock="0" * 64,
+        target="env",
+        python_version="3.12.3",
+        card="Tesla T4",
+        checks=9,
+        imports=("shapes",),
+        date="2026-11-25T10:00:00Z",
+        colablock="0.1.0",
+        versions={"shapes": "1.0"},
+    )
+    path = tmp_path / "tiny.receipts" / "applied-Tesla-T4.json"
+    write_apply_receipt(proven, path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    if holds:
+        hold_of_now(path)
+        return
+    with pytest.raises((AssertionError, InvalidInput, ValueError)):
+        hold_of_now(path)
 
 
 def test_every_shipped_matrix_has_locks_and_results() -> None:
