@@ -222,7 +222,8 @@ class Killing:
         left += [path for path in self.folder.rglob(".new-*") if path.exists()]
         left += home.glob("envs/.*")
         left += [path for path in home.glob("envs/*") if not (path / "colablock.json").is_file()]
-        left += [path for path in home.glob("*") if path.name not in ("applied", "current", "envs", "runs")]
+        listed = ("applied", "current", "envs", "runs", "undone")
+        left += [path for path in home.glob("*") if path.name not in listed]
         left += [path for path in state.glob("*") if path.name != "changes"]
         left += [path for path in state.glob("changes/*") if not (path / "record.json").is_file()]
         matrices = {"fifty.toml", "nothing.toml", "pylock.other.toml"}
