@@ -130,11 +130,7 @@ def find_matrix(
     shipped = _replaced(matrix)
     if shipped is None:
         return matrix
-    try:
-        is_copy = shipped.read_bytes() == _below(cwd, matrix.source).read_bytes()
-    except OSError:
-        is_copy = False
-    return replace(matrix, replaces_shipped=True, copies_shipped=is_copy)
+    return replace(matrix, replaces_shipped=True, copies_shipped=_copies(matrix, shipped, places[-1:]))
 
 
 def _check_kind(text: str, cwd: Path) -> None:
@@ -188,7 +184,7 @@ def list_matrices(*, environ: Mapping[str, str] | None = None, cwd: Path | None 
     first: dict[str, Listed] = {}
     seen: set[str] = set()
     listed: list[Listed] = []
-    for place in places:
+    for at, place in enumerate(places):
         fault = place.fault or _owner_fault(place.folder)
         if fault:
             listed.append(Listed(name=place.title, summary=None, source=place.title, fault=fault))
@@ -201,14 +197,22 @@ def list_matrices(*, environ: Mapping[str, str] | None = None, cwd: Path | None 
                 one = _listed(name, place, entry, places)
                 used = first.setdefault(name, one)
                 if used is not one:
-                    is_copy = one.matrix is not None and _digest(one) == _digest(used)
+                    is_copy = _copies(used.matrix, entry, places[at:])
                     one = replace(one, shadowed_by=used.source, is_copy=is_copy)
                 listed.append(one)
     return listed
 
 
-def _digest(one: Listed) -> str | None:
-    return one.matrix.digest if one.matrix is not None else None
+def _copies(matrix: Matrix | None, entry: Folder, places: tuple[_MatrixPlace, ...]) -> bool:
+    """Whether *matrix* has the text of *entry*, a file of the first of *places*, and of all that it extends.
+
+    The names that *entry* extends are those of its own place and later ones; a nearer file is another text.
+    """
+    try:
+        other = load_matrix(places[0].read(entry), find=lambda name: _find(name, places))
+    except (ColablockError, OSError):
+        return False
+    return matrix is not None and other.digest == matrix.digest
 
 
 def _listed(name: str, place: _MatrixPlace, entry: Folder, places: tuple[_MatrixPlace, ...]) -> Listed:

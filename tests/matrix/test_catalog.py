@@ -155,6 +155,7 @@ def test_a_copy_of_a_shipped_matrix_is_named_as_one(tmp_path: Path, monkeypatch:
     """As in a clone in which colablock is installed: the list has no remark, and the note no warning."""
     monkeypatch.chdir(tmp_path)
     shipped = find_matrix("qlora-2026")
+    names = to_text(list_document(list_facts(os.environ))).count("qlora-2026 ")
     (tmp_path / "matrices").mkdir()
     (tmp_path / "matrices" / "qlora-2026.toml").write_bytes(Path(shipped.source).read_bytes())
     assert shadow_text(find_matrix("qlora-2026")) == (
@@ -166,5 +167,23 @@ def test_a_copy_of_a_shipped_matrix_is_named_as_one(tmp_path: Path, monkeypatch:
         ("matrices/qlora-2026.toml", True),
     ]
     text = to_text(list_document(list_facts(os.environ)))
-    assert text.count("qlora-2026 ") == 1
+    assert text.count("qlora-2026 ") == names  # once in each table
     assert "has the same name" not in text
+
+
+def test_a_matrix_with_the_text_of_a_shipped_one_that_extends_another_file_is_no_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped, mine = tmp_path / "shipped", tmp_path / "matrices"
+    monkeypatch.setattr("colablock.matrix.catalog._shipped", lambda: shipped)
+    for folder, version in ((shipped, ">=1"), (mine, ">=9")):
+        write(folder, "base", f'packages.colours = "{version}"\n')
+        write(folder, "tiny", 'extends = "base"\n')
+
+    def is_copy() -> tuple[bool, list[bool]]:
+        listed = [one for one in list_matrices(environ={}, cwd=tmp_path) if one.name == "tiny"]
+        return find_matrix("tiny", environ={}, cwd=tmp_path).copies_shipped, [one.is_copy for one in listed]
+
+    assert is_copy() == (False, [False, False])
+    (mine / "base.toml").write_bytes((shipped / "base.toml").read_bytes())
+    assert is_copy() == (True, [False, True])
