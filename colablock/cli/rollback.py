@@ -62,7 +62,7 @@ def _add_history(commands: Any) -> None:
         metavar="N",
         type=int,
         nargs="?",
-        const=0,
+        const=True,
         help="delete the stashes of change N and of those before it, which frees disk space but makes them"
         " impossible to undo; without N, of all changes",
     )
@@ -143,7 +143,7 @@ def _history(call: Call) -> int:
     args = call.args
     with session_of(call) as session:
         if args.drop is not None:
-            drop_stashes(session, args.python, args.drop or None)
+            drop_stashes(session, args.python, None if args.drop is True else args.drop)
         changes, damaged = list_changes(session, args.python), list_damaged(session, args.python)
         undone = list_undone(session, args.python)
     if args.json:

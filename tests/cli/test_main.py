@@ -365,7 +365,10 @@ def test_what_is_kept_for_the_way_back_can_be_dropped(world: World, venv: Venv) 
     options = ("--python", venv.python)
     assert world.run("history", "--drop", *options).code == ExitCode.USAGE
     assert world.run("apply", "tiny", "--into", "kernel", *options).code == ExitCode.DONE
-    assert "no change 5" in world.run("history", "--drop", "5", *options).err
+    for number in ("5", "0", "-1"):
+        refused = world.run("history", *options, f"--drop={number}")
+        assert (refused.code, f"no change {number}" in refused.err) == (ExitCode.USAGE, True), refused.err
+    assert [one["is_dropped"] for one in world.run("history", *options, "--json").json["changes"]] == [False]
     dropped = world.run("history", *options, "--drop", "--json").json["changes"]
     assert [(change["is_dropped"], change["size"]) for change in dropped] == [(True, 0)]
     assert "it cannot be undone" in world.run("history", *options).out
