@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from colablock._common.decoding import Malformed, decode, is_plain_name, read_bounded
-from colablock._common.fs import expanded, make_private, write_private
+from colablock._common.fs import expanded, locked_file, machine_error, make_private, write_private
 from colablock._common.limits import RUN_FILE
 from colablock._common.ownership import require_trusted
 from colablock._common.plain_values import from_plain
@@ -86,7 +86,7 @@ class ApplyRecord:
 class PastChange:
     """A change that was undone: its matrix, its steps, why, and when it was made and undone (UTC, ISO 8601).
 
-    *site* identifies the folder of the environment, which another one may replace at the same path.
+    *site* identifies the environment, which another one may replace at the same path.
     """
 
     matrix: str
@@ -100,21 +100,39 @@ class PastChange:
 def note_undone(home: Path, prefix: str, site: str, facts: Mapping[str, str]) -> None:
     """Add a change of the environment at *prefix* that was undone just now.  Raises OSError."""
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    one = PastChange(undone=now, site=_identity(site), **facts)
-    kept = (*_past(home, prefix), one)[-_MOST_PAST:]
-    text = json.dumps([asdict(past) for past in kept])
-    write_private(_past_path(home, prefix), text.encode())
+    one = PastChange(undone=now, site=_identity(prefix, site), **facts)
+    path = _past_path(home, prefix)
+    make_private(path.parent)
+    with locked_file(path.with_suffix(".lock"), required=False):
+        try:
+            before = _past(path)
+        except Malformed:  # of a later release, or damaged: nothing of it is lost
+            path.replace(path.with_suffix(".damaged"))
+            before = ()
+        text = json.dumps([asdict(past) for past in (*before, one)[-_MOST_PAST:]])
+        write_private(path, text.encode(), synced=True)
 
 
 def past_changes(home: Path, prefix: str, site: str) -> tuple[PastChange, ...]:
-    """Return the changes of the environment at *prefix* that were undone, oldest first."""
-    return tuple(past for past in _past(home, prefix) if past.site == _identity(site))
+    """Return the changes of the environment at *prefix* that were undone, oldest first.
 
-
-def _past(home: Path, prefix: str) -> tuple[PastChange, ...]:
+    *site* is its folder of distributions.  Raises Unmet if the environment is gone, or the file
+    cannot be read.
+    """
     try:
-        return decode(read_bounded(_past_path(home, prefix), RUN_FILE), tuple[PastChange, ...])
-    except (OSError, Malformed):
+        identity = _identity(prefix, site)
+        return tuple(past for past in _past(_past_path(home, prefix)) if past.site == identity)
+    except Malformed:
+        return ()
+    except OSError as error:
+        raise machine_error(error) from error
+
+
+def _past(path: Path) -> tuple[PastChange, ...]:
+    """Raises OSError and Malformed."""
+    try:
+        return decode(read_bounded(path, RUN_FILE), tuple[PastChange, ...])
+    except FileNotFoundError:
         return ()
 
 
@@ -122,9 +140,18 @@ def _past_path(home: Path, prefix: str) -> Path:
     return home / _UNDONE / f"{hashlib.sha256(os.fsencode(prefix)).hexdigest()[:32]}.json"
 
 
-def _identity(site: str) -> str:
-    status = os.stat(site)  # noqa: PTH116 - as the paths beside it
-    return f"{status.st_dev}-{status.st_ino}"
+def _identity(prefix: str, site: str) -> str:
+    """Return what tells this environment from another one that replaces it at the same path.
+
+    It is the same after a reboot or a mount, which give a file system another device number, and if
+    *site* is missing, as after the undo of a change that created it.  Raises OSError.
+    """
+    folder = os.stat(prefix)  # noqa: PTH116 - as the paths beside it
+    try:
+        made = Path(prefix, "pyvenv.cfg").stat().st_mtime_ns  # inode numbers are used again
+    except FileNotFoundError:
+        made = 0
+    return hashlib.sha256(f"{folder.st_ino} {made} {site}".encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def home_folder(environ: Mapping[str, str]) -> Path:

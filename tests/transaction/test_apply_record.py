@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 
 from colablock._vendor.packaging.utils import NormalizedName
-from colablock.errors import NotFound
+from colablock.errors import NotFound, Unmet
 from colablock.matrix.model import Matrix
 from colablock.planning.options import ApplyOptions
 from colablock.planning.plan import Remedy, Target
@@ -19,6 +21,8 @@ from colablock.transaction.apply_record import (
     home_folder,
     key_of,
     load,
+    note_undone,
+    past_changes,
     require,
     save,
     versions_digest,
@@ -192,3 +196,64 @@ def test_an_older_record_without_versions_is_loaded(tmp_path: Path) -> None:
     del value["versions"]
     path.write_text(json.dumps(value))
     assert load("demo", tmp_path) == replace(RECORD, versions={})
+
+
+# Changes that were undone
+
+
+def note(home: Path, prefix: Path, steps: str) -> None:
+    facts = {"matrix": "demo", "when": "2026-11-01T00:00:00+00:00", "why": "rolled back", "steps": steps}
+    note_undone(home, str(prefix), str(prefix / "lib"), facts)
+
+
+def steps_of(home: Path, prefix: Path) -> list[str]:
+    return [past.steps for past in past_changes(home, str(prefix), str(prefix / "lib"))]
+
+
+def test_undone_changes_of_several_writers_are_all_kept(tmp_path: Path) -> None:
+    wanted = [f"install {number}" for number in range(60)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda steps: note(tmp_path / "home", tmp_path, steps), wanted))
+    assert sorted(steps_of(tmp_path / "home", tmp_path)) == sorted(wanted)
+    assert [path.suffix for path in (tmp_path / "home" / "undone").iterdir()] == [".json"]
+
+
+def test_undone_changes_stay_over_a_mount_and_without_the_site(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note(tmp_path / "home", tmp_path, "install 1")
+    (tmp_path / "lib").mkdir()
+    assert steps_of(tmp_path / "home", tmp_path) == ["install 1"]
+    stat = os.stat
+
+    def mounted(*args: Any, **options: Any) -> os.stat_result:
+        found = list(stat(*args, **options))
+        found[2] += 1  # st_dev
+        return os.stat_result(found)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "stat", mounted)
+        assert steps_of(tmp_path / "home", tmp_path) == ["install 1"]
+
+
+def test_an_environment_made_anew_has_no_undone_changes(tmp_path: Path) -> None:
+    made = tmp_path / "pyvenv.cfg"
+    made.write_text("home = /usr/bin\n", "utf-8")
+    note(tmp_path / "home", tmp_path, "install 1")
+    os.utime(made, (1, 1))  # the folder may get the inode of the one before
+    assert steps_of(tmp_path / "home", tmp_path) == []
+
+
+def test_an_environment_that_is_gone_is_named(tmp_path: Path) -> None:
+    with pytest.raises(Unmet, match=r"`.*gone` cannot be used: No such file or directory"):
+        steps_of(tmp_path / "home", tmp_path / "gone")
+
+
+def test_a_file_of_undone_changes_that_is_not_understood_is_kept(tmp_path: Path) -> None:
+    note(tmp_path / "home", tmp_path, "install 1")
+    (file,) = (tmp_path / "home" / "undone").iterdir()
+    file.write_text('[{"later": 1}]', "utf-8")
+    assert steps_of(tmp_path / "home", tmp_path) == []
+    note(tmp_path / "home", tmp_path, "install 2")
+    assert steps_of(tmp_path / "home", tmp_path) == ["install 2"]
+    assert file.with_suffix(".damaged").read_text("utf-8") == '[{"later": 1}]'
