@@ -2,7 +2,8 @@
 
 The files ``MATRIX.receipts/CARD.json`` beside a matrix file are evidence that it trains.  A receipt
 covers cards with the same compute capability, and its variant of the matrix: as the file was at that
-time, with the same versions, or as long as the file asks for its versions.
+time, with the same versions, or as long as the file asks for its versions.  A plan with other versions
+says so.
 """
 
 from __future__ import annotations
@@ -103,6 +104,7 @@ _KEYS = {name: key for key, name in _FIELDS.items()}
 STALE = timedelta(days=90)
 MIN_FALL = 0.05  # nats per token
 MAX_DRIFT = 1e-3
+NAMED = 3  # other versions that a note names
 
 
 def receipt_to(receipt: Receipt) -> dict[str, Any]:
@@ -159,14 +161,18 @@ def covering_receipt(
 
     The stack is that of the matrix file with *digest*, has the versions *pins*, or is one that the
     matrix *asked* admits.
-    With *variant* only receipts of that variant count.
+    With *variant* only receipts of that variant count.  The receipt is the one with the fewest versions
+    other than *pins*.
     """
     key = card_key(accelerator)
-    for receipt in receipts:
-        proven = "cpu" if receipt.compute_capability is None else receipt.compute_capability
-        if key and proven == key and _is_about(receipt, digest, variant, pins, asked):
-            return receipt
-    return None
+    found = (
+        receipt
+        for receipt in receipts
+        if key
+        and key == ("cpu" if receipt.compute_capability is None else receipt.compute_capability)
+        and _is_about(receipt, digest, variant, pins, asked)
+    )
+    return min(found, key=lambda one: len(_other_versions(one, pins)), default=None)
 
 
 def proof_note(
@@ -181,20 +187,52 @@ def proof_note(
 ) -> str:
     """Return a sentence that says whether a receipt of the matrix file *source* covers such a card and stack.
 
-    *digest*, *variant*, *pins* and *asked* are those of `covering_receipt`.
+    A receipt with other versions than *pins* is said to have them.  *digest*, *variant*, *pins* and
+    *asked* are those of `covering_receipt`.
     """
     stack: dict[str, Any] = {"digest": digest, "variant": variant, "pins": pins, "asked": asked}
+    test = f"`colablock smoke {name}`"
     if accelerator.kind == "cuda" and not accelerator.devices:  # a recorded runtime, with any card
-        found_on = proven_on(source, **stack)
-        cards = ", ".join(one for one in found_on if one != "CPU")
-        proven = f"is proven on {cards}" if cards else "is not proven on any card"
-        return f"training with it {proven}; `colablock smoke {name}` tests it on the card of the machine"
+        found_on = [one for one in read_receipts(source) if one.card != "cpu" and _is_about(one, **stack)]
+        if not found_on:
+            return f"training with it is not proven on any card; {test} tests it on the card of the machine"
+        others = min((_other_versions(one, pins) for one in found_on), key=len)
+        same = (one.card for one in found_on if _other_versions(one, pins) == others)
+        where = ", ".join(dict.fromkeys(same)) + _with(others, asked)
+        return f"training with it is proven on {where}; {test} tests it on the card of the machine"
     found = covering_receipt(read_receipts(source), accelerator, **stack)
     if found is not None:
         where = "a CPU" if found.card == "cpu" else found.card
-        return f"training with it is proven on {where} ({found.date[:10]})"
+        others = _other_versions(found, pins)
+        proven = f"training with it is proven on {where} ({found.date[:10]}){_with(others, asked)}"
+        return f"{proven}; {test} tests these versions in minutes" if others else proven
     here = accelerator.devices[0].name if accelerator.devices else "a CPU"
-    return f"training with it is not proven on {here}; `colablock smoke {name}` tests it in minutes"
+    return f"training with it is not proven on {here}; {test} tests it in minutes"
+
+
+def _other_versions(receipt: Receipt, pins: Mapping[NormalizedName, str] | None) -> dict[str, str]:
+    """Return the versions of *receipt* that are not those of *pins*, "" for a project that it lacks.
+
+    As in a specifier, a version without a local label stands for each of its builds.
+    """
+    of_pins = {str(name): (receipt.versions.get(name, ""), text) for name, text in (pins or {}).items()}
+    return {name: has for name, (has, text) in of_pins.items() if not _is_same(has, text)}
+
+
+def _is_same(one: str, other: str) -> bool:
+    (public, _, label), (its_public, _, its_label) = one.partition("+"), other.partition("+")
+    return public == its_public and (label == its_label or not (label and its_label))
+
+
+def _with(others: Mapping[str, str], asked: Matrix | None) -> str:
+    """Return what a note adds for these *others*: up to three, those that the matrix names first."""
+    if not others:
+        return ""
+    named = [str(entry.name) for entry in asked.packages if entry.name in others] if asked else []
+    first = list(dict.fromkeys((*named, *sorted(others))))[:NAMED]
+    more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
+    texts = [f"{name} {others[name]}" if others[name] else f"no {name}" for name in first]
+    return f" with other versions only ({', '.join(texts)}{more})"
 
 
 def proven_on(

@@ -293,3 +293,44 @@ def test_a_receipt_outlives_changes_of_the_matrix_that_still_ask_for_its_stack(
     assert ("is proven on Tesla T4" in note) == is_asked
     for one in proofs(str(path), digest=matrix.digest, asked=matrix):
         assert ("earlier file" in str(one["remarks"])) != is_asked
+
+
+TORCH = 'schema = 1\nname = "tiny"\n[packages]\ntorch = ">=2.6,<3"\ntrl = ">=0.11"\n[train]\nrunner = "trl"\n'
+OLD = {"torch": "2.6.0+cpu", "trl": "0.11.4", "numpy": "2.0.2", "fsspec": "1"}
+
+
+@pytest.mark.parametrize(
+    ("pins", "said"),
+    [
+        (OLD, "is proven on Tesla T4 (2026-11-26)"),
+        ({"torch": "2.6.0"}, "is proven on Tesla T4 (2026-11-26)"),  # a build of that version
+        (None, "is proven on Tesla T4 (2026-11-26)"),
+        ({**OLD, "torch": "2.6.0+cu124"}, "(2026-11-26) with other versions only (torch 2.6.0+cpu); "),
+        ({**OLD, "torch": "2.10.0"}, "(2026-11-26) with other versions only (torch 2.6.0+cpu); "),
+        ({**OLD, "trl": "0.29.1", "numpy": "2.1"}, "with other versions only (trl 0.11.4, numpy 2.0.2); "),
+        ({**OLD, "tyro": "1"}, "with other versions only (no tyro); "),
+        (
+            {"torch": "2.10", "trl": "1", "numpy": "3", "fsspec": "2", "tyro": "1"},
+            "(torch 2.6.0+cpu, trl 0.11.4, fsspec 1 and 2 more); `colablock smoke tiny` tests these versions",
+        ),
+        ({**OLD, "trl": "0.12"}, "is proven on Tesla T4 (2026-11-28)"),  # of the receipts, the nearest
+    ],
+)
+def test_the_proof_note_says_if_the_versions_of_the_receipt_are_others(
+    tmp_path: Path, pins: dict[str, str] | None, said: str
+) -> None:
+    path = tmp_path / "tiny.toml"
+    path.write_text(TORCH)
+    matrix = find_matrix(str(path))
+    proven = replace(T4, matrix_digest="before", variant=None, runner="trl", versions=OLD, date="2026-11-26")
+    write_receipt(proven, receipts_folder(str(path)) / "a.json")
+    later = replace(proven, versions={**OLD, "trl": "0.12"}, date="2026-11-28")
+    write_receipt(later, receipts_folder(str(path)) / "b.json")
+    stack: dict[str, Any] = {"pins": pins, "digest": matrix.digest, "asked": matrix}
+    note = proof_note(str(path), "tiny", declared("T4"), **stack)
+    assert said in note
+    assert note.endswith("in minutes") == ("other versions" in note)
+    on_any = proof_note(str(path), "tiny", Accelerator(kind="cuda"), **stack)
+    assert ("is proven on Tesla T4; " in on_any) == ("other versions" not in note)
+    assert on_any.endswith("`colablock smoke tiny` tests it on the card of the machine")
+    assert proven_on(str(path), digest=matrix.digest, asked=matrix) == ("Tesla T4",)
