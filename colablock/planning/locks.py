@@ -137,30 +137,37 @@ def _image_of(locked: LockSource, environ: Mapping[str, str]) -> Mapping[Normali
 def keep_requests(
     names: Sequence[NormalizedName],
     locked: LockSource,
-    plan_freely: Callable[[], PlannedChange],
+    plans: tuple[Callable[[], PlannedChange], Callable[[], PlannedChange]],
     kernel: Snapshot,
     reporter: Reporter,
 ) -> PlannedChange | None:
-    """Return the plan of *plan_freely*, which asks the indexes, if it keeps any of the installed *names*.
+    """Return the first of *plans* that keeps any of the installed *names*, with a note.
 
-    None if it does not, or fails: what works from *locked* must work without an index.  A note says which.
+    The first asks the indexes, the second takes the others from *locked*.  None if neither keeps one: what
+    works from *locked* must work without an index.
     """
     if not names:
         return None
-    planned = None
-    try:
-        planned = plan_freely()
-        lost = _not_kept(planned, names)
-    except Unmet as error:
-        lost = error.message.splitlines()[0]
     moves = [f"{name} {kernel.installed[name].version} to {locked.versions[name]}" for name in names[:_SHOWN]]
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     what = f"what was installed here by name: {', '.join(moves)}{more}"
-    if lost:
-        reporter.note(f"{locked.name} moves {what}; no plan can keep it: {lost}")
-        return None
-    reporter.note(f"not using {locked.name}: it moves {what}")
-    return planned
+    notes = (
+        f"not using {locked.name}: it moves {what}",
+        f"{locked.name} moves {what}; the plan keeps it, and takes the others from the lock",
+    )
+    lost = ""
+    for plan, note in zip(plans, notes, strict=True):
+        try:
+            planned = plan()
+            reason = _not_kept(planned, names)
+        except Unmet as error:
+            reason = error.message.splitlines()[0]
+        if not reason:
+            reporter.note(note)
+            return planned
+        lost = lost or reason
+    reporter.note(f"{locked.name} moves {what}; no plan can keep it: {lost}")
+    return None
 
 
 def _not_kept(planned: PlannedChange, names: Sequence[NormalizedName]) -> str:

@@ -90,6 +90,7 @@ class Solver:
     python: str | None = None  # named by the user
     must_hold: frozenset[tuple[NormalizedName, str]] = frozenset()  # see Request
     takes_unhashed: bool = False  # files without a strong hash, for a lock that hashes what it fetches
+    unfixed: frozenset[NormalizedName] = frozenset()  # may keep their installed version beside a lock
     copies_first: bool = True  # offline, prefer the files of a lock that this machine has
 
     # -- in the kernel
@@ -303,7 +304,7 @@ class Solver:
             roots=(*asked, *(entry for entry in locked.entries() if entry.name not in known))
             if locked
             else asked,
-            fixed=locked.versions if locked else {},
+            fixed={n: v for n, v in locked.versions.items() if n not in self.unfixed} if locked else {},
             constraints=self.matrix.constraints,
             absent=self.matrix.absent,
             requires_python=self.matrix.requires_python,
@@ -430,12 +431,14 @@ class Solver:
 
     def _keeping(self, locked: LockSource, why: str) -> PlannedChange | None:
         """Return the plan that keeps what *locked* would move although the user has installed it by name."""
-        if self.lock is not None or not self.kernel.python:
+        if self.lock is not None or self.unfixed or not self.kernel.python:
             return None
         moved = moved_requests(locked, self.kernel, roots(self.matrix, self.with_), self.environ)
         rest = {name: version for name, version in locked.versions.items() if name not in moved}
         free = replace(self, lock_store=None, preferred={**rest, **self.preferred})
-        return keep_requests(moved, locked, lambda: free.in_kernel(why), self.kernel, self.reporter)
+        near = replace(self, unfixed=frozenset(moved))
+        plans = (lambda: free.in_kernel(why), lambda: near.in_kernel(why))
+        return keep_requests(moved, locked, plans, self.kernel, self.reporter)
 
     def _lock_source(self, path: LockFile, environment: Environment) -> LockSource:
         return open_lock(
@@ -459,7 +462,9 @@ class Solver:
     def _notes(self, resolution: Resolution, source: CandidateSource | None) -> tuple[str, ...]:
         builds = build_notes(resolution, self.matrix.packages, source)
         if self.lock is None and isinstance(source, LockSource):
-            return (*builds, f"the versions are those of {source.name}", *linked_notes(resolution, source))
+            kept = ", except for what was installed by name" if self.unfixed else ""
+            origin = f"the versions are those of {source.name}{kept}"
+            return (*builds, origin, *linked_notes(resolution, source))
         return (*builds, *resolution.remarks())
 
 

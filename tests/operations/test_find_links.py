@@ -350,24 +350,30 @@ def test_a_lock_of_another_runtime_moves_nothing_that_the_user_asked_for(
         assert (note in "\n".join(session.reporter.notes)) == (stub.requested and at == 0)
 
 
-def test_without_an_index_a_lock_serves_although_it_moves_what_the_user_asked_for(
-    place: Place, tmp_path: Path
+@pytest.mark.parametrize(
+    ("requires", "lines", "note"),
+    [
+        ((), "1.0", "lines 1.0 to 2.0; the plan keeps it, and takes the others from the lock"),
+        (("dots",), "2.0", "lines 1.0 to 2.0; no plan can keep it: "),
+    ],
+)
+def test_a_lock_that_moves_what_the_user_asked_for_serves_without_an_index(
+    place: Place, tmp_path: Path, requires: tuple[str, ...], lines: str, note: str
 ) -> None:
     lock_for_a_runtime(place)
     shutil.rmtree(place.folder / "cache")
     dependency = venv_of(tmp_path / "first", Stub(name="lines", version="1.0"))
     options = ApplyOptions(name=place.matrix, into=Target.KERNEL, python=dependency.python)
     assert apply_matrix(place.session(), options).passed  # this machine has the files now, and no page
-    by_name = venv_of(tmp_path / "second", Stub(name="lines", version="1.0", requested=True))
-    options = replace(options, python=by_name.python)
-    with refused(place.world, *TWOS):
+    stub = Stub(name="lines", version="1.0", requested=True, requires=requires)
+    options = replace(options, python=venv_of(tmp_path / "second", stub).python)
+    with refused(place.world, *TWOS, "dots"):
         for variables in ({}, {"COLABLOCK_OFFLINE": "1"}):
             session = place.session(**variables)
-            assert plan_change(session, options).pins() == TWOS
+            assert plan_change(session, options).pins() == {**TWOS, "lines": lines}
             assert isinstance(session.reporter, Notes)
-            note = "moves what was installed here by name: lines 1.0 to 2.0; no plan can keep it: "
             assert note in "\n".join(session.reporter.notes)
-        assert apply_matrix(place.session(), options).passed
+        assert apply_matrix(place.session(COLABLOCK_OFFLINE="1"), options).passed
 
 
 @contextmanager
