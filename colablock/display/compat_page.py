@@ -22,6 +22,7 @@ from colablock._common.text import count, size_text
 from colablock.display.html import text_to_html
 from colablock.display.view import clean, one_line
 from colablock.runtimes.document import RecordedRuntime
+from colablock.training.evidence import remarks_of
 
 __all__ = ["render_page"]
 
@@ -318,8 +319,7 @@ def _steps(found: Mapping[str, Any]) -> Iterator[list[str]]:
 
 
 def _date(one: Mapping[str, Any]) -> str:
-    marks = ("older than 90 days" if one["old"] else "", "earlier matrix" if one["earlier"] else "")
-    said = "; ".join(filter(None, marks))
+    said = "; ".join(remarks_of(one))
     return f"{one['date']} ({said})" if said else str(one["date"])
 
 

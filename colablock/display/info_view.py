@@ -112,14 +112,14 @@ def _date(one: Mapping[str, Any]) -> str:
 
 def _legend(found: Iterable[Mapping[str, Any]]) -> Iterator[Note]:
     """Yield what the marks mean, if they are used."""
+    from colablock.training.evidence import REMARKS  # noqa: PLC0415 - the other views need no receipts
+
     steps = [one[step] for one in found for step in ("resolved", "applied", "imported") if one[step]]
     dated = [*steps, *(card for one in found for card in one["trained"])]
     if any(one["old"] for one in dated):
-        yield Note(label=_OLD, text="older than 90 days")
+        yield Note(label=_OLD, text=REMARKS["old"])
     if any(one["earlier"] for one in dated):
-        yield Note(
-            label=_EARLIER, text="for an earlier version of the matrix, which asked for other versions"
-        )
+        yield Note(label=_EARLIER, text=f"{REMARKS['earlier']}, which asked for other versions")
 
 
 def _remark(one: Mapping[str, Any]) -> Note:

@@ -15,8 +15,7 @@ from colablock.matrix.catalog import Listed, find_matrix, list_matrices
 from colablock.matrix.model import Absent, Constraint, Matrix, PackageEntry, shadow_text
 from colablock.network.settings import read_settings
 from colablock.runtimes.catalog import runtimes
-from colablock.training.evidence import evidence_of
-from colablock.training.receipts import proofs, proven_on
+from colablock.training.evidence import evidence_of, passed_receipts, proofs_of
 from colablock.transaction.apply_record import home_path
 
 __all__ = ["list_facts", "machine_facts", "matrix_facts"]
@@ -41,12 +40,14 @@ def list_facts(environ: Mapping[str, str]) -> dict[str, object]:
 
 def _listed(one: Listed) -> dict[str, object]:
     """Return one matrix of the list, with its evidence; with a runner, on which cards training is proven."""
-    matrix, training, found = one.matrix, None, None
-    evidence = evidence_of(matrix) if matrix is not None else None
-    if matrix is not None and matrix.train.runner is not None:
-        found = proofs(matrix.source, digest=matrix.digest, asked=matrix) or None
-        cards = proven_on(matrix.source, digest=matrix.digest, asked=matrix)
-        training = f"proven on {', '.join(cards)}" if cards else "not proven on any card"
+    matrix, training, found, evidence = one.matrix, None, None, None
+    if matrix is not None:
+        receipts = passed_receipts(matrix)
+        evidence = evidence_of(matrix, trained=receipts)
+        if matrix.train.runner is not None:
+            found = proofs_of(matrix, receipts) or None
+            cards = [card["card"] for card in evidence["trained"] if not card["earlier"]]
+            training = f"proven on {', '.join(cards)}" if cards else "not proven on any card"
     said = {
         "name": one.name,
         "summary": one.summary,

@@ -8,7 +8,7 @@ Nothing here is measured: without a file there is no evidence.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,12 +19,32 @@ from colablock._common.fs import write_atomic
 from colablock._common.limits import RUN_FILE
 from colablock._common.plain_values import from_plain
 from colablock.errors import InvalidInput
-from colablock.training.receipts import Receipt, admits, asks_for, is_old, read_receipts, receipts_folder
+from colablock.training.receipts import (
+    STALE,
+    Receipt,
+    admits,
+    asks_for,
+    is_old,
+    read_receipts,
+    receipts_folder,
+)
 
 if TYPE_CHECKING:
     from colablock.matrix.model import Matrix
 
-__all__ = ["ApplyReceipt", "evidence_of", "read_apply_receipts", "write_apply_receipt"]
+__all__ = [
+    "REMARKS",
+    "ApplyReceipt",
+    "evidence_of",
+    "passed_receipts",
+    "proofs_of",
+    "read_apply_receipts",
+    "remarks_of",
+    "write_apply_receipt",
+]
+
+REMARKS = {"old": f"older than {STALE.days} days", "earlier": "earlier matrix"}
+"""What the two marks of a date say, wherever it is shown."""
 
 SCHEMA = 1
 _KIND = "apply"
@@ -69,16 +89,24 @@ def read_apply_receipts(source: str) -> tuple[ApplyReceipt, ...]:
     return tuple(found)
 
 
-def evidence_of(matrix: Matrix, *, now: datetime | None = None) -> dict[str, Any]:
+def passed_receipts(matrix: Matrix) -> tuple[Receipt, ...]:
+    """Return the receipts of trainings beside the file of *matrix* that passed."""
+    return tuple(one for one in read_receipts(matrix.source) if one.passed)
+
+
+def evidence_of(
+    matrix: Matrix, *, trained: Sequence[Receipt] | None = None, now: datetime | None = None
+) -> dict[str, Any]:
     """Return the evidence beside the file of *matrix*, newest first, as JSON values.
 
     ``resolved``, ``applied`` and ``imported`` are a date with two marks, or None: ``old`` after 90
     days, and ``earlier`` if the matrix no longer asks for what was proven.  ``planned`` counts the
-    recorded runtimes by verdict.  ``trained`` lists each kind of card, a CPU first.
+    recorded runtimes by verdict.  ``trained`` lists each kind of card, a CPU first.  *trained* are the
+    `passed_receipts`, which are read if they are not given.
     """
     today = now or datetime.now(timezone.utc)
     resolved, planned = _checked(matrix, today)
-    trained = [one for one in read_receipts(matrix.source) if one.passed]
+    trained = passed_receipts(matrix) if trained is None else trained
     applied = read_apply_receipts(matrix.source)
     imported = [one for one in applied if one.imports]
     return {
@@ -89,6 +117,21 @@ def evidence_of(matrix: Matrix, *, now: datetime | None = None) -> dict[str, Any
         "imported": _newest(matrix, [*trained, *imported], today),
         "trained": list(_by_card(matrix, trained, today)),
     }
+
+
+def proofs_of(matrix: Matrix, trained: Iterable[Receipt]) -> list[dict[str, Any]]:
+    """Return each receipt of *trained* as JSON values: card, variant, date, and what its marks say."""
+    today = datetime.now(timezone.utc)
+    dated = ((one, _dated(one.date, today, is_earlier=_is_earlier(matrix, one))) for one in trained)
+    return [
+        {"card": _card(one), "variant": one.variant, "date": when["date"], "remarks": remarks_of(when)}
+        for one, when in dated
+    ]
+
+
+def remarks_of(dated: Mapping[str, Any]) -> list[str]:
+    """Return what the marks of *dated*, a date of the evidence, say."""
+    return [text for mark, text in REMARKS.items() if dated[mark]]
 
 
 def _checked(matrix: Matrix, now: datetime) -> tuple[dict[str, Any] | None, dict[str, int]]:
@@ -128,11 +171,15 @@ def _newest(
 def _by_card(matrix: Matrix, receipts: Iterable[Receipt], now: datetime) -> Iterator[dict[str, Any]]:
     cards: dict[str, list[Receipt]] = {}
     for one in receipts:
-        cards.setdefault("CPU" if one.card == "cpu" else one.card, []).append(one)
+        cards.setdefault(_card(one), []).append(one)
     for card in sorted(cards, key=lambda name: (name != "CPU", name)):
         best = max(cards[card], key=lambda one: (not _is_earlier(matrix, one), one.date))
         facts = {"card": card, "variant": best.variant, "runner": best.runner, "receipts": len(cards[card])}
         yield {**facts, **_dated(best.date, now, is_earlier=_is_earlier(matrix, best))}
+
+
+def _card(receipt: Receipt) -> str:
+    return "CPU" if receipt.card == "cpu" else receipt.card
 
 
 def _is_earlier(matrix: Matrix, receipt: Receipt | ApplyReceipt) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,6 @@ __all__ = [
     "covering_receipt",
     "is_old",
     "proof_note",
-    "proofs",
     "proven_on",
     "read_receipts",
     "receipt_from",
@@ -246,28 +245,6 @@ def proven_on(
     """Return the cards with passed receipts for such a stack beside the matrix file *source*."""
     passed = (one for one in read_receipts(source) if _is_about(one, digest, variant, pins, asked))
     return tuple(dict.fromkeys("CPU" if one.card == "cpu" else one.card for one in passed))
-
-
-def proofs(
-    source: str, *, digest: str, asked: Matrix | None = None, now: datetime | None = None
-) -> list[dict[str, object]]:
-    """Return the passed receipts beside the matrix file *source* as facts: card, variant, date, remarks.
-
-    The remarks say that the file was another one (its digest is not *digest*, and *asked* does not
-    admit it), or that the receipt is older than 90 days.
-    """
-    found: list[dict[str, object]] = []
-    today = now or datetime.now(timezone.utc)
-    for one in read_receipts(source):
-        if one.passed:
-            said = (
-                "" if _is_about(one, digest, None, None, asked) else f"{one.variant or 'it'}, earlier file",
-                f"older than {STALE.days} days" if is_old(one.date, today) else "",
-            )
-            card = "CPU" if one.card == "cpu" else one.card
-            remarks = list(filter(None, said))
-            found.append({"card": card, "variant": one.variant, "date": one.date[:10], "remarks": remarks})
-    return found
 
 
 def is_old(date: str, now: datetime) -> bool:

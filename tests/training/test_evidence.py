@@ -191,6 +191,6 @@ def test_the_list_has_one_table_of_dates_within_80_columns(tmp_path: Path) -> No
         "                                                         H200 2026-11-20",
         "",
         "*: older than 90 days",
-        "~: for an earlier version of the matrix, which asked for other versions",
+        "~: earlier matrix, which asked for other versions",
     ]
     assert max(map(len, lines)) <= 80

@@ -2,24 +2,26 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from colablock._vendor.packaging.utils import canonicalize_name
+from colablock.display.info_view import list_document
+from colablock.display.text import to_text
 from colablock.environment.accelerator import Accelerator, Device, declared
 from colablock.errors import InvalidInput
 from colablock.matrix.catalog import find_matrix
 from colablock.operations.info import list_facts
+from colablock.training.evidence import passed_receipts, proofs_of, remarks_of
 from colablock.training.receipts import (
     Receipt,
     card_key,
     covering_receipt,
     is_old,
     proof_note,
-    proofs,
     proven_on,
     read_receipts,
     receipt_from,
@@ -169,10 +171,9 @@ def test_matrices_with_one_name_are_listed_with_their_own_proofs(
     far.write_text(far.read_text() + "# another\n")
     digest = find_matrix(str(far)).digest
     write_receipt(replace(T4, matrix_digest=digest), receipts_folder(str(far)) / "t4.json")
-    (proven,) = proofs(str(far), digest=digest)
-    assert (proven["card"], proven["date"]) == ("Tesla T4", T4.date[:10])
     when = {"date": T4.date[:10], "old": is_old(T4.date, datetime.now(timezone.utc)), "earlier": False}
     trained = {"card": "Tesla T4", "variant": T4.variant, "runner": T4.runner, "receipts": 1, **when}
+    proven = {**{key: trained[key] for key in ("card", "variant", "date")}, "remarks": remarks_of(when)}
     found = list_facts({"COLABLOCK_MATRICES": "far"})["matrices"]
     assert isinstance(found, list)
     assert [one for one in found if one["name"] == "mine"] == [
@@ -193,20 +194,30 @@ def test_matrices_with_one_name_are_listed_with_their_own_proofs(
     ]
 
 
-def test_the_proofs_of_a_list_have_dates_and_say_what_is_old(tmp_path: Path) -> None:
-    matrix = tmp_path / "tiny.toml"
-    folder = receipts_folder(str(matrix))
-    base = replace(T4, matrix_digest="now", date="2026-11-26T10:00:00Z", variant="cu121")
+def test_the_list_says_the_same_of_a_receipt_everywhere(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.toml"
+    path.write_text('schema = 1\nname = "tiny"\n[packages]\ntrl = ">=1"\n[train]\nrunner = "trl"\n')
+    digest, folder = find_matrix(str(path)).digest, receipts_folder(str(path))
+    now = datetime.now(timezone.utc)
+    today, before = now.isoformat(), (now - timedelta(days=99)).isoformat()
+    base = replace(T4, matrix_digest=digest, date=today, variant="cu121", card="NVIDIA L4")
     write_receipt(base, folder / "a.json")
-    write_receipt(replace(base, matrix_digest="before"), folder / "b.json")
-    write_receipt(replace(CPU, matrix_digest="now", date="2026-08-01T10:00:00Z"), folder / "c.json")
-    write_receipt(replace(base, after=9.0), folder / "d.json")  # it did not pass
-    found = proofs(str(matrix), digest="now", now=datetime(2026, 11, 29, tzinfo=timezone.utc))
-    assert [(one["card"], one["date"], one["remarks"]) for one in found] == [
-        ("Tesla T4", "2026-11-26", []),
-        ("Tesla T4", "2026-11-26", ["cu121, earlier file"]),
-        ("CPU", "2026-08-01", ["older than 90 days"]),
+    write_receipt(replace(base, matrix_digest="before", date=before), folder / "b.json")
+    write_receipt(replace(CPU, matrix_digest=digest, date=before), folder / "c.json")
+    write_receipt(replace(base, after=9.0, card="NVIDIA A100"), folder / "d.json")  # it did not pass
+    write_receipt(replace(base, card="NVIDIA H100", matrix_digest="before"), folder / "e.json")
+    facts: Any = list_facts({"COLABLOCK_MATRICES": str(tmp_path)})
+    (listed,) = (one for one in facts["matrices"] if one["name"] == "tiny")
+    assert [(one["card"], one["date"], one["remarks"]) for one in listed["proofs"]] == [
+        ("NVIDIA L4", today[:10], []),
+        ("NVIDIA L4", before[:10], ["older than 90 days", "earlier matrix"]),
+        ("CPU", before[:10], ["older than 90 days"]),
+        ("NVIDIA H100", today[:10], ["earlier matrix"]),
     ]
+    assert listed["training"] == "proven on CPU, NVIDIA L4"
+    trained = {one["card"]: remarks_of(one) for one in listed["evidence"]["trained"]}
+    assert trained == {"CPU": ["older than 90 days"], "NVIDIA H100": ["earlier matrix"], "NVIDIA L4": []}
+    assert "~: earlier matrix, which asked for other versions" in to_text(list_document(facts))
 
 
 @pytest.mark.parametrize("variant", [None, "cu121", "cu118"])
@@ -291,8 +302,8 @@ def test_a_receipt_outlives_changes_of_the_matrix_that_still_ask_for_its_stack(
     assert proven_on(str(path), digest=matrix.digest) == ()
     note = proof_note(str(path), "tiny", declared("T4"), digest=matrix.digest, asked=matrix)
     assert ("is proven on Tesla T4" in note) == is_asked
-    for one in proofs(str(path), digest=matrix.digest, asked=matrix):
-        assert ("earlier file" in str(one["remarks"])) != is_asked
+    for one in proofs_of(matrix, passed_receipts(matrix)):
+        assert ("earlier matrix" in one["remarks"]) != is_asked
 
 
 TORCH = 'schema = 1\nname = "tiny"\n[packages]\ntorch = ">=2.6,<3"\ntrl = ">=0.11"\n[train]\nrunner = "trl"\n'
