@@ -39,7 +39,7 @@ _SHOWN = 3  # distributions in a note
 
 def with_origin(plan: Plan, matrix: Matrix, source: CandidateSource | None) -> Plan:
     """Return *plan* with what it comes from: the lock, the hosts of its files, and a matrix that shadows."""
-    plan = replace(plan, shadow=None if matrix.copies_shipped else shadow_text(matrix))
+    plan = replace(plan, shadow=shadow_text(matrix))
     if not isinstance(source, LockSource):
         return plan
     return replace(plan, lock=source.path, lock_hosts=source.hosts)

@@ -304,6 +304,7 @@ def test_a_plan_names_its_lock_and_the_hosts_of_the_files(
 
 NAME = "qlora-2024"
 SHADOW = "using ./matrices/qlora-2024.toml, which replaces the shipped qlora-2024"
+COPY = f"using ./matrices/{NAME}.toml, a copy of the shipped {NAME}, and the locks beside it"
 
 
 SHADOWING = {
@@ -340,15 +341,28 @@ def test_a_matrix_in_place_of_a_shipped_one_is_said_first(
 
 
 @pytest.mark.parametrize(("argv", "key"), [(SHADOWING["plan"], "shadow"), (SHADOWING["show"], "note")])
+@pytest.mark.parametrize("said", [SHADOW, COPY])
 def test_a_matrix_in_place_of_a_shipped_one_is_in_the_facts(
-    argv: tuple[str, ...], key: str, target: Target, lock: Lock, capsys: pytest.CaptureFixture[str]
+    argv: tuple[str, ...],
+    key: str,
+    *,
+    said: str,
+    target: Target,
+    lock: Lock,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     text = _matrix(target).read_text(encoding="utf-8").replace('"tiny"', f'"{NAME}"')
     (target.folder / "matrices" / f"{NAME}.toml").write_text(text, encoding="utf-8")
+    if said == COPY:
+        shipped = target.folder / "shipped"
+        shipped.mkdir()
+        (shipped / f"{NAME}.toml").write_text(text, encoding="utf-8")
+        monkeypatch.setattr("colablock.matrix.catalog._shipped", lambda: shipped)
     assert lock.url
     capsys.readouterr()
     assert _main(*(part.format(python=target.venv.python) for part in argv), "--json") == ExitCode.DONE
-    assert json.loads(capsys.readouterr().out)[key] == SHADOW
+    assert json.loads(capsys.readouterr().out)[key] == said
 
 
 def test_a_lock_is_written_with_the_hosts_of_its_files(
