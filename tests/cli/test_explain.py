@@ -41,7 +41,7 @@ def test_a_file_is_explained(
     shown = capsys.readouterr().out
     assert "the installed transformers does not support this model" in shown
     assert "its type is `qwen3`" in shown
-    assert "Use a matrix with a newer transformers (the matrix `qlora-2026` has" in " ".join(shown.split())
+    assert "Use a matrix with a newer transformers (the matrix `qlora-2026-12` has" in " ".join(shown.split())
 
 
 @pytest.mark.parametrize("argv", [[], ["-"]])

@@ -219,7 +219,7 @@ def test_a_python_without_wheels_is_refused_by_name(dated: World) -> None:
     assert re.findall("`([^`]+)`", message) == ["numpy", "tokenizers", "torch"]
     assert "no file for Python 3.13" in message
     hint = caught.value.hint or ""
-    for way in ("`--into env`", "Python 3.12 or 3.11", "2026.07", "`qlora-2026` admits Python 3.13"):
+    for way in ("`--into env`", "Python 3.12 or 3.11", "2026.07", "`qlora-2026-12` admits Python 3.13"):
         assert way in hint
 
 
