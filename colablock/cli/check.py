@@ -93,6 +93,8 @@ def _check(call: Call) -> int:
         checked = check_matrices(session, names, update=args.update, imports=args.imports)
     if args.html is not None:
         _write_page(args.html, checked, names, call.environ)
+        if not args.quiet:
+            call.err.print(f"wrote {args.html}", markup=False, soft_wrap=True)
     if args.json:
         print_json({"checks": [one.facts() for one in checked]}, call.out)
     else:

@@ -264,6 +264,7 @@ def test_the_imports_option_examines_rebuilt_packages(world: World, copy: Path) 
 def test_the_html_option_writes_the_compatibility_page(world: World, copy: Path) -> None:
     done = world.run("check", "good", "nowhere", "--html", "pages/compat.html", cwd=copy)
     assert done.code == ExitCode.UNMET, done.err
+    assert "wrote pages/compat.html\n" in done.err
     text = (copy / "pages/compat.html").read_text(encoding="utf-8")
     assert "in the kernel other would break" in text
     assert "image-2-cpu" in text
