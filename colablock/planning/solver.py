@@ -14,7 +14,7 @@ from colablock._vendor.packaging.version import Version
 from colablock.environment.interpreters import Interpreter, find_interpreters
 from colablock.environment.markers_and_tags import Environment, environment_for
 from colablock.environment.snapshot import Snapshot, fingerprint, snapshot_of
-from colablock.errors import FetchFailed, InvalidInput, NoSolution, Unmet
+from colablock.errors import FetchFailed, InvalidInput, NoSolution
 from colablock.index.build import Builder
 from colablock.index.finder import IndexSource
 from colablock.lockfile.lock_source import LockSource
@@ -34,18 +34,22 @@ from colablock.planning.planner import make_plan
 from colablock.planning.request_check import check_additions
 from colablock.planning.shared_files import builds_in
 from colablock.planning.sources import (
-    build_notes,
     candidate_source,
     check_reached,
-    linked_notes,
     managed_note,
+    source_notes,
+    with_preferred_builds,
+    without_builds,
     without_linked,
 )
 from colablock.planning.target import (
     PythonCandidate,
+    TriedPythons,
     best_python,
     has_preferred_builds,
+    more_harm,
     no_python,
+    why_not_kernel,
 )
 from colablock.planning.wheels import WheelPreparer
 from colablock.resolver.conflict_report import explain, misfits
@@ -114,23 +118,43 @@ class Solver:
             must_hold=self.must_hold,
         )
         try:
-            resolution = self._resolve(request, preparer.source)
-            claims = preparer.claims(resolution, kernel)
-            builds = builds_in(kernel, claims)
-            if any(not others.isdisjoint(resolution.pins) for others in _of(builds, resolution)):
-                resolution = self._resolve(replace(request, builds=builds), preparer.source)
+            return self._kernel_plan(request, preparer, locked, why)
         except NoSolution as error:
             return self._without_locks(preparer.source, error).in_kernel(why)
+
+    def _kernel_plan(
+        self, request: Request, preparer: WheelPreparer, locked: LockSource | None, why: str
+    ) -> PlannedChange:
+        """Return the plan with the builds that the matrix prefers, unless they do harm that others do not."""
+        source = preparer.source
+        plain = self._resolve(request, source)
+        better = with_preferred_builds(plain, self.matrix, source, self._resolve)
+        planned = self._planned(better, preparer, locked, why)
+        if better.pins is plain.pins or why_not_kernel(planned.plan, better.left) is None:
+            return planned
+        harm = more_harm(self._planned(plain, preparer, locked, why).plan, planned.plan)
+        left = without_builds(plain, better, harm or "")
+        return self._planned(left, preparer, locked, why) if harm else planned
+
+    def _planned(
+        self, resolution: Resolution, preparer: WheelPreparer, locked: LockSource | None, why: str
+    ) -> PlannedChange:
+        kernel, source = self.kernel, preparer.source
+        claims = preparer.claims(resolution, kernel)
+        builds = builds_in(kernel, claims)
+        if any(not others.isdisjoint(resolution.pins) for others in _of(builds, resolution)):
+            found = self._resolve(replace(resolution.request, builds=builds), source)
+            resolution = replace(found, unused=resolution.unused)
         plan = make_plan(
             matrix=self.matrix,
             resolution=resolution,
             snapshot=kernel,
             target=Target.KERNEL,
             why_target=why,
-            repair=Repairer(resolution.request, preparer.source),
+            repair=Repairer(resolution.request, source),
             broken=self.broken,
             fingerprint=fingerprint(kernel),
-            notes=(*kernel.notes, *managed_note(kernel), *self._notes(resolution, preparer.source)),
+            notes=(*kernel.notes, *managed_note(kernel), *self._notes(resolution, source)),
             builds=builds,
             listed={claim.name for claim in claims},
         )
@@ -149,17 +173,19 @@ class Solver:
         self.reporter.stage(f"Resolving {self.matrix.name} for Python {environment.python_version}")
         locked = self._locked(environment)
         preparer = self._preparer(environment, python, locked=locked)
+        source = preparer.source
         try:
-            return self._resolve(self._request(environment, preparer.source), preparer.source), preparer
+            found = self._resolve(self._request(environment, source), source)
+            return with_preferred_builds(found, self.matrix, source, self._resolve), preparer
         except NoSolution as error:
-            return self._without_locks(preparer.source, error).from_nothing(environment, python)
+            return self._without_locks(source, error).from_nothing(environment, python)
 
     def in_env(self, why: str) -> PlannedChange:
         """Return the plan for an isolated environment with the available Python that fits best.
 
         Raises NoSolution with the reason for each Python if none fits.
         """
-        tried = _Tried()
+        tried = TriedPythons()
         for environment, python in self._pythons():
             self._try(environment, python, tried)
             if tried.candidates and has_preferred_builds(
@@ -187,7 +213,7 @@ class Solver:
         )
 
     def _env_plan(self, candidate: PythonCandidate, preparer: WheelPreparer, why: str) -> PlannedChange:
-        empty = _empty(candidate, self.kernel)
+        empty = candidate.empty(self.kernel.accelerator)
         plan = make_plan(
             matrix=self.matrix,
             resolution=candidate.resolution,
@@ -201,7 +227,7 @@ class Solver:
             plan=plan, matrix=self.matrix, resolution=candidate.resolution, snapshot=empty, preparer=preparer
         )
 
-    def _try(self, environment: Environment, python: str, tried: _Tried) -> None:
+    def _try(self, environment: Environment, python: str, tried: TriedPythons) -> None:
         """Solve for one Python; keep the resolution, or the reason why there is none."""
         version = environment.python_version
         tried.minors.add(environment.short)
@@ -450,6 +476,10 @@ class Solver:
             additions=roots(self.matrix, self.with_)[len(self.matrix.packages) :],
         )
 
+    def _notes(self, resolution: Resolution, source: CandidateSource) -> tuple[str, ...]:
+        kept = ", except for what was installed by name" if self.unfixed else ""
+        return source_notes(resolution, self.matrix, source, kept if self.lock is None else None)
+
     def _without_locks(self, source: CandidateSource, error: NoSolution) -> Solver:
         """Return the solver to go on with; raises *error* if no lock of the matrix led to it."""
         if not isinstance(source, LockSource) or self.lock is not None:
@@ -459,39 +489,8 @@ class Solver:
         kept = source.versions if isinstance(source, OverriddenLock) else {}
         return replace(self, lock_store=None, preferred={**kept, **self.preferred})
 
-    def _notes(self, resolution: Resolution, source: CandidateSource | None) -> tuple[str, ...]:
-        builds = build_notes(resolution, self.matrix.packages, source)
-        if self.lock is None and isinstance(source, LockSource):
-            kept = ", except for what was installed by name" if self.unfixed else ""
-            origin = f"the versions are those of {source.name}{kept}"
-            return (*builds, origin, *linked_notes(resolution, source))
-        return (*builds, *resolution.remarks())
-
-
-@dataclass(slots=True)
-class _Tried:
-    """The resolutions and refusals of the Pythons tried so far."""
-
-    candidates: list[PythonCandidate] = field(default_factory=list)
-    preparers: dict[Version, WheelPreparer] = field(default_factory=dict)
-    refusals: dict[str, Unmet] = field(default_factory=dict)
-    minors: set[str] = field(default_factory=set)
-    worthwhile: bool = True  # to try another Python: so far only the Python was at fault
-
 
 def _of(
     builds: Mapping[NormalizedName, frozenset[NormalizedName]], resolution: Resolution
 ) -> Iterator[frozenset[NormalizedName]]:
     return (builds[name] for name in resolution.pins if name in builds)
-
-
-def _empty(candidate: PythonCandidate, kernel: Snapshot) -> Snapshot:
-    """Return the snapshot of an environment that is yet to be created with the Python of *candidate*."""
-    return Snapshot(
-        environment=candidate.environment,
-        python=candidate.python,
-        prefix="",
-        site="",
-        installed={},
-        accelerator=kernel.accelerator,
-    )

@@ -5,19 +5,20 @@ And which index of a variant cannot be reached or refuses, so that another varia
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from colablock._common.urls import redacted
-from colablock.errors import FetchFailed
+from colablock._vendor.packaging.specifiers import SpecifierSet
+from colablock.errors import FetchFailed, NoSolution
 from colablock.index.candidates import CandidateOrigin, Reason
 from colablock.index.finder import IndexSource, has_label
 from colablock.lockfile.lock_source import LockSource
 from colablock.lockfile.overridden_lock import OverriddenLock
-from colablock.matrix.model import roots
+from colablock.matrix.model import Constraint, roots
 from colablock.matrix.package_sources import PackageSources
 from colablock.planning.target import build_note, is_preferred
 
@@ -27,28 +28,31 @@ if TYPE_CHECKING:
     from colablock.environment.markers_and_tags import Environment
     from colablock.environment.snapshot import Snapshot
     from colablock.index.build import Builder
-    from colablock.index.candidates import CandidateSource
+    from colablock.index.candidates import Candidate, CandidateSource
     from colablock.lockfile.standing import StandingLocks
     from colablock.matrix.model import Index, Matrix, PackageEntry
     from colablock.network.fetcher import Fetcher
     from colablock.network.settings import Settings
     from colablock.planning.planned import PlannedChange
-    from colablock.resolver.model import Conflict, Resolution
+    from colablock.resolver.model import Conflict, Request, Resolution
 
 __all__ = [
     "BlockedIndex",
     "blocked_before",
     "blocked_by",
     "blocked_in",
-    "build_notes",
     "candidate_source",
     "check_reached",
-    "linked_notes",
     "managed_note",
+    "source_notes",
+    "with_preferred_builds",
+    "without_builds",
     "without_linked",
 ]
 
 _SHOWN = 5  # names in a message
+_TRIED = 3  # builds with a preferred label, the best first
+_CAUSES = 3  # sentences of why such a build does not fit
 
 
 def candidate_source(
@@ -121,7 +125,81 @@ def _missing_labels(
     }
 
 
-def build_notes(
+def with_preferred_builds(
+    resolution: Resolution,
+    matrix: Matrix,
+    source: CandidateSource,
+    solve: Callable[[Request, CandidateSource], Resolution],
+) -> Resolution:
+    """Return *resolution* with the builds that *matrix* prefers; for one that does not fit, with the cause.
+
+    A solve holds what is installed, and so passes over a build that needs another version of it.
+    """
+    for entry in matrix.packages:
+        builds = [] if is_preferred(resolution, entry) else _builds(entry, source)
+        cause = ""
+        for one in builds:
+            specifier = SpecifierSet(f"=={one.version}")
+            only = Constraint(name=entry.name, path=f"{entry.path}.prefer-local", specifier=specifier)
+            request = resolution.request
+            request = replace(request, constraints=(*request.constraints, only))
+            try:
+                resolution = replace(solve(request, source), unused=resolution.unused)
+                break
+            except NoSolution as error:
+                cause = cause or _cause(error, entry.path)
+        else:
+            if builds:
+                unused = {**resolution.unused, entry.name: (str(builds[0]), cause)}
+                resolution = replace(resolution, unused=unused)
+    return resolution
+
+
+def without_builds(resolution: Resolution, better: Resolution, harm: str) -> Resolution:
+    """Return *resolution* with the note that *harm* is why it has not the builds that *better* has."""
+    changed = {
+        name: (str(pin.candidate), harm)
+        for name, pin in better.pins.items()
+        if name in resolution.pins and pin.version.local != resolution.pins[name].version.local
+    }
+    return replace(resolution, unused={**changed, **better.unused})
+
+
+def _builds(entry: PackageEntry, source: CandidateSource) -> list[Candidate]:
+    """Return the first candidates with the preferred local label that the range of *entry* allows."""
+    found: list[Candidate] = []
+    with suppress(FetchFailed):
+        for one in source.judge(entry.name).candidates:
+            allowed = entry.specifier.contains(one.version, prereleases=True)
+            if allowed and has_label(one.version, entry.prefer_local or ""):
+                found.append(one)
+            if len(found) == _TRIED:
+                break
+    return found
+
+
+def _cause(error: NoSolution, path: str) -> str:
+    """Return in one clause why a build of the entry at *path* does not fit."""
+    sentences = [line.partition(" ")[2] for line in error.because]
+    told = [line for line in sentences if path not in line][:_CAUSES]
+    return f"it does not fit, because {' and '.join(told)}" if told else "it does not fit the other versions"
+
+
+def source_notes(
+    resolution: Resolution, matrix: Matrix, source: CandidateSource | None, kept: str | None
+) -> tuple[str, ...]:
+    """Return where the versions come from, and which builds were chosen.
+
+    *kept* is what of a lock is not followed; None if the user has named the lock.
+    """
+    builds = _build_notes(resolution, matrix.packages, source)
+    if kept is not None and isinstance(source, LockSource):
+        origin = f"the versions are those of {source.name}{kept}"
+        return (*builds, origin, *_linked_notes(resolution, source))
+    return (*builds, *resolution.remarks())
+
+
+def _build_notes(
     resolution: Resolution, entries: Iterable[PackageEntry], source: CandidateSource | None
 ) -> tuple[str, ...]:
     """Return for each package with a preferred local label which build was chosen, and why no other."""
@@ -129,21 +207,7 @@ def build_notes(
     if isinstance(source, LockSource):
         more = " or in find-links" if isinstance(source, OverriddenLock) else ""
         searched = f"in {source.name}{more}"
-    notes = []
-    for entry in entries:
-        unused = None if is_preferred(resolution, entry) else _unused_build(entry, source)
-        notes.append(build_note(resolution, entry, searched, unused))
-    return tuple(filter(None, notes))
-
-
-def _unused_build(entry: PackageEntry, source: CandidateSource | None) -> str | None:
-    """Return the first candidate with the preferred local label that the range of *entry* allows."""
-    with suppress(FetchFailed):
-        for one in source.judge(entry.name).candidates if source is not None else ():
-            allowed = entry.specifier.contains(one.version, prereleases=True)
-            if allowed and has_label(one.version, entry.prefer_local or ""):
-                return str(one)
-    return None
+    return tuple(filter(None, (build_note(resolution, entry, searched) for entry in entries)))
 
 
 def check_reached(conflict: Conflict, source: CandidateSource) -> None:
@@ -166,7 +230,7 @@ def check_reached(conflict: Conflict, source: CandidateSource) -> None:
     raise FetchFailed("\n  ".join(lines), url=first.url, hint=first.hint) from first
 
 
-def linked_notes(resolution: Resolution, source: CandidateSource) -> tuple[str, ...]:
+def _linked_notes(resolution: Resolution, source: CandidateSource) -> tuple[str, ...]:
     """Return which pins are from find-links in place of the lock, and which of their files are not used."""
     if not isinstance(source, OverriddenLock):
         return ()

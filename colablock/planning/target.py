@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from colablock._common.text import size_text
 from colablock._common.urls import redacted
-from colablock.environment.snapshot import Host
+from colablock.environment.snapshot import Host, Snapshot
 from colablock.errors import NoSolution, Refused, Unmet
 from colablock.planning.plan import Remedy
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.version import Version
+    from colablock.environment.accelerator import Accelerator
     from colablock.environment.markers_and_tags import Environment
-    from colablock.environment.snapshot import Snapshot
     from colablock.matrix.model import Matrix, PackageEntry
     from colablock.planning.plan import Plan
+    from colablock.planning.wheels import WheelPreparer
     from colablock.resolver.model import Resolution
 
 __all__ = [
     "PythonCandidate",
+    "TriedPythons",
     "best_python",
     "build_note",
     "fetch_size",
     "has_preferred_builds",
     "is_kernel",
     "is_preferred",
+    "more_harm",
     "no_python",
     "why_not_kernel",
 ]
@@ -63,6 +66,19 @@ def why_not_kernel(plan: Plan, left: Sequence[str] = ()) -> str | None:
     return None
 
 
+def more_harm(plan: Plan, other: Plan) -> str | None:
+    """Return the harm that *other* does to a kernel and *plan* does not; None if there is none."""
+    known = {item.name for item in plan.breakages}
+    return why_not_kernel(
+        replace(
+            other,
+            restart={name: modules for name, modules in other.restart.items() if name not in plan.restart},
+            breakages=tuple(item for item in other.breakages if item.name not in known),
+            unknown=() if plan.unknown else other.unknown,
+        )
+    )
+
+
 def _some(names: Sequence[str]) -> str:
     if len(names) <= 3:  # noqa: PLR2004 - as many as read well in one line
         return ", ".join(names)
@@ -88,6 +104,28 @@ class PythonCandidate:
     def size(self) -> int:
         """The bytes to fetch."""
         return fetch_size(self.resolution)
+
+    def empty(self, accelerator: Accelerator) -> Snapshot:
+        """Return the snapshot of an environment that is yet to be created with this Python."""
+        return Snapshot(
+            environment=self.environment,
+            python=self.python,
+            prefix="",
+            site="",
+            installed={},
+            accelerator=accelerator,
+        )
+
+
+@dataclass(slots=True)
+class TriedPythons:
+    """The resolutions and refusals of the Pythons tried so far."""
+
+    candidates: list[PythonCandidate] = field(default_factory=list)
+    preparers: dict[Version, WheelPreparer] = field(default_factory=dict)
+    refusals: dict[str, Unmet] = field(default_factory=dict)
+    minors: set[str] = field(default_factory=set)
+    worthwhile: bool = True  # to try another Python: so far only the Python was at fault
 
 
 def fetch_size(resolution: Resolution) -> int:
@@ -124,13 +162,10 @@ def has_preferred_builds(resolution: Resolution, entries: Iterable[PackageEntry]
     return all(is_preferred(resolution, entry) for entry in entries)
 
 
-def build_note(
-    resolution: Resolution, entry: PackageEntry, searched: str, unused: str | None = None
-) -> str | None:
+def build_note(resolution: Resolution, entry: PackageEntry, searched: str) -> str | None:
     """Return which build of a package with a preferred local label was found, and where; else None.
 
-    *searched* names the places in which none was found, such as "in find-links or an index".  *unused* is
-    one that was found and does not fit the other versions.
+    *searched* names the places in which none was found, such as "in find-links or an index".
     """
     pin = resolution.pins.get(entry.name)
     if entry.prefer_local is None or pin is None or pin.candidate.file is None:
@@ -140,9 +175,10 @@ def build_note(
     if is_preferred(resolution, entry):
         return f"{pin.candidate} is a `+{entry.prefer_local}` build from {where}: {size_text(file.size or 0)}"
     whole = size_text(fetch_size(resolution))
-    if unused is not None:
+    if entry.name in resolution.unused:
+        unused, cause = resolution.unused[entry.name]
         return (
-            f"not using {unused}, a `+{entry.prefer_local}` build: it does not fit the other versions;"
+            f"not using {unused}, a `+{entry.prefer_local}` build: {cause};"
             f" {pin.candidate} is the build of {where}, and all takes {whole} to fetch"
         )
     python = resolution.request.environment.short

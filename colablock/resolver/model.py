@@ -178,6 +178,8 @@ class Resolution:
     rejections: tuple[Rejection, ...] = ()
     rounds: int = 1
     left: tuple[str, ...] = ()  # sentences about requirements of kept distributions that nothing meets
+    # The builds that the matrix prefers and that are not used, by name: each build, and why.
+    unused: Mapping[NormalizedName, tuple[str, str]] = field(default_factory=dict)
 
     def remarks(self) -> tuple[str, ...]:
         """Return a sentence for each yanked file, inactive project (PEP 592, 792) and unusable version."""

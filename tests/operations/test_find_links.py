@@ -192,6 +192,55 @@ def test_a_folder_of_the_machine_has_builds_that_the_matrix_prefers(case: Prefer
     assert planned(place)[0] == ONES
 
 
+KERNELS: dict[str, tuple[list[Stub], tuple[str, ...], dict[str, str], str]] = {
+    "nothing forbids the move": (
+        [],
+        (),
+        {"lines": "2.0+cpu", "colours": "2.0"},
+        "lines 2.0+cpu is a `+cpu` build from find-links",
+    ),
+    "it is protected": (
+        [],
+        ("colours",),
+        {"lines": "2.0", "colours": "1.0"},
+        (
+            "not using lines 2.0+cpu, a `+cpu` build: it does not fit, because lines 2.0+cpu needs"
+            " `colours>=2` and colours 1.0 is installed and protected; lines 2.0 is the build of"
+        ),
+    ),
+    "the move would break another": (
+        [Stub(name="keeper", version="1.0", requires=("colours<2",))],
+        (),
+        {"lines": "2.0", "colours": "1.0"},
+        "not using lines 2.0+cpu, a `+cpu` build: keeper would break; lines 2.0 is the build of",
+    ),
+    "the move breaks what the other build breaks, too": (
+        [
+            Stub(name="keeper", version="1.0", requires=("lines<2", "colours<2")),
+            Stub(name="lines", version="0.1"),
+        ],
+        (),
+        {"lines": "2.0+cpu", "colours": "2.0"},
+        "lines 2.0+cpu is a `+cpu` build from find-links",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", KERNELS.values(), ids=KERNELS)
+def test_a_preferred_build_moves_what_is_installed_unless_that_does_harm(
+    case: tuple[list[Stub], tuple[str, ...], dict[str, str], str], place: Place, tmp_path: Path
+) -> None:
+    more, protect, expected, note = case
+    entry = '\n[packages.lines]\nversion = ">=2"\nprefer-local = "cpu"\n'
+    Path(place.matrix).write_text(MATRIX.replace(', "lines"', "") + entry)
+    venv = Venv.make(tmp_path / "venv", Stub(name="colours", version="1.0"), *more)
+    links = place.links(("lines", "2.0+cpu", ["colours>=2"]))
+    options = ApplyOptions(name=place.matrix, into=Target.KERNEL, python=venv.python, protect=protect)
+    found = plan_change(place.session(PIP_FIND_LINKS=str(links)), options)
+    assert {**found.pins()} == {"shapes": "2.0", **expected}
+    assert note in "\n".join(found.plan.notes)
+
+
 def fetched(place: Place, *, offline: bool, **variables: str) -> list[str]:
     """Fetch the wheels of a plan from the lock, and return the paths that the index was asked for."""
     session = place.session(**variables)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -227,7 +228,8 @@ def test_no_note_without_a_preferred_build() -> None:
 
 
 def test_a_preferred_build_that_does_not_fit_is_not_said_to_be_missing() -> None:
-    whole = resolution(pin("torch", "2.8.0", 880 * MB))
-    note = build_note(whole, PREFERRED, ANYWHERE, "torch 2.9.0+cpu")
+    cause = "it does not fit, because torch 2.9.0+cpu needs `setuptools>=77` and setuptools 66 is protected"
+    whole = replace(resolution(pin("torch", "2.8.0", 880 * MB)), unused={TORCH: ("torch 2.9.0+cpu", cause)})
+    note = build_note(whole, PREFERRED, ANYWHERE)
     assert note is not None
-    assert note.startswith("not using torch 2.9.0+cpu, a `+cpu` build: it does not fit the other versions;")
+    assert note.startswith(f"not using torch 2.9.0+cpu, a `+cpu` build: {cause}; torch 2.8.0 is the build")
