@@ -23,17 +23,18 @@ from colablock.training.runs.config import TrainConfig, config_to
 from colablock.training.runs.folder import RunFolder, RunRecord, check_owner, list_runs, register
 from colablock.training.runs.launch import (
     EarlyLauncher,
-    Ranks,
     accelerate_config,
     launch_command,
     launch_environment,
     ranks_of,
     start_early,
     start_process,
+    with_meeting_point,
     write_job,
 )
 from colablock.training.runs.progress import attach_hint
 from colablock.training.runs.runners import Entry, RunDecisions, runner_of
+from colablock.verification.launch import Ranks
 
 __all__ = [
     "LOCAL_FILES_WORKAROUND",
@@ -214,7 +215,7 @@ def start_job(
 
     It is the process of *early*, if given.
     """
-    ranks = ranks_of(job.processes, job.launch_arguments)
+    ranks = with_meeting_point(ranks_of(job.processes, job.launch_arguments))
     decisions = _decide(job, prepared, ranks)
     run_id = unused_run_id(home, folder.path)
     environment = _environment(job, folder, environ, ranks, has_card=job.has_card, cards=job.cards)
@@ -222,13 +223,13 @@ def start_job(
     write_job(
         folder,
         _job_file(job, run_id, entry, decisions, prepared),
-        accelerate_config(precision=decisions.precision, processes=ranks.total, has_card=job.has_card),
+        accelerate_config(precision=decisions.precision, ranks=ranks, has_card=job.has_card),
     )
     command = launch_command(
         job.proven.python,
         folder,
         precision=decisions.precision,
-        processes=job.processes,
+        ranks=ranks,
         has_card=job.has_card,
         threads=ranks.threads(environ),
         extra=job.launch_arguments,

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from colablock._common.fs import write_private
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 
-__all__ = ["CONFIG", "accelerate_values", "as_in_training", "launch_arguments", "told_as"]
+__all__ = [
+    "CONFIG",
+    "Ranks",
+    "Sharding",
+    "accelerate_values",
+    "as_in_training",
+    "launch_arguments",
+    "told_as",
+]
 
 CONFIG = "accelerate.yaml"
 """The name of the file with `accelerate_values`."""
@@ -21,44 +30,125 @@ _LAUNCHER = "accelerate.commands.launch"  # what `training/scripts/launcher.py` 
 _HELP = ("--help",)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranks:
+    """The processes of a run: *total*, spread evenly over *hosts*, of which this one has the number *host*.
+
+    They meet at *address* and *port*, those of host 0.  None leaves that to accelerate, which a single
+    process needs none of.  *threads_each* is the number of threads of each, if that was given.
+    """
+
+    total: int = 1
+    hosts: int = 1
+    host: int = 0
+    address: str | None = None
+    port: int | None = None
+    threads_each: int | None = None
+
+    @property
+    def per_host(self) -> int:
+        """The number of ranks on this host."""
+        return max(1, self.total // self.hosts)
+
+    def threads(self, environ: Mapping[str, str]) -> int:
+        """Return the number of threads for each rank of this host: those given, or its share of the cores."""
+        if self.threads_each:
+            return self.threads_each
+        asked = environ.get("OMP_NUM_THREADS", "")
+        if asked.isdecimal() and int(asked) > 0:
+            return int(asked)
+        return max(1, len(os.sched_getaffinity(0)) // self.per_host)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sharding:
+    """How FSDP, version 2, spreads a model over the ranks; the names are accelerate's.
+
+    *layers* are the names of the classes of modules that are gathered as a whole; empty: those that the model
+    itself names.
+    """
+
+    activation_checkpointing: bool = True
+    reshard_after_forward: bool = True
+    offload_params: bool = False
+    cpu_ram_efficient_loading: bool = True
+    state_dict_type: str = "SHARDED_STATE_DICT"
+    layers: tuple[str, ...] = ()
+
+    def values(self) -> dict[str, object]:
+        """Return the arguments of accelerate by name, without the prefix ``fsdp_``."""
+        return {
+            "version": 2,
+            "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+            **({"transformer_layer_cls_to_wrap": ",".join(self.layers)} if self.layers else {}),
+            "state_dict_type": self.state_dict_type,
+            "reshard_after_forward": self.reshard_after_forward,
+            "activation_checkpointing": self.activation_checkpointing,
+            "offload_params": self.offload_params,
+            "cpu_ram_efficient_loading": self.cpu_ram_efficient_loading,
+            "sync_module_states": True,  # accelerate wants it beside the one before, and FSDP 2 ignores it
+        }
+
+
 def launch_arguments(
-    config: Path, *, precision: str, total: int = 1, hosts: int = 1, threads: int = 1
+    config: Path,
+    *,
+    precision: str,
+    ranks: Ranks,
+    threads: int,
+    has_card: bool,
+    sharding: Sharding | None = None,
 ) -> list[str]:
-    """Return the arguments for *total* ranks on *hosts* hosts, with every value given.
+    """Return the arguments for *ranks* with *threads* each, with every value given.
 
     A default config, perhaps written for another machine, then has no effect.
     """
-    return [
-        "--config_file",
-        str(config),
-        "--num_processes",
-        str(total),
-        "--num_machines",
-        str(hosts),
-        "--machine_rank",
-        "0",
-        "--mixed_precision",
-        _mixed(precision),
-        "--dynamo_backend",
-        "no",
-        "--num_cpu_threads_per_process",
-        str(threads),
-    ]
+    values = {
+        "config_file": config,
+        "num_processes": ranks.total,
+        "num_machines": ranks.hosts,
+        "machine_rank": ranks.host,
+        "mixed_precision": _mixed(precision),
+        "dynamo_backend": "no",
+        "num_cpu_threads_per_process": threads,
+    }
+    arguments = [text for name, value in values.items() for text in (f"--{name}", str(value))]
+    arguments += _kind(ranks, sharding, has_card=has_card)
+    if ranks.address is not None:
+        arguments += ["--main_process_ip", ranks.address]
+    if ranks.port is not None:
+        arguments += ["--main_process_port", str(ranks.port)]
+    return arguments
 
 
-def accelerate_values(*, precision: str, processes: int, has_card: bool) -> dict[str, object]:
+def _kind(ranks: Ranks, sharding: Sharding | None, *, has_card: bool) -> Iterator[str]:
+    """Yield the arguments that choose how the ranks are started, and what they share."""
+    if sharding is not None:
+        yield "--use_fsdp"
+        for name, value in sharding.values().items():
+            yield from (f"--fsdp_{name}", str(value).lower() if isinstance(value, bool) else str(value))
+    elif ranks.total > 1:
+        yield "--multi_gpu"  # the only launcher that starts several processes, on any device
+    elif not has_card:
+        yield "--cpu"  # it would start one process
+
+
+def accelerate_values(
+    *, precision: str, ranks: Ranks, has_card: bool, sharding: Sharding | None = None
+) -> dict[str, object]:
     """Return the values of the config that replaces the user's default config."""
     several = "MULTI_GPU" if has_card else "MULTI_CPU"
     return {
         "compute_environment": "LOCAL_MACHINE",
         "debug": False,
-        "distributed_type": several if processes > 1 else "NO",
+        "distributed_type": "FSDP" if sharding is not None else several if ranks.total > 1 else "NO",
+        **({"fsdp_config": sharding.values()} if sharding is not None else {}),
         "downcast_bf16": "no",
-        "machine_rank": 0,
+        "machine_rank": ranks.host,
         "main_training_function": "main",
         "mixed_precision": _mixed(precision),
-        "num_machines": 1,
-        "num_processes": processes,
+        "num_machines": ranks.hosts,
+        "num_processes": ranks.total,
         "rdzv_backend": "static",
         "same_network": True,
         "use_cpu": not has_card,
@@ -91,10 +181,12 @@ def as_in_training(
     arguments = command[2:]
     if tuple(arguments) == _HELP:
         config, script = scratch / CONFIG, scratch / "launched.py"
-        values = accelerate_values(precision="no", processes=1, has_card=False)
+        ranks = Ranks()
+        values = accelerate_values(precision="no", ranks=ranks, has_card=False)
         write_private(config, json.dumps(values).encode())  # JSON is YAML, too
         write_private(script, b"")
-        arguments = [*launch_arguments(config, precision="no"), "--cpu", str(script)]
+        given = launch_arguments(config, precision="no", ranks=ranks, threads=1, has_card=False)
+        arguments = [*given, str(script)]
     source = f"import runpy; runpy.run_module({_LAUNCHER!r}, run_name='__main__', alter_sys=True)"
     return ("python", "-c", source, *arguments)
 

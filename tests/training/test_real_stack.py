@@ -27,6 +27,7 @@ from colablock.training.runs.launch import (
 )
 from colablock.training.runs.runners import runner_of
 from colablock.training.scripts import FOLDER as SCRIPTS
+from colablock.verification.launch import Ranks
 from tests.support.paths import DATA
 from tests.support.reporters import Notes
 from tests.support.stack import NEEDS_STACK, Stack, kill, losses_of, wait_for
@@ -194,7 +195,7 @@ def tensors_of(file: Path) -> dict[str, list[int]]:
 
 @pytest.mark.slow
 def test_a_rank_with_another_lock_fails(stack: Stack, uninterrupted: RunFolder) -> None:
-    port = str(free_port())
+    port = free_port()
     hosts = [share(stack, uninterrupted, f"host-{rank}", rank=rank, port=port) for rank in range(2)]
     for folder in hosts:
         while folder.is_alive():
@@ -204,23 +205,22 @@ def test_a_rank_with_another_lock_fails(stack: Stack, uninterrupted: RunFolder) 
         assert not folder.metrics()
 
 
-def share(stack: Stack, of: RunFolder, name: str, *, rank: int, port: str) -> RunFolder:
+def share(stack: Stack, of: RunFolder, name: str, *, rank: int, port: int) -> RunFolder:
     """Start one host's ranks of a prepared run, the second host with another lock."""
     folder = stack.run_folder(name)
     folder.path.mkdir()
     job = json.loads(of.job_file.read_text().replace(str(of.path), str(folder.path)))
     if rank:
         job["lock"] = f"other-{rank}"
-    write_job(folder, job, accelerate_config(precision="fp32", processes=2, has_card=False))
-    arguments = ["--num_machines", "2", "--machine_rank", str(rank), "--main_process_ip", "127.0.0.1"]
+    ranks = Ranks(total=2, hosts=2, host=rank, address="127.0.0.1", port=port)
+    write_job(folder, job, accelerate_config(precision="fp32", ranks=ranks, has_card=False))
     command = launch_command(
         stack.python,
         folder,
         precision="fp32",
-        processes=1,
+        ranks=ranks,
         has_card=False,
         threads=1,
-        extra=[*arguments, "--main_process_port", port],
     )
     environment = launch_environment(stack.python, stack.environ(), reports=False, has_card=False)
     started = start_process(command, folder, environment)

@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -29,17 +29,17 @@ from colablock.errors import InvalidInput, Unmet
 from colablock.training.runs.folder import RunFolder, start_time_of
 from colablock.training.runs.progress import START_MARK
 from colablock.training.scripts import FOLDER as SCRIPTS
-from colablock.verification.launch import CONFIG, accelerate_values, launch_arguments
+from colablock.verification.launch import CONFIG, Ranks, Sharding, accelerate_values, launch_arguments
 
 __all__ = [
     "EarlyLauncher",
-    "Ranks",
     "StartedProcess",
     "launch_command",
     "launch_environment",
     "ranks_of",
     "start_early",
     "start_process",
+    "with_meeting_point",
 ]
 
 _LAUNCHER = SCRIPTS / "launcher.py"
@@ -56,40 +56,44 @@ class StartedProcess:
     command: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Ranks:
-    """The number of ranks: *total*, spread evenly over *hosts*, with *threads_each* if that was given."""
-
-    total: int = 1
-    hosts: int = 1
-    threads_each: int | None = None
-
-    @property
-    def per_host(self) -> int:
-        """The number of ranks on this host."""
-        return max(1, self.total // self.hosts)
-
-    def threads(self, environ: Mapping[str, str]) -> int:
-        """Return the number of threads for each rank of this host."""
-        return self.threads_each or threads_for(self.per_host, environ)
-
-
 def ranks_of(processes: int, extra: Sequence[str] = ()) -> Ranks:
-    """Return the number of ranks if each host starts *processes*, unless *extra* overrides it.
+    """Return the ranks if each host starts *processes*, unless *extra*, for accelerate, says otherwise.
 
     accelerate's `--num_processes` is the total over all hosts.  Raises InvalidInput.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--num_machines", "--num-machines", type=int, default=1)
-    parser.add_argument("--num_processes", "--num-processes", type=int)
-    threads = "--num_cpu_threads_per_process"
-    parser.add_argument(threads, threads.replace("_", "-"), dest="threads", type=int)
+    for name, kind in _OF_RANKS.items():
+        parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", type=kind)
     try:
         given, _ = parser.parse_known_args(list(extra))
     except argparse.ArgumentError as error:
         raise InvalidInput(f"invalid arguments for accelerate: {error}") from error
-    hosts = max(1, given.num_machines)
-    return Ranks(max(1, given.num_processes or processes * hosts), hosts, given.threads)
+    hosts = max(1, given.num_machines or 1)
+    return Ranks(
+        total=max(1, given.num_processes or processes * hosts),
+        hosts=hosts,
+        host=given.machine_rank or 0,
+        address=given.main_process_ip,
+        port=given.main_process_port,
+        threads_each=given.num_cpu_threads_per_process,
+    )
+
+
+_OF_RANKS: Mapping[str, type] = {
+    "num_machines": int,
+    "num_processes": int,
+    "machine_rank": int,
+    "main_process_ip": str,
+    "main_process_port": int,
+    "num_cpu_threads_per_process": int,
+}
+
+
+def with_meeting_point(ranks: Ranks) -> Ranks:
+    """Return *ranks* with an address and a free port, if they are several of this host alone."""
+    if ranks.hosts > 1 or ranks.total == 1 or ranks.address is not None:
+        return ranks
+    return replace(ranks, address="127.0.0.1", port=ranks.port or free_port())
 
 
 def launch_command(
@@ -97,41 +101,32 @@ def launch_command(
     folder: RunFolder,
     *,
     precision: str,
-    processes: int,
+    ranks: Ranks,
     has_card: bool,
     threads: int,
     extra: Sequence[str] = (),
-    port: int | None = None,
+    sharding: Sharding | None = None,
 ) -> list[str]:
     """Return the command that starts the shim in every rank of this host.
 
-    *processes* is the number for this host.  *extra* are further arguments for accelerate, such as
-    for several hosts.  They come last and so override the others.
+    *extra* are further arguments for accelerate.  They come last and so override the others.
     """
-    ranks = ranks_of(processes, extra)
     arguments = launch_arguments(
-        folder.path / CONFIG, precision=precision, total=ranks.total, hosts=ranks.hosts, threads=threads
+        folder.path / CONFIG,
+        precision=precision,
+        ranks=ranks,
+        threads=threads,
+        has_card=has_card,
+        sharding=sharding,
     )
-    if ranks.total > 1:
-        # The only launcher that starts several processes, on any device.  `--cpu` would start one.
-        arguments.append("--multi_gpu")
-        if ranks.hosts == 1:
-            arguments += ["--main_process_ip", "127.0.0.1", "--main_process_port", str(port or free_port())]
-    elif not has_card:
-        arguments.append("--cpu")
-    return [
-        python,
-        str(_LAUNCHER),
-        *arguments,
-        *extra,
-        str(_SHIM),
-        str(folder.path),
-    ]
+    return [python, str(_LAUNCHER), *arguments, *extra, str(_SHIM), str(folder.path)]
 
 
-def accelerate_config(*, precision: str, processes: int, has_card: bool) -> str:
+def accelerate_config(
+    *, precision: str, ranks: Ranks, has_card: bool, sharding: Sharding | None = None
+) -> str:
     """Return the config file that replaces the user's default config."""
-    values = accelerate_values(precision=precision, processes=processes, has_card=has_card)
+    values = accelerate_values(precision=precision, ranks=ranks, has_card=has_card, sharding=sharding)
     return yaml.safe_dump(values, sort_keys=True)
 
 
@@ -319,11 +314,3 @@ def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
-
-
-def threads_for(processes: int, environ: Mapping[str, str]) -> int:
-    """Return the number of threads for each of *processes* here: the user's, or its share of the cores."""
-    asked = environ.get("OMP_NUM_THREADS", "")
-    if asked.isdecimal() and int(asked) > 0:
-        return int(asked)
-    return max(1, len(os.sched_getaffinity(0)) // max(1, processes))

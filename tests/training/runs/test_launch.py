@@ -23,10 +23,11 @@ from colablock.training.runs.launch import (
     launch_environment,
     ranks_of,
     start_process,
-    threads_for,
+    with_meeting_point,
     write_job,
 )
 from colablock.training.scripts import FOLDER as SCRIPTS
+from colablock.verification.launch import Ranks, Sharding
 from tests.support.training_stack import Bench, read_record, until
 
 pytestmark = pytest.mark.stdlib
@@ -34,24 +35,25 @@ pytestmark = pytest.mark.stdlib
 SHIM = str(SCRIPTS / "shim.py")
 OUT = RunFolder(Path("/out"))
 
+MET = Ranks(total=2, address="127.0.0.1", port=29501)
 # What is asked for, and the whole command, of which {shim} is the one of ours.
 COMMANDS: list[tuple[dict[str, Any], str]] = [
     (
-        {"precision": "fp32", "processes": 1, "has_card": False, "threads": 2},
+        {"precision": "fp32", "ranks": Ranks(), "has_card": False, "threads": 2},
         (
             "--num_processes 1 --num_machines 1 --machine_rank 0 --mixed_precision no --dynamo_backend no"
             " --num_cpu_threads_per_process 2 --cpu"
         ),
     ),
     (
-        {"precision": "bf16", "processes": 1, "has_card": True, "threads": 8},
+        {"precision": "bf16", "ranks": Ranks(), "has_card": True, "threads": 8},
         (
             "--num_processes 1 --num_machines 1 --machine_rank 0 --mixed_precision bf16 --dynamo_backend no"
             " --num_cpu_threads_per_process 8"
         ),
     ),
     (
-        {"precision": "fp16", "processes": 2, "has_card": True, "threads": 4, "port": 29501},
+        {"precision": "fp16", "ranks": MET, "has_card": True, "threads": 4},
         (
             "--num_processes 2 --num_machines 1 --machine_rank 0 --mixed_precision fp16 --dynamo_backend no"
             " --num_cpu_threads_per_process 4 --multi_gpu --main_process_ip 127.0.0.1"
@@ -59,7 +61,7 @@ COMMANDS: list[tuple[dict[str, Any], str]] = [
         ),
     ),
     (
-        {"precision": "fp32", "processes": 2, "has_card": False, "threads": 1, "port": 29501},
+        {"precision": "fp32", "ranks": MET, "has_card": False, "threads": 1},
         (
             "--num_processes 2 --num_machines 1 --machine_rank 0 --mixed_precision no --dynamo_backend no"
             " --num_cpu_threads_per_process 1 --multi_gpu --main_process_ip 127.0.0.1"
@@ -69,14 +71,52 @@ COMMANDS: list[tuple[dict[str, Any], str]] = [
     (
         {
             "precision": "bf16",
-            "processes": 1,
+            "ranks": Ranks(total=2, hosts=2, host=1, address="10.0.0.1", port=29501),
             "has_card": True,
             "threads": 8,
-            "extra": ["--num_machines", "2", "--num_processes", "2", "--machine_rank", "1"],
+            "extra": ["--rdzv_backend", "c10d"],
         },
         (
-            "--num_processes 2 --num_machines 2 --machine_rank 0 --mixed_precision bf16 --dynamo_backend no"
-            " --num_cpu_threads_per_process 8 --multi_gpu --num_machines 2 --num_processes 2 --machine_rank 1"
+            "--num_processes 2 --num_machines 2 --machine_rank 1 --mixed_precision bf16 --dynamo_backend no"
+            " --num_cpu_threads_per_process 8 --multi_gpu --main_process_ip 10.0.0.1"
+            " --main_process_port 29501 --rdzv_backend c10d"
+        ),
+    ),
+    (
+        {"precision": "bf16", "ranks": MET, "has_card": True, "threads": 4, "sharding": Sharding()},
+        (
+            "--num_processes 2 --num_machines 1 --machine_rank 0 --mixed_precision bf16 --dynamo_backend no"
+            " --num_cpu_threads_per_process 4 --use_fsdp --fsdp_version 2"
+            " --fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP --fsdp_state_dict_type SHARDED_STATE_DICT"
+            " --fsdp_reshard_after_forward true --fsdp_activation_checkpointing true"
+            " --fsdp_offload_params false --fsdp_cpu_ram_efficient_loading true"
+            " --fsdp_sync_module_states true --main_process_ip 127.0.0.1 --main_process_port 29501"
+        ),
+    ),
+    (  # a run of several ranks that goes on with one
+        {
+            "precision": "fp32",
+            "ranks": Ranks(),
+            "has_card": False,
+            "threads": 1,
+            "sharding": Sharding(
+                layers=("OneLayer", "OtherLayer"),
+                activation_checkpointing=False,
+                reshard_after_forward=False,
+                offload_params=True,
+                cpu_ram_efficient_loading=False,
+                state_dict_type="FULL_STATE_DICT",
+            ),
+        },
+        (
+            "--num_processes 1 --num_machines 1 --machine_rank 0 --mixed_precision no --dynamo_backend no"
+            " --num_cpu_threads_per_process 1 --use_fsdp --fsdp_version 2"
+            " --fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP"
+            " --fsdp_transformer_layer_cls_to_wrap OneLayer,OtherLayer"
+            " --fsdp_state_dict_type FULL_STATE_DICT"
+            " --fsdp_reshard_after_forward false --fsdp_activation_checkpointing false"
+            " --fsdp_offload_params true --fsdp_cpu_ram_efficient_loading false"
+            " --fsdp_sync_module_states true"
         ),
     ),
 ]
@@ -99,6 +139,24 @@ def test_ranks_are_counted_over_all_hosts(processes: int, extra: str, expected: 
     assert (found.total, found.hosts, found.per_host) == expected
 
 
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ("--num_processes 2", ("127.0.0.1", True)),
+        ("--num_processes 2 --main_process_port 5", ("127.0.0.1", 5)),
+        ("--num_processes 2 --main_process_ip 10.0.0.1 --main_process_port 5", ("10.0.0.1", 5)),
+        ("--num_processes 1", (None, None)),
+        ("--num_machines 2 --main_process_ip h --main_process_port 5 --machine_rank 1", ("h", 5)),
+        ("--num_machines 2", (None, None)),
+    ],
+)
+def test_the_ranks_of_one_host_meet_at_a_free_port(extra: str, expected: tuple[Any, Any]) -> None:
+    found = with_meeting_point(ranks_of(1, extra.split()))
+    address, port = expected
+    assert found.address == address
+    assert (found.port is not None and found.port > 0) if port is True else found.port == port
+
+
 def test_the_threads_of_a_rank_can_be_given() -> None:
     given = ranks_of(2, ["--num_cpu_threads_per_process", "5"])
     assert (given.total, given.threads({"OMP_NUM_THREADS": "3"})) == (2, 5)
@@ -117,15 +175,26 @@ def test_the_command_has_every_argument(asked: Mapping[str, Any], arguments: str
 
 
 @pytest.mark.parametrize(
-    ("processes", "has_card", "kind"),
-    [(1, True, "NO"), (1, False, "NO"), (2, True, "MULTI_GPU"), (2, False, "MULTI_CPU")],
+    ("processes", "has_card", "sharding", "kind"),
+    [
+        (1, True, None, "NO"),
+        (1, False, None, "NO"),
+        (2, True, None, "MULTI_GPU"),
+        (2, False, None, "MULTI_CPU"),
+        (2, True, Sharding(), "FSDP"),
+        (1, False, Sharding(), "FSDP"),
+    ],
 )
-def test_the_users_accelerate_config_is_replaced(processes: int, has_card: bool, kind: str) -> None:
-    text = accelerate_config(precision="fp16", processes=processes, has_card=has_card)
+def test_the_users_accelerate_config_is_replaced(
+    processes: int, has_card: bool, sharding: Sharding | None, kind: str
+) -> None:
+    ranks = Ranks(total=processes)
+    text = accelerate_config(precision="fp16", ranks=ranks, has_card=has_card, sharding=sharding)
     found = yaml.safe_load(text)
     assert (found["distributed_type"], found["use_cpu"]) == (kind, not has_card)
+    assert found.get("fsdp_config") == (sharding and sharding.values())
     assert (found["num_processes"], found["num_machines"], found["mixed_precision"]) == (processes, 1, "fp16")
-    assert yaml.safe_load(accelerate_config(precision="fp32", processes=1, has_card=True))[
+    assert yaml.safe_load(accelerate_config(precision="fp32", ranks=ranks, has_card=True))[
         "mixed_precision"
     ] == ("no")
 
@@ -282,11 +351,11 @@ def test_secrets_reach_the_child_and_no_file(bench: Bench) -> None:
 def test_ports_and_threads_come_from_this_host() -> None:
     with socket.socket() as found:
         found.bind(("127.0.0.1", free_port()))
-    whole = threads_for(1, {})
+    whole = ranks_of(1).threads({})
     assert whole == len(os.sched_getaffinity(0))
-    assert threads_for(10_000, {}) == 1
-    assert threads_for(0, {"OMP_NUM_THREADS": ""}) == threads_for(1, {"OMP_NUM_THREADS": "0"}) == whole
-    assert threads_for(8, {"OMP_NUM_THREADS": "3"}) == 3  # what accelerate takes, too
+    assert ranks_of(10_000).threads({}) == 1
+    assert [ranks_of(1).threads({"OMP_NUM_THREADS": text}) for text in ("", "0")] == [whole, whole]
+    assert ranks_of(8).threads({"OMP_NUM_THREADS": "3"}) == 3  # what accelerate takes, too
 
 
 def test_a_file_in_the_run_folder_cannot_hide_the_launcher(tmp_path: Path) -> None:
@@ -298,7 +367,7 @@ def test_a_file_in_the_run_folder_cannot_hide_the_launcher(tmp_path: Path) -> No
     (run / "accelerate" / "__init__.py").write_text("raise SystemExit('hidden')")
     (run / "runpy.py").write_text("raise SystemExit('hidden')")
     command = launch_command(
-        sys.executable, RunFolder(run), precision="fp32", processes=1, has_card=False, threads=1
+        sys.executable, RunFolder(run), precision="fp32", ranks=Ranks(), has_card=False, threads=1
     )
     environ = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     done = subprocess.run(command, cwd=run, env=environ, capture_output=True, text=True, check=False)

@@ -18,6 +18,7 @@ from colablock.training.runs.launch import (
     StartedProcess,
     exit_code_of,
     launch_command,
+    ranks_of,
     start_early,
     start_process,
 )
@@ -61,7 +62,13 @@ class Ground:
 
     def command(self, *extra: str) -> list[str]:
         command = launch_command(
-            sys.executable, self.run, precision="bf16", processes=1, has_card=False, threads=1, extra=extra
+            sys.executable,
+            self.run,
+            precision="bf16",
+            ranks=ranks_of(1, extra),
+            has_card=False,
+            threads=1,
+            extra=extra,
         )
         return [*command[:-2], str(self.script), "one", "two"]
 
