@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import chain
 
 __all__ = ["LOCK_PACK", "MARK", "pack_locks"]
 
@@ -22,11 +23,10 @@ MARK = "\n[[packages]]\n"
 
 def pack_locks(locks: Mapping[str, str]) -> bytes:
     """Return the content of a pack of *locks*, texts by file name.  The same locks give the same bytes."""
-    blocks: dict[str, int] = {}
-    places = {
-        name: [blocks.setdefault(block, len(blocks)) for block in text.split(MARK)]
-        for name, text in sorted(locks.items())
-    }
+    parts = {name: text.split(MARK) for name, text in sorted(locks.items())}
+    # Sorted: gzip finds repetition in the last 32 KiB, and the blocks of one project resemble each other.
+    blocks = {block: place for place, block in enumerate(sorted({*chain.from_iterable(parts.values())}))}
+    places = {name: [blocks[block] for block in split] for name, split in parts.items()}
     # The names are in a line of their own, so that they can be listed without the blocks.
     lines = (json.dumps(value, separators=(",", ":")) for value in (places, list(blocks)))
     import gzip  # noqa: PLC0415 - the no-op check of an apply reads no lock
