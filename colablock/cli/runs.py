@@ -143,12 +143,20 @@ def _chosen(call: Call) -> tuple[str, RunFolder]:
 
 
 def _watched(call: Call, run_id: str, folder: RunFolder, *, stops: bool) -> RunSummary:
-    from colablock.display.run_progress import run_display_for
-    from colablock.training.runs.summary import watch
+    is_interrupted = False
+    while True:
+        try:
+            from colablock.display.run_progress import run_display_for
+            from colablock.training.runs.summary import watch
 
-    quiet = call.args.quiet or call.args.json
-    with run_display_for(run_id, folder, console=call.err, quiet=quiet, environ=call.environ) as display:
-        return watch(run_id, folder, display, stops=stops)
+            quiet = call.args.quiet or call.args.json
+            display = run_display_for(run_id, folder, console=call.err, quiet=quiet, environ=call.environ)
+            with display:
+                return watch(run_id, folder, display, stops=stops, is_interrupted=is_interrupted)
+        except KeyboardInterrupt:  # noqa: PERF203 - before `watch` handles them, and the run has started
+            if is_interrupted or not stops:
+                raise
+            is_interrupted = True
 
 
 def _ended(call: Call, summary: RunSummary) -> int:

@@ -77,6 +77,7 @@ def _add_smoke(commands: Any) -> None:
 
 
 def _train(call: Call) -> int:
+    from colablock.cli.runs import follow_run
     from colablock.display.briefing_view import briefing_document
     from colablock.display.text import render
     from colablock.operations.run import proven_environment
@@ -99,7 +100,7 @@ def _train(call: Call) -> int:
             reporter=session.reporter,
             show=lambda briefing: None if is_quiet else render(briefing_document(briefing), call.err),
         )
-    return _follow(call, run) if args.wait else _print_started(call, run)
+    return follow_run(call, run.id, run.folder) if args.wait else _print_started(call, run)
 
 
 def _values(args: argparse.Namespace) -> dict[str, Any]:
@@ -128,12 +129,6 @@ def _train_options(args: argparse.Namespace, runner: str | None) -> TrainOptions
         mirror=args.mirror,
         launch_arguments=tuple(args.launch),
     )
-
-
-def _follow(call: Call, run: NamedRun) -> int:
-    from colablock.cli.runs import follow_run
-
-    return follow_run(call, run.id, run.folder)
 
 
 def _print_started(call: Call, run: NamedRun) -> int:

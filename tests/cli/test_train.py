@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from colablock.cli.main import main
+from colablock.display import run_progress
+from colablock.display.run_progress import RunDisplay, run_display_for
 from colablock.training.runs.folder import RunFolder, State
 from tests.support.paths import ROOT
 from tests.support.training_stack import (
@@ -229,6 +231,9 @@ def test_an_interrupt_stops_at_a_checkpoint(shell: CommandLine) -> None:
     with subprocess.Popen(argv, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as call:
         until(lambda: 2 in steps_of(shell.folder))
         assert os.getsid(read_record(shell.folder).process) == read_record(shell.folder).process
+        assert call.stderr is not None
+        lines = iter(call.stderr.readline, b"")
+        assert next(line for line in lines if line.startswith((b"starting", b"step"))), "it follows the run"
         call.send_signal(signal.SIGINT)
         out, _ = call.communicate(timeout=30)
     assert call.returncode == 0
@@ -238,6 +243,23 @@ def test_an_interrupt_stops_at_a_checkpoint(shell: CommandLine) -> None:
     assert shell.train("--set", "max_steps=1000", "--no-wait") == 0
     assert read_record(shell.folder).resumed_from == f"checkpoint-{stopped}"
     kill(shell.folder)
+
+
+def test_an_interrupt_just_after_the_start_stops_the_run_too(
+    shell: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def display_for(*arguments: Any, **options: Any) -> RunDisplay:
+        calls.append("display")
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return run_display_for(*arguments, **options)
+
+    monkeypatch.setattr(run_progress, "run_display_for", display_for)
+    assert shell.train("--set", "max_steps=1000", STAND_IN_PAUSE="0.02") == 0
+    assert shell.folder.state() is State.STOPPED
+    assert shell.out.startswith("run: stopped")
 
 
 def test_verify_writes_a_receipt_of_the_apply(shell: CommandLine) -> None:

@@ -115,16 +115,16 @@ def watch(
     clock: Clock = time.time,
     sleep: Sleep = time.sleep,
     poll: float = 0.5,
+    is_interrupted: bool = False,
 ) -> RunSummary:
     """Show the run in *view* until it has ended, and return its summary.
 
     Notes of its mirror are shown as well.  A KeyboardInterrupt requests the run to stop and keeps
     waiting; a second one returns at once.  Without *stops*, and if *is_leaving* returns true (the
     process is about to exit), the first one returns at once.  Then the state of the summary is
-    RUNNING.
+    RUNNING.  *is_interrupted*: the first one came before this call.
     """
     shown = len(mirror_notes(folder.path))
-    is_interrupted = False
     while True:
         try:
             if is_interrupted:
