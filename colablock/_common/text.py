@@ -15,6 +15,7 @@ __all__ = [
     "decoded",
     "memory_text",
     "near",
+    "nearest",
     "printable",
     "seconds_text",
     "size_text",
@@ -78,10 +79,16 @@ def near(word: str, known: Iterable[str], *, likeness: float = 0.6) -> str | Non
 
     *likeness* is the least share of equal characters, from 0 to 1.
     """
+    found = nearest(word, known, likeness=likeness)
+    return f"did you mean `{found}`?" if found is not None else None
+
+
+def nearest(word: str, known: Iterable[str], *, likeness: float = 0.6) -> str | None:
+    """Return the word of *known* closest to *word*, or None if none is as like it as *likeness*."""
     import difflib  # noqa: PLC0415 - every command loads this module, and few words are misspelt
 
-    found = difflib.get_close_matches(word, list(known), n=1, cutoff=likeness)
-    return f"did you mean `{found[0]}`?" if found else None
+    found = difflib.get_close_matches(word, sorted(known), n=1, cutoff=likeness)
+    return found[0] if found else None
 
 
 def seconds_text(seconds: float) -> str:

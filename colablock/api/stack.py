@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
@@ -292,13 +293,17 @@ def history(*, python: str | os.PathLike[str] | None = None, drop: int | bool | 
 
 @front_door("Nothing was changed.")
 def explain(
-    failure: str | BaseException, *, python: str | os.PathLike[str] | None = None, quiet: bool = False
+    failure: str | BaseException | None = None,
+    *,
+    python: str | os.PathLike[str] | None = None,
+    quiet: bool = False,
 ) -> Explanation:
     """Return why a program that trains failed: the cause, what it means here, and what to do.
 
     *failure* is an exception, or the text of a traceback or of a log, of colablock's own runs or
-    not.  *python* names the interpreter that it ran in, by default this one: the explanation names
-    the versions there, and the matrix that has others.  Uses no network.
+    not; by default the last exception of this notebook.  *python* names the interpreter that it ran
+    in, by default that of the environment in the text, or this one: the explanation names the
+    versions there, and the matrix that has others.  Uses no network.
     """
     from colablock.display.run_view import explanation_document
     from colablock.operations.failure import explain_failure
@@ -306,6 +311,7 @@ def explain(
     from colablock.training.runs.crash import Explanation
 
     show_as(Explanation, explanation_document)
+    failure = _last_exception() if failure is None else failure
     if isinstance(failure, ColablockError):
         found = explain_error(failure)
     else:
@@ -314,6 +320,14 @@ def explain(
     if not quiet:
         show(found)
     return found
+
+
+def _last_exception() -> BaseException:
+    last = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)  # until Python 3.12
+    if not isinstance(last, BaseException):
+        hint = "Give an exception or a text, or the file of a log to `%colablock explain FILE`"
+        raise InvalidInput("no cell of this notebook has raised an exception yet", hint=hint)
+    return last
 
 
 @front_door(UNCHANGED)

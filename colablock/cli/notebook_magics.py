@@ -158,14 +158,10 @@ def _pump(reader: int) -> None:
 
 def _explain_last() -> None:
     """Show why the last exception of this notebook was raised.  Raises InvalidInput if there was none."""
-    last = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)  # until Python 3.12
-    if not isinstance(last, BaseException):
-        hint = "`%colablock explain FILE` reads a log"
-        raise InvalidInput("no cell of this notebook has raised an exception yet", hint=hint)
     # Deferred, as below.
     from colablock.api.stack import explain
 
-    found = explain(last)
+    found = explain()
     if not in_notebook():
         from colablock.display.run_view import explanation_document
         from colablock.display.text import to_text

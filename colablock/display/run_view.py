@@ -55,6 +55,7 @@ __all__ = [
 _HOUR = 3600
 _DAY = 24 * _HOUR
 _DETAIL = 200  # characters of the last line of a log
+_UNKNOWN = "unknown: this is none of the failures that colablock knows"
 _EXCEPTION = 220  # characters of an exception in a title
 _LONG = 10_000  # columns: a line that is never cut
 _COLUMNS = ("run", "state", "step", "loss", "started", "model")
@@ -290,7 +291,8 @@ def _reasons(explanation: Explanation) -> list[Block]:
 def explanation_document(explanation: Explanation) -> Document:
     """Lay out the explanation of a failure that is no run of colablock."""
     headline = Headline(text=explanation.title, tone=Tone.BAD if explanation.is_known else Tone.WARN)
-    return Document(headline=headline, blocks=tuple(_reasons(explanation)))
+    unknown = () if explanation.is_known else (Note(label="cause", text=_UNKNOWN),)
+    return Document(headline=headline, blocks=(*unknown, *_reasons(explanation)))
 
 
 def _curve(summary: RunSummary, png: bytes | None) -> Iterator[Picture]:

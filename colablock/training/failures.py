@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain as joined
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from colablock.training.runs.crash_facts import (
     oom_kills,
     signal_in,
     stack_details,
+    unknown_module,
 )
 from colablock.training.runs.known_crashes import (
     Cause,
@@ -45,6 +46,7 @@ from colablock.training.runs.progress import plain_text
 
 __all__ = ["explain_error", "explain_text", "text_of"]
 
+_MISSING_MODULE = "missing-module"  # the name of a cause
 _FEW_LINES = 8  # of a text that is taken for a message, not for a log
 _LAST_LINES = 80  # of a log without a traceback
 _TRACE_LINES = 200  # of an exception without a plain traceback
@@ -78,13 +80,15 @@ def explain_text(
     versions: Mapping[str, str],
     matrices: Sequence[Matrix] = (),
     applied: str | None = None,
+    real: Iterable[str] = (),
     system: Path = Path("/"),
 ) -> Explanation:
     """Return why the process that wrote *text* failed.
 
     *versions* are those of the environment in which it ran, *matrices* those that could mend it,
-    *applied* is the name of the one that was applied there.  *system* is the folder with ``proc``
-    and ``sys``.  Nothing is asked of a network.
+    *applied* is the name of the one that was applied there.  *real* are projects that exist, whose
+    names are therefore not misspelt.  *system* is the folder with ``proc`` and ``sys``.  Nothing is
+    asked of a network.
     Of a long text, the last ``CRASH_TEXT`` characters count.
     """
     plain = shortened(plain_text(text[-CRASH_TEXT:])).strip("\n")
@@ -96,6 +100,10 @@ def explain_text(
         "killer": "idle" if oom_kills(system)[0] == 0 else "",
     }
     facts["newer"] = newer_release(cause, versions, matrices)
+    if cause.name == _MISSING_MODULE:
+        unknown = unknown_module(failure.messages, versions, matrices, real)
+        if unknown is not None:
+            return _of_unknown_module(failure, *unknown, versions, facts["matrix"])
     return Explanation(
         cause=cause.name,
         means=fill_in(cause.means, facts) or "the loss was not finite, so the model did not learn",
@@ -106,6 +114,33 @@ def explain_text(
             *machine_facts(cause.look_up, None, system),
         ),
         advice=tuple(advice_for(cause.advice, facts, {"killer": facts["killer"]}, for_hub=False)),
+        trace=last_trace_lines(failure.text),
+        rank=failure.rank,
+    )
+
+
+def _of_unknown_module(
+    failure: Traceback, module: str, meant: str | None, versions: Mapping[str, str], matrix: str
+) -> Explanation:
+    """Return the explanation for a module that no matrix has, which *meant* may be misspelt as."""
+    project = (meant or module).replace("_", "-")
+    if meant is not None:
+        means = f"there is no module `{module}`: did you mean `{meant}`?"
+        # Nobody is sent to a project whose name is a misspelling of another.
+        advice = (f"Write `{meant}` where the program imports `{module}`",)
+    else:
+        means = f"there is no module `{module}` in the environment, and no matrix has it"
+        shown = f"`colablock plan {matrix} --with {project}` shows what adding it changes"
+        advice = (
+            f"If `{project}` is a project, {shown}",
+            f"If `{module}` is a file of your own, start the program in its folder",
+        )
+    return Explanation(
+        cause=_MISSING_MODULE,
+        means=means,
+        line=failure.line,
+        details=(f"{project} {versions[project]} is installed",) if project in versions else (),
+        advice=advice,
         trace=last_trace_lines(failure.text),
         rank=failure.rank,
     )

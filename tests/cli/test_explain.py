@@ -13,7 +13,12 @@ import colablock
 from colablock.cli.main import main
 from colablock.cli.notebook_magics import Magic
 from colablock.errors import InvalidInput
+from colablock.operations.failure import explain_failure
+from colablock.operations.session import Session
 from colablock.training.runs.crash import Explanation
+from colablock.transaction import apply_record
+from colablock.transaction.apply_record import ApplyRecord
+from tests.support.runtime import Stub, Venv
 
 TEXT = """step 1
 Traceback (most recent call last):
@@ -108,3 +113,49 @@ def test_the_magic_explains_the_last_exception(
     monkeypatch.setattr(sys, "last_value", KeyError("qwen3"), raising=False)
     Magic()("explain")
     assert "does not support this model" in capsys.readouterr().out
+
+
+def test_an_unknown_cause_is_said(
+    environ: Mapping[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed(monkeypatch, TEXT.replace("qwen3", "texxt").encode())
+    assert main(["explain"], environ) == 0
+    assert capsys.readouterr().out.startswith(
+        "KeyError: 'texxt'\ncause: unknown: this is none of the failures"
+    )
+
+
+def test_the_environment_is_that_of_the_text_or_of_the_last_apply(
+    environ: Mapping[str, str], tmp_path: Path
+) -> None:
+    home, session = tmp_path / "home", Session(environ=environ)
+    venvs = [Venv.make(tmp_path / str(at), Stub(name="peft", version=f"0.{at}")) for at in (1, 2)]
+    for venv in venvs:
+        record = ApplyRecord(
+            name=f"tiny-{venv.folder.name}",
+            key="",
+            target="env",
+            python=venv.python,
+            prefix=str(venv.folder),
+            sites=(str(venv.site),),
+            state="",
+            matrix_digest="",
+            variant=None,
+        )
+        apply_record.save(record, home)
+        os.utime(home / "applied" / f"{record.name}.json", (int(venv.folder.name),) * 2)
+    text = "{where}ModuleNotFoundError: No module named 'transformers'"
+    frame = f'Traceback (most recent call last):\n  File "{venvs[0].folder}/lib/x.py", line 1, in f\n'
+    for where, version in (("", "0.2"), (frame, "0.1")):
+        found = explain_failure(session, text.format(where=where))
+        assert f"peft {version} is installed" in "\n".join(found.details)
+        assert f"colablock apply tiny-{version[-1]}`" in found.advice[0]
+
+
+def test_without_arguments_the_last_exception_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("last_exc", "last_value"):
+        monkeypatch.delattr(sys, name, raising=False)
+    with pytest.raises(InvalidInput, match="no cell of this notebook has raised an exception yet"):
+        colablock.explain()
+    monkeypatch.setattr(sys, "last_value", KeyError("qwen3"), raising=False)
+    assert colablock.explain(quiet=True).cause == "unknown-architecture"

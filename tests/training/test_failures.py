@@ -379,3 +379,35 @@ def test_the_prefix_of_a_rank_is_no_part_of_the_exception() -> None:
         "[rank0]:     value = self.data[key]\n[rank0]:             ~~~~~~~~~^^^^^\n[rank0]: KeyError: 'text'"
     )
     assert explain_text(text, versions={}).cause == "dataset-columns"
+
+
+@pytest.mark.parametrize(
+    ("module", "meant"),
+    [
+        ("torchh", "torch"),
+        ("transfomers", "transformers"),
+        ("numpi", "numpy"),
+        ("bitsandbites", "bitsandbytes"),
+        ("jsn", "json"),
+        ("torchtune", None),  # another project with a longer name
+        ("transformers_modified", None),
+        ("vllm", None),
+    ],
+)
+def test_a_module_that_no_matrix_has_is_not_promised_by_one(module: str, meant: str | None) -> None:
+    text = f"{TRACEBACK}ModuleNotFoundError: No module named '{module}'"
+    found = explain_text(text, versions={"torch": "2.9.0"}, matrices=matrices(), applied="qlora-2026")
+    assert found.cause == "missing-module"
+    assert (f"did you mean `{meant}`?" in found.means) == (meant is not None)
+    assert found.details == (("torch 2.9.0 is installed",) if meant == "torch" else ())
+    if meant:
+        assert found.advice == (f"Write `{meant}` where the program imports `{module}`",)
+    else:
+        assert f"`colablock plan qlora-2026 --with {module.replace('_', '-')}`" in found.advice[0]
+
+
+@pytest.mark.parametrize("module", ["transformers", "_lzma", "transformers.modeling_layers", "pandas"])
+def test_a_module_that_is_known_is_not_called_misspelt(module: str) -> None:
+    text = f"{TRACEBACK}ModuleNotFoundError: No module named '{module}'"
+    found = explain_text(text, versions={}, matrices=matrices(), real=["pandas"])
+    assert found.advice[0].startswith("Run `colablock apply")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from colablock._common.text import size_text
+from colablock._common.text import nearest, size_text
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
@@ -29,10 +30,13 @@ __all__ = [
     "oom_kills",
     "signal_in",
     "stack_details",
+    "unknown_module",
 ]
 
 _VALUE = re.compile(r"\{(\w+)\}")  # of a text
 _MAX_PACKAGES = 3  # installed versions in an explanation
+_MISSING_MODULE = re.compile(r"No module named '?(\w+)'?(?![\w.])")
+_LIKENESS = 0.8  # of a misspelt module: `numpi`, `acelerate`
 # What launchers, shells and systems write of a process that a signal ended.
 _SIGNAL = re.compile(
     r"died with <Signals\.\w+: (?P<a>\d+)>|[Ss]ignal (?P<b>\d+) \(SIG|exitcode\s*: -(?P<c>\d+)"
@@ -183,6 +187,33 @@ def stack_details(
             yield f"{name} {versions[name]} is installed"
         else:
             yield f"{name} {versions[name]} is installed; the matrix `{matrix}` has {name} {wanted}"
+
+
+def unknown_module(
+    messages: str, versions: Mapping[str, str], matrices: Sequence[Matrix], real: Iterable[str] = ()
+) -> tuple[str, str | None] | None:
+    """Return the module that the message misses, and the one whose name it may misspell; None if it is known.
+
+    The known modules are those of Python, of the installed *versions*, and of *matrices*; those of the
+    *real* projects are known too, and no misspelling is sought among them.
+    """
+    found = _MISSING_MODULE.search(messages)
+    if found is None:
+        return None
+    module = found[1]
+    projects = {*versions, *(name for matrix in matrices for name in _ranges(matrix))}
+    known = {name.replace("-", "_") for name in projects} | sys.stdlib_module_names
+    others = {name.replace("-", "_").lower() for name in real}
+    if module.startswith("_") or module.lower() in known | others:
+        return None
+    # A longer name is another project: torchao, transformers_modified.
+    alike = {name for name in known if not _goes_on(module, name) and not _goes_on(name, module)}
+    return module, nearest(module.lower(), alike, likeness=_LIKENESS)
+
+
+def _goes_on(name: str, start: str) -> bool:
+    """Whether *name* is *start* and more than one other character."""
+    return name.lower().startswith(start.lower()) and len(name) > len(start) + 1
 
 
 def newer_release(cause: Cause, versions: Mapping[str, str], matrices: Sequence[Matrix]) -> str:
