@@ -127,7 +127,7 @@ def _of_unknown_module(
     if meant is not None:
         means = f"there is no module `{module}`: did you mean `{meant}`?"
         # Nobody is sent to a project whose name is a misspelling of another.
-        advice = (f"Write `{meant}` where the program imports `{module}`",)
+        advice: tuple[str, ...] = (f"Write `{meant}` where the program imports `{module}`",)
     else:
         means = f"there is no module `{module}` in the environment, and no matrix has it"
         shown = f"`colablock plan {matrix} --with {project}` shows what adding it changes"

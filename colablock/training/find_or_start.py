@@ -333,7 +333,7 @@ class _TrainCall:
         )
         environ, folder, options = self.environ, self.run.folder, self.options
         with start_preparation(data, folder, environ) as preparation:
-            check_on_hub(() if checkpoint else options.config.datasets, self.secrets, environ)
+            check_on_hub(data.config, self.secrets, environ, reads=not (checkpoint or preparation.has_tokens))
             machine = read_machine(environ, folder.path, accelerator=self.proven.accelerator)
             started = start_early_for(data, folder, environ, machine.accelerator, options.launch_arguments)
             with started as early:

@@ -8,20 +8,32 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from queue import Empty, Queue
+from threading import Thread
+from typing import Any, TypeVar
 
 from colablock._common.fs import expanded
-from colablock.errors import InvalidInput, NotFound, Refused
-from colablock.training.preflight.hub import hub_home, query_dataset
-from colablock.training.runs.config import DataSource, read_yaml
+from colablock.errors import FetchFailed, InvalidInput, NotFound, Refused
+from colablock.training.preflight.hub import (
+    check_reachable,
+    hub_endpoint,
+    hub_home,
+    is_offline,
+    query_dataset,
+)
+from colablock.training.runs.config import TrainConfig, read_yaml
 from colablock.training.scripts.sources import FORMATS, format_of
 
 __all__ = ["check_given", "check_on_hub"]
 
+T = TypeVar("T")
+
 _BUILDERS = frozenset(FORMATS.values()) | {"arrow", "webdataset", "imagefolder", "audiofolder"}
+_PATIENCE = 10  # seconds for one answer of the hub
 _MOST = 2000  # files of a folder that a name is compared with
 
 
@@ -50,20 +62,25 @@ def check_given(config: Path | None, values: Mapping[str, Any], *, example: str)
 
 
 def check_on_hub(
-    sources: Iterable[DataSource], secrets: Mapping[str, str], environ: Mapping[str, str]
+    config: TrainConfig, secrets: Mapping[str, str], environ: Mapping[str, str], *, reads: bool = True
 ) -> None:
-    """Raise for a dataset that the hub does not have, or that is gated.
+    """Raise for a model or a dataset that is not here, if the hub cannot be asked for it.
 
-    Files, folders and what is in the cache of `datasets` are not asked for.  Without an answer of the
-    hub, nothing is raised.  Raises NotFound, Refused, InvalidInput.
+    Raise also for a dataset that the hub does not have, or that is gated; without *reads*, none is
+    needed.  Files, folders and what is cached are not asked for.  Raises FetchFailed, NotFound,
+    Refused, InvalidInput.
     """
+    token = secrets.get("HF_TOKEN")
+    model = config.base_model
+    ask = partial(check_reachable, model, config.revision, token, environ)
+    _answer_on(f"the model `{model}`", ask, environ)
     cache = Path(environ.get("HF_DATASETS_CACHE") or hub_home(environ) / "datasets")
-    for name in dict.fromkeys(source.path for source in sources):
+    for name in dict.fromkeys(source.path for source in (config.datasets if reads else ())):
         if name in _BUILDERS or _is_local(name) or expanded(name, "a dataset").exists():
             continue
         if (cache / name.replace("/", "___")).is_dir():
             continue
-        status = query_dataset(name, secrets.get("HF_TOKEN"), environ)
+        status = _answer_on(f"the dataset `{name}`", partial(query_dataset, name, token, environ), environ)
         if status == "missing":
             raise NotFound(
                 f"the hub has no dataset `{name}`, or it is private",
@@ -76,6 +93,48 @@ def check_on_hub(
                 f"the dataset `{name}` is gated",
                 hint="Request access on its page on the hub, then set HF_TOKEN",
             )
+
+
+def _answer_on(what: str, ask: Callable[[], T], environ: Mapping[str, str]) -> T | None:
+    """Return what *ask* returns; None if the hub answers with a status that tells nothing.
+
+    Raises FetchFailed, with what to do, if the hub does not answer soon or must not be asked.
+    """
+    try:
+        return _soon(ask, hub_endpoint(environ))
+    except FetchFailed as error:
+        if error.status is not None:
+            return None  # what loads the files asks again
+        if is_offline(environ):
+            message = f"{what} is not on this machine, and HF_HUB_OFFLINE forbids to ask the hub"
+            hint = "Unset HF_HUB_OFFLINE, or give the path of a local copy"
+        else:
+            message = f"{what} is not on this machine, and the hub cannot be asked: {error.message}"
+            hint = (
+                "Give the path of a local copy, or set HF_ENDPOINT to a mirror of the hub; with"
+                " HF_HUB_OFFLINE=1, what is in its cache is used and the hub is not asked"
+            )
+        raise error.reworded(message, hint=hint) from error
+
+
+def _soon(ask: Callable[[], T], url: str) -> T:
+    """Return what *ask* returns.  Raises FetchFailed after `_PATIENCE`: a host may have many addresses."""
+    box: Queue[T | Exception] = Queue()
+
+    def work() -> None:
+        try:
+            box.put(ask())
+        except Exception as error:  # noqa: BLE001 - raised again below
+            box.put(error)
+
+    Thread(target=work, daemon=True).start()
+    try:
+        found = box.get(timeout=_PATIENCE)
+    except Empty:
+        raise FetchFailed(f"`{url}` did not answer within {_PATIENCE} seconds", url=url) from None
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def _data_of(given: Mapping[str, Any]) -> Iterator[str]:

@@ -124,6 +124,11 @@ class Preparation:
         self._began = time.monotonic()
         self.seconds: dict[str, float] = {}
 
+    @property
+    def has_tokens(self) -> bool:
+        """Whether the tokens of an earlier start serve, so that no data is read."""
+        return self._known is not None
+
     def stack(self) -> Stack:
         """Return the stack of the target.  Raises Unmet if torch or transformers cannot be imported."""
         found = self._process.part("stack", doing="report its stack", timeout=STACK_TIMEOUT, answers=dict)

@@ -118,10 +118,10 @@ def test_the_magic_explains_the_last_exception(
 def test_an_unknown_cause_is_said(
     environ: Mapping[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    typed(monkeypatch, TEXT.replace("qwen3", "texxt").encode())
+    typed(monkeypatch, TEXT.replace("qwen3", "kwen").encode())
     assert main(["explain"], environ) == 0
     assert capsys.readouterr().out.startswith(
-        "KeyError: 'texxt'\ncause: unknown: this is none of the failures"
+        "KeyError: 'kwen'\ncause: unknown: this is none of the failures"
     )
 
 

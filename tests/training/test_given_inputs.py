@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,9 @@ import pytest
 
 import colablock
 from colablock.cli.main import main
-from colablock.errors import ColablockError, ExitCode, InvalidInput, NotFound
+from colablock.errors import ColablockError, ExitCode, FetchFailed, InvalidInput, NotFound
 from colablock.training.given_inputs import check_on_hub
-from colablock.training.runs.config import DataSource
+from colablock.training.runs.config import DataSource, TrainConfig
 from tests.support.hub import TOKEN, HubServer, Repo
 
 MODEL = "Qwen/Qwen2.5-1.5B"
@@ -132,14 +135,72 @@ def test_a_dataset_on_the_hub_is_found_by_its_name(
 ) -> None:
     (folder / "home/datasets/me___cached").mkdir(parents=True)
     environ = {"HF_ENDPOINT": hub.root, "HF_HOME": str(folder / "home"), "COLABLOCK_RETRIES": "0"}
-    sources, secrets = [DataSource(path=name)], {"HF_TOKEN": token} if token else {}
+    secrets = {"HF_TOKEN": token} if token else {}
+    config = TrainConfig(base_model=str(folder), datasets=(DataSource(path=name),))
     if not words:
-        check_on_hub(sources, secrets, environ)
+        check_on_hub(config, secrets, environ)
         return
     with pytest.raises(ColablockError) as found:
-        check_on_hub(sources, secrets, environ)
+        check_on_hub(config, secrets, environ)
     assert words in str(found.value)
     if name == "data":
         assert found.value.hint == "did you mean `data.jsonl`?"
-    check_on_hub(sources, secrets, {**environ, "HF_HUB_OFFLINE": "1"})
-    check_on_hub(sources, secrets, {**environ, "HF_ENDPOINT": "http://127.0.0.1:9"})
+    check_on_hub(config, secrets, environ, reads=False)
+
+
+class Silent:
+    """A port that accepts connections and never answers."""
+
+    def __init__(self) -> None:
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.root = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
+
+
+AWAY = {
+    "no route": ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "cannot be asked: no connection to `127.0.0.1`"),
+    "no answer": ({"HF_ENDPOINT": "", "COLABLOCK_TIMEOUT": "0.2"}, "sent nothing for 0.2 seconds"),
+    "no end": ({"HF_ENDPOINT": "", "COLABLOCK_TIMEOUT": "60"}, "did not answer within 1 seconds"),
+    "offline": ({"HF_HUB_OFFLINE": "1"}, "and HF_HUB_OFFLINE forbids to ask the hub"),
+}
+
+
+@pytest.mark.parametrize(("variables", "words"), AWAY.values(), ids=AWAY)
+def test_a_hub_that_cannot_be_asked_is_said_soon_and_by_name(
+    variables: dict[str, str], words: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("colablock.training.given_inputs._PATIENCE", 1)
+    silent = Silent()
+    environ = {"HF_ENDPOINT": silent.root, "HF_HOME": str(folder / "home"), **variables}
+    environ["HF_ENDPOINT"] = environ["HF_ENDPOINT"] or silent.root
+    local = TrainConfig(base_model=str(folder), datasets=(DataSource(path="data.jsonl"),))
+    check_on_hub(local, {}, environ)
+    for what, config in (
+        ("the model `me/model`", replace(local, base_model="me/model")),
+        ("the dataset `me/open`", replace(local, datasets=(DataSource(path="me/open"),))),
+    ):
+        began = time.monotonic()
+        with pytest.raises(FetchFailed) as found:
+            check_on_hub(config, {}, environ)
+        assert time.monotonic() - began < 5
+        assert str(found.value).startswith(f"{what} is not on this machine, and ")
+        assert words in str(found.value)
+        assert "the path of a local copy" in str(found.value.hint)
+    silent.socket.close()
+
+
+def test_what_is_cached_needs_no_hub(folder: Path) -> None:
+    (folder / "home/datasets/me___open").mkdir(parents=True)
+    (folder / "home/hub/models--me--model/snapshots/main").mkdir(parents=True)
+    environ = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(folder / "home")}
+    config = TrainConfig(base_model="me/model", datasets=(DataSource(path="me/open"),))
+    for variables in ({}, {"HF_HUB_OFFLINE": "1"}):
+        check_on_hub(config, {}, {**environ, **variables})
+
+
+def test_a_status_that_tells_nothing_does_not_stop_a_run(hub: HubServer, folder: Path) -> None:
+    environ = {"HF_ENDPOINT": hub.root, "HF_HOME": str(folder / "home"), "COLABLOCK_RETRIES": "0"}
+    hub.statuses["/"] = 503
+    try:
+        check_on_hub(TrainConfig(base_model="me/model", datasets=(DataSource(path="me/open"),)), {}, environ)
+    finally:
+        hub.statuses.clear()

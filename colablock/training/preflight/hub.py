@@ -30,7 +30,9 @@ __all__ = [
     "HubClient",
     "ModelFacts",
     "Transport",
+    "check_reachable",
     "expand_path",
+    "hub_endpoint",
     "hub_home",
     "is_offline",
     "query_dataset",
@@ -243,17 +245,40 @@ def query_model(
 def query_dataset(
     name: str, token: str | None, environ: Mapping[str, str], *, transport: Transport | None = None
 ) -> str:
-    """Return ``open``, ``gated``, ``missing`` or ``unreachable`` for a dataset, with one HEAD request.
+    """Return ``open``, ``gated`` or ``missing`` for a dataset, with one HEAD request.
 
-    ``unreachable`` also means that nothing was asked: offline, or for what is no name of a dataset.
-    Raises InvalidInput for a token that the hub rejects.
+    Nothing is asked for what is no name of a dataset, which is ``open``.  Raises FetchFailed if the hub
+    does not respond or must not be asked, InvalidInput for a token that the hub rejects.
     """
-    if is_offline(environ) or not _NAME.fullmatch(name):
-        return "unreachable"
-    try:
-        return _client(name, None, token, environ, transport, kind="datasets/").status()
-    except FetchFailed:
-        return "unreachable"
+    if not _NAME.fullmatch(name):
+        return "open"
+    client = _client(name, None, token, environ, transport or _impatient(environ), kind="datasets/")
+    if is_offline(environ):
+        raise _not_cached(client)
+    return client.status()
+
+
+def check_reachable(
+    base_model: str,
+    revision: str | None,
+    token: str | None,
+    environ: Mapping[str, str],
+    *,
+    transport: Transport | None = None,
+) -> None:
+    """Raise FetchFailed if a model is not on this machine and the hub does not respond or must not be asked.
+
+    It takes one HEAD request, or none for a folder and for a model that is cached, also in part: its
+    files are looked at later.
+    """
+    if Path(base_model).is_dir() or not _NAME.fullmatch(base_model):
+        return
+    client = _client(base_model, revision, token, environ, transport or _impatient(environ))
+    if HubCache.from_environ(environ).snapshot(client.repo, client.revision) is not None:
+        return
+    if is_offline(environ):
+        raise _not_cached(client)
+    client.status()
 
 
 def read_model_config(
@@ -350,17 +375,25 @@ def _client(
     if not _NAME.fullmatch(base_model):
         message = f"`{base_model}` is neither a folder nor a valid name of a model on the hub"
         raise NotFound(message, hint="Give the path of a model, or a name such as `owner/model`")
-    endpoint = _endpoint(environ)
-    if transport is None:
-        # Preflight waits less than a download would: it reports what it could not query.
-        settings = {"COLABLOCK_TIMEOUT": "15", "COLABLOCK_RETRIES": "1", **environ}
-        transport = HttpClient(settings, Mirrors(()), Credentials({}), connections=1)
+    endpoint = hub_endpoint(environ)
+    # Preflight waits less than a download would: it reports what it could not query.
+    transport = transport or _waiting(15, 1, environ)
     return HubClient(
         f"{kind}{base_model}", revision or "main", endpoint=endpoint, token=token, transport=transport
     )
 
 
-def _endpoint(environ: Mapping[str, str]) -> str:
+def _impatient(environ: Mapping[str, str]) -> Transport:
+    """Return what asks whether the hub is there at all.  A run that cannot start must end soon."""
+    return _waiting(5, 0, environ)
+
+
+def _waiting(seconds: int, retries: int, environ: Mapping[str, str]) -> Transport:
+    settings = {"COLABLOCK_TIMEOUT": f"{seconds}", "COLABLOCK_RETRIES": f"{retries}", **environ}
+    return HttpClient(settings, Mirrors(()), Credentials({}), connections=1)
+
+
+def hub_endpoint(environ: Mapping[str, str]) -> str:
     """Return the URL of the hub, without credentials: the token is all that is sent."""
     endpoint = redacted(environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
     try:

@@ -36,7 +36,7 @@ __all__ = [
 _VALUE = re.compile(r"\{(\w+)\}")  # of a text
 _MAX_PACKAGES = 3  # installed versions in an explanation
 _MISSING_MODULE = re.compile(r"No module named '?(\w+)'?(?![\w.])")
-_LIKENESS = 0.8  # of a misspelt module: `numpi`, `acelerate`
+_LIKENESS = 0.8  # of a misspelt module: `numpi`
 # What launchers, shells and systems write of a process that a signal ended.
 _SIGNAL = re.compile(
     r"died with <Signals\.\w+: (?P<a>\d+)>|[Ss]ignal (?P<b>\d+) \(SIG|exitcode\s*: -(?P<c>\d+)"
