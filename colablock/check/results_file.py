@@ -26,6 +26,7 @@ class MatrixCheck:
     """The results of a check of one matrix, and the differences to the committed results (*drift*).
 
     *imports* are the findings about imports, as JSON values; None if imports were not examined.
+    *path* is the file to write, and *before* says in words which results were compared with.
     """
 
     matrix: str
@@ -36,6 +37,7 @@ class MatrixCheck:
     imports: tuple[Mapping[str, Any], ...] | None = None
     drift: tuple[str, ...] = ()
     is_first: bool = False  # there were no committed results
+    before: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of the file, in an order that keeps diffs small."""
@@ -77,11 +79,14 @@ def compared(
 ) -> MatrixCheck:
     """Compare *outcomes* and the findings about *imports* to the results committed in *folder*.
 
-    If *imports* is None, the committed findings are kept, provided that they are for the same
-    matrix.  Raises InvalidInput if the committed file cannot be read.
+    A shipped matrix has results of its own, which count if there are none in *folder*.  If *imports* is
+    None, the committed findings are kept, provided that they are for the same matrix.  Raises
+    InvalidInput if the committed file cannot be read.
     """
     path = results_path(matrix, folder)
-    committed = _read(path)
+    committed, before = _read(path), f"`{path}`"
+    if committed is None:
+        committed, before = _read(results_path(matrix, Path(matrix.source).parent)), "the shipped results"
     found: tuple[Mapping[str, Any], ...] | None = None
     if imports is not None:
         found = tuple(dict(one) for one in imports)
@@ -104,6 +109,7 @@ def compared(
         imports=found,
         drift=drift,
         is_first=committed is None,
+        before=f"{before} of {committed.date}" if committed is not None and committed.date else before,
     )
 
 
@@ -129,6 +135,7 @@ class _Committed:
     digest: str
     outcomes: list[Outcome]
     imports: tuple[Mapping[str, Any], ...] | None
+    date: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +144,7 @@ class _ResultsFile:
     digest: str
     results: tuple[dict[str, Any], ...]
     imports: tuple[dict[str, Any], ...] | None = None
+    date: str = ""
 
 
 def _read(path: Path) -> _Committed | None:
@@ -152,4 +160,4 @@ def _read(path: Path) -> _Committed | None:
         raise InvalidInput(message, hint=hint) from error
     if found.schema != SCHEMA:
         raise InvalidInput(f"`{path}` has schema {found.schema}, and this colablock reads {SCHEMA}")
-    return _Committed(found.digest, outcomes, found.imports)
+    return _Committed(found.digest, outcomes, found.imports, found.date)

@@ -56,8 +56,13 @@ def check_document(checked: MatrixCheck, *, updated: bool = False) -> Document:
     )
     if imports:
         blocks.append(Section(title="Imports", body=(Items(imports),)))
-    if checked.drift:
-        drift = f"Written to {checked.path}" if updated else "Drift"
+    if not checked.drift:
+        dated = f", now with the date of today in `{checked.path}`" if updated else ""
+        text = f"the results are those of {checked.before}{dated}"
+        blocks.append(Note(label="unchanged", text=text, tone=Tone.GOOD))
+    else:
+        drift = "Drift" if not checked.is_first else "Nothing to compare with"
+        drift = f"Written to {checked.path}" if updated else drift
         told = checked.drift[1:] if updated and checked.is_first else checked.drift
         first = ("these are the first results: commit them",) if updated and checked.is_first else ()
         lines = Items(tuple(Item(text=_joined(line)) for line in (*first, *_grouped(told))))

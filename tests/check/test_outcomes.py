@@ -239,6 +239,20 @@ def test_check_compares_with_the_committed_results(world: World, copy: Path) -> 
     assert (copy / "matrices/good.checks.json").read_bytes() == written
 
 
+def test_a_shipped_matrix_is_compared_with_the_shipped_results(world: World, copy: Path) -> None:
+    shipped = copy / "lib/site-packages/shipped"
+    shutil.copytree(copy / "matrices", shipped)
+    shutil.rmtree(copy / "matrices")
+    variables = {"COLABLOCK_MATRICES": str(shipped)}
+    first = world.run("check", "good", cwd=copy, **variables)
+    assert (first.code, "Nothing to compare with" in first.out) == (ExitCode.UNMET, True)
+    assert world.run("check", "good", "--update", cwd=copy, **variables).code == ExitCode.DONE
+    (copy / "matrices/good.checks.json").rename(shipped / "good.checks.json")
+    done = world.run("check", "good", cwd=copy, **variables)
+    assert (done.code, list((copy / "matrices").iterdir())) == (ExitCode.DONE, [])
+    assert "unchanged: the results are those of the shipped results of 20" in done.out
+
+
 def test_without_locks_the_verdict_is_unknown_with_a_hint(world: World, copy: Path) -> None:
     for lock in (copy / "matrices").glob("pylock.*"):
         lock.unlink()

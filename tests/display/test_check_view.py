@@ -97,6 +97,20 @@ def test_first_results_are_no_drift_once_they_are_written() -> None:
     assert text.endswith(f"Written to\n  {LONG}\n  these are the first results: commit them")
 
 
+def test_the_verdict_is_said_also_where_nothing_has_changed() -> None:
+    same = check(outcome("colab-1-cpu", "kernel", "none"), before="the shipped results of 2026-11-29")
+    last = "unchanged: the results are those of the shipped results of 2026-11-29"
+    assert to_text(check_document(same)).splitlines()[-1] == last
+    dated = " ".join(to_text(check_document(same, updated=True)).split())
+    assert dated.endswith(f"{last}, now with the date of today in `{LONG}`")
+
+
+def test_what_has_no_results_is_not_called_drift() -> None:
+    text = to_text(check_document(check(drift=("there are no committed results in `x`",), is_first=True)))
+    assert "Nothing to compare with\n" in text
+    assert "Drift" not in text
+
+
 def test_a_difference_names_only_the_pairs_that_have_it() -> None:
     drift = tuple(
         f"colab-{at}: env, was kernel" for at in ("1-gpu with T4", "2-gpu with T4", "3-gpu with L4")
