@@ -104,7 +104,8 @@ class RunnerProfile:
     *embeddings_in_float32* are the precisions for which peft's ``prepare_model_for_kbit_training``
     casts embeddings and head to float32.  *head_in_float32* is true if the loss multiplies with a
     copy of the head in float32.  *half_adapters* is true if the adapters of a quantised model are
-    cast to bfloat16 when the precision is bf16.
+    cast to bfloat16 when the precision is bf16.  *fused_layers* is true if the runner replaces the
+    layers of a model with a gated MLP by its own kernels, which compute most values again.
     """
 
     since: str
@@ -115,6 +116,7 @@ class RunnerProfile:
     embeddings_in_float32: tuple[str, ...] = ()
     head_in_float32: bool = False
     half_adapters: bool = False
+    fused_layers: bool = False
 
 
 # The log-softmax, its gradient and the gradient of the logits, in float32.  With 3, the estimates of two
@@ -178,7 +180,9 @@ RUNNER_PROFILES: Mapping[str, tuple[RunnerProfile, ...]] = {  # newest first
             logits=1.0,
             tile=(512, 0),
             share=1 / 8,
-            source="unsloth_zoo 2026.10.9 fused_losses/chunked_logprob.py: logits and gradient in 16 bits",
+            fused_layers=True,
+            source="unsloth_zoo 2026.10.9 fused_losses/chunked_logprob.py: logits and gradient in 16 bits; "
+            "unsloth 2026.10.9 kernels/fast_lora.py: what its backward passes read",
         ),
     ),
 }
@@ -310,6 +314,11 @@ def _layer_activations(config: TrainConfig, shape: ModelShape, setting: Setting)
     c, s = setting.precision.size, _residual_size(config, shape, setting)
     h, q, f = shape.hidden, shape.query, shape.intermediate
     targets = _targets(config, shape)
+    ranks = len(targets) * config.lora_r * c
+    if setting.profile.fused_layers and shape.has_gate and not config.lora_dropout:
+        # The inputs of the norms, the projections and the MLP; queries, keys and values, of which each head
+        # gets its own, and the attention's output; the two inputs of the gate.
+        return c * (h * shape.norms + 2 * h + 4 * q + 2 * f) + ranks
     norms = 4 * h * shape.norms + (4 * (q + shape.key) if shape.has_head_norms else 0)
     attention = c * 4 * q
     mlp = (3 if shape.has_gate else 2) * s * f
@@ -328,7 +337,6 @@ def _layer_activations(config: TrainConfig, shape: ModelShape, setting: Setting)
         else:
             read += c * one.inputs
     read += len(shared) * c * h
-    ranks = len(targets) * config.lora_r * c
     return norms + attention + mlp + read + ranks
 
 
