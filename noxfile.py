@@ -231,6 +231,13 @@ def training(session: nox.Session) -> None:
 
 
 @nox.session
+def exports(session: nox.Session) -> None:
+    """Have hadolint, BuildKit's parser, shellcheck and SkyPilot read the exports (not run by default)."""
+    session.install("-e", ".", *group("exports"))
+    session.run("pytest", "tests/deployment", *session.posargs)
+
+
+@nox.session
 def faults(session: nox.Session) -> None:
     """Interrupt a change at each operation; try every command on machines that fail (not run by default)."""
     session.install("-e", ".", *group("test"))

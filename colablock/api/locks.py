@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 from colablock._common.text import count
 from colablock._vendor.packaging.utils import canonicalize_name
-from colablock.api.stack import Name, apply_options, choice, front_door, open_session, strings
+from colablock.api.stack import Name, apply_options, front_door, open_session, strings
 from colablock.api.values import Exported, Facts, LockBytes
 from colablock.display.notebook import show, show_as
 from colablock.display.text import to_text
 from colablock.display.view import Document, Note, spoken_in_python
 from colablock.environment.notebook_host import in_notebook
+from colablock.errors import InvalidInput
 
 if TYPE_CHECKING:
     from colablock.check.advisories import AuditResult
@@ -156,18 +157,21 @@ def export(
 ) -> Exported:
     """Return a lock in the format of another tool, and write it to *output* if given.
 
-    *format* is ``"requirements"``, ``"constraints"``, ``"notebook"`` or
-    ``"cyclonedx"`` (a software bill of materials).  The lock is the file that the
+    *format* is ``"requirements"``, ``"constraints"``, ``"notebook"``,
+    ``"cyclonedx"`` (a software bill of materials), ``"dockerfile"``, ``"skypilot"``
+    or ``"slurm"``.  The lock is the file that the
     option ``lock`` names, else the one beside the matrix, else one that is
     resolved now.  Requirements have the hashes of the
     files of every platform: those that the lock does not list come from its
     indexes, unless the option ``offline`` is set.  Wheels that no index has are
     copied to the folder *wheelhouse*.
     """
-    from colablock.lockfile.export import Format
-    from colablock.operations.export import export_lock
+    from colablock.operations.export import FORMATS, export_lock
 
-    form = choice(Format, "format", format)
+    if format not in FORMATS:
+        choices = ", ".join(f"`{name}`" for name in FORMATS)
+        raise InvalidInput(f"`format` is `{format}`, but must be one of {choices}")
+    form = FORMATS[format]
     with open_session(quiet=quiet) as session:
         exported = export_lock(
             session,

@@ -21,7 +21,7 @@ from colablock.errors import ExitCode
 
 __all__ = ["add"]
 
-FORMATS = ("requirements", "constraints", "notebook", "cyclonedx")
+FORMATS = ("requirements", "constraints", "notebook", "cyclonedx", "dockerfile", "skypilot", "slurm")
 
 
 def add(commands: Any) -> None:
@@ -32,7 +32,9 @@ def add(commands: Any) -> None:
 
 def _add_export(commands: Any) -> None:
     parser = add_command(
-        commands, "export", "export a lock as hashed requirements, constraints, script metadata or an SBOM"
+        commands,
+        "export",
+        "export a lock for other installers, for scanners, or for other machines",
     )
     parser.add_argument("name", metavar="NAME", nargs="?", default="", help=MATRIX)
     parser.add_argument(
@@ -44,9 +46,11 @@ def _add_export(commands: Any) -> None:
     parser.add_argument(
         "--format",
         choices=FORMATS,
+        metavar="FORMAT",
         default=FORMATS[0],
-        help="a hashed requirements.txt (the default), a constraints.txt, the metadata block of a script,"
-        " or a software bill of materials (CycloneDX 1.6)",
+        help="`requirements` (the default, with hashes), `constraints`, `notebook` (the metadata block of a"
+        " script), `cyclonedx` (a software bill of materials), `dockerfile`, `skypilot` (a task) or `slurm`"
+        " (a batch script)",
     )
     parser.add_argument(
         "-o", "--output", metavar="FILE", type=Path, help="write to FILE instead of standard output"
@@ -120,7 +124,7 @@ def _bundle(call: Call) -> int:
 
 
 def _export(call: Call) -> int:
-    from colablock.lockfile.export import Format
+    from colablock.operations.export import FORMATS as BY_NAME
     from colablock.operations.export import export_lock
 
     args = call.args
@@ -129,19 +133,20 @@ def _export(call: Call) -> int:
         exported = export_lock(
             session,
             options,
-            form=Format(args.format),
+            form=BY_NAME[args.format],
             output=args.output,
             wheelhouse=args.wheelhouse,
             python_version=args.python_version,
             platform=args.platform,
         )
-    wheels = [str(wheel) for wheel in exported.wheels]
+    files = [str(file) for file in exported.files]
     if args.json:
         written = {"text": exported.text} if args.output is None else {"output": str(args.output)}
-        print_json({"format": args.format, **written, "wheels": wheels}, call.out)
+        key = "files" if args.format in ("skypilot", "slurm") else "wheels"
+        print_json({"format": args.format, **written, key: files}, call.out)
     elif args.output is None:
         call.out.file.write(exported.text)
     if not (args.json or args.quiet):
-        for path in [*wheels, *([str(args.output)] if args.output is not None else [])]:
+        for path in [*files, *([str(args.output)] if args.output is not None else [])]:
             call.err.print(f"wrote {path}", markup=False, soft_wrap=True)
     return ExitCode.DONE

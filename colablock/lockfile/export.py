@@ -29,7 +29,7 @@ from colablock.lockfile.pins import LockedPin, default_index_of, hash_texts, pin
 from colablock.lockfile.tool_table import table_of
 from colablock.network.settings import DEFAULT_INDEX
 
-__all__ = ["Format", "export_text", "files_beside", "parents_of"]
+__all__ = ["Format", "checked_line", "export_text", "files_beside", "header_lines", "parents_of"]
 
 _CONTINUED = " \\"
 _COMMENT = re.compile(r"(^|\s)#")
@@ -76,8 +76,10 @@ def export_text(
         Format.CONSTRAINTS: _constraints,
         Format.NOTEBOOK: _script,
     }[form]
-    lines = chain(_header(lock, pins, form), write(lock, pins, (*find_links, *_local_folders(pins))))
-    return "".join(f"{_checked(line, source)}\n" for line in lines)
+    lines = chain(
+        header_lines(lock, pins, form.value), write(lock, pins, (*find_links, *_local_folders(pins)))
+    )
+    return "".join(f"{checked_line(line, source)}\n" for line in lines)
 
 
 def files_beside(lock: Pylock) -> dict[str, list[str]]:
@@ -158,7 +160,7 @@ def _uv_settings(lock: Pylock, pins: Sequence[LockedPin], find_links: Sequence[s
 # -- parts of the formats
 
 
-def _checked(line: str, source: str) -> str:
+def checked_line(line: str, source: str) -> str:
     """Return one line of an export.  Raises InvalidInput if a reader would take it for another one.
 
     Its values come from the lock *source*, which somebody else may have written.
@@ -196,7 +198,7 @@ def _assumed(name: str, version: str) -> str:
     return f"{canonicalize_name(name)}=={version}"
 
 
-def _header(lock: Pylock, pins: Sequence[LockedPin], form: Format) -> Iterator[str]:
+def header_lines(lock: Pylock, pins: Sequence[LockedPin], form: str) -> Iterator[str]:
     """Yield the comments at the top: how the file is made, for which target, and what it assumes."""
     keys = ("matrix", "variant", "python", "platform", "runtime")
     matrix, variant, python, platform, runtime = (_about(lock, key, None) for key in keys)
@@ -205,7 +207,7 @@ def _header(lock: Pylock, pins: Sequence[LockedPin], form: Format) -> Iterator[s
     else:
         words = ["colablock", "export", matrix, *(["--variant", variant] if variant else [])]
         words += ["--runtime", runtime] if runtime else ["--python-version", python, "--platform", platform]
-        words += [] if form is Format.REQUIREMENTS else ["--format", form.value]
+        words += [] if form == Format.REQUIREMENTS.value else ["--format", form]
         yield f"# Made by `{shlex.join(words)}`"
         yield f"# matrix {matrix}{f' ({variant})' if variant else ''}, Python {python}, {platform}"
         for name in map(str, filter(None, map(_off_index, pins))):

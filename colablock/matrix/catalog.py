@@ -20,7 +20,15 @@ from colablock.matrix.model import Matrix
 from colablock.matrix.packed_locks import LockFile, packed_locks
 from colablock.matrix.reader import MatrixFile, is_path, load_matrix, read_file
 
-__all__ = ["ENTRY_POINTS", "Listed", "find_matrix", "list_matrices", "lock_files", "lock_folder"]
+__all__ = [
+    "ENTRY_POINTS",
+    "Listed",
+    "find_matrix",
+    "is_shipped",
+    "list_matrices",
+    "lock_files",
+    "lock_folder",
+]
 
 ENTRY_POINTS = "colablock.matrices"
 _SHIPPED = "colablock/matrices"
@@ -347,6 +355,11 @@ def _package(module: str) -> _MatrixPlace:
     except Exception as error:  # noqa: BLE001 - importing somebody's package may raise anything
         fault = f"the installed package `{module}` offers matrices but cannot be imported: {error}"
         return _MatrixPlace(title=module, folder=None, fault=fault)
+
+
+def is_shipped(matrix: Matrix) -> bool:
+    """Whether *matrix* is one that colablock ships, or a copy: another machine finds it by its name."""
+    return matrix.copies_shipped or Path(matrix.source).resolve().parent == Path(str(_shipped())).resolve()
 
 
 def _shipped() -> Folder:

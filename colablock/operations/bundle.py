@@ -107,7 +107,7 @@ def make_bundle(
     """
     if output.is_dir():
         raise InvalidInput(f"`{output}` cannot be written: it is a folder", hint="Name a file")
-    sources = _matrix_sources(session, options.name)
+    sources = matrix_sources(session, options.name)
     with scratch_folder() as scratch:
         lock, state = _lock_for(session, options, scratch, python_version, platform)
         head = read_head(lock)
@@ -233,7 +233,7 @@ def _manifest(matrix: Matrix, head: LockHead, matrix_file: str, lock: LockFile) 
     )
 
 
-def _matrix_sources(session: Session, name: str) -> dict[str, Source]:
+def matrix_sources(session: Session, name: str) -> dict[str, Source]:
     """Return the file of the matrix *name*, and those that it extends, each in the same folder."""
     wanted = session.matrix(name)
     found: dict[str, Source] = {}

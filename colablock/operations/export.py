@@ -1,4 +1,4 @@
-"""Export a lock for other installers, with the wheels beside it."""
+"""Export a lock for other installers and other machines, with the wheels beside it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -14,17 +14,24 @@ from typing import TYPE_CHECKING
 
 from colablock._common.fs import write_atomic
 from colablock._common.scratch import scratch_folder
+from colablock._common.urls import local_path
+from colablock.deployment.dockerfile import dockerfile_text
+from colablock.deployment.skypilot import skypilot_text
+from colablock.deployment.slurm_job import BatchJob, batch_script
+from colablock.deployment.target import Deployment, installable, target_of
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.markers_and_tags import environment_for
 from colablock.errors import BadDistribution, FetchFailed, InvalidInput, InvalidMatrix, NotFound
 from colablock.index.project_pages import project_files
-from colablock.lockfile.export import Format, export_text, files_beside
+from colablock.lockfile.export import Format, checked_line, export_text, files_beside, header_lines
 from colablock.lockfile.package_files import with_all_files
 from colablock.lockfile.pylock import read_lock
 from colablock.lockfile.store import read_head
 from colablock.lockfile.tool_table import lists_target_files, table_of
+from colablock.matrix.catalog import is_shipped
 from colablock.matrix.model import roots, select_variant
 from colablock.network.fetcher import Fetcher
+from colablock.operations.bundle import matrix_sources
 from colablock.operations.lock import lock_matrix, up_to_date_lock, write_wheels
 from colablock.operations.session import Session
 from colablock.planning.locks import open_lock
@@ -38,24 +45,27 @@ if TYPE_CHECKING:
     from colablock.matrix.packed_locks import LockFile
     from colablock.planning.options import ApplyOptions
 
-__all__ = ["ExportResult", "export_lock", "lock_of", "matrix_of"]
+__all__ = ["FORMATS", "ExportResult", "export_lock", "lock_of", "matrix_of"]
+
+FORMATS: dict[str, Format | Deployment] = {form.value: form for form in (*Format, *Deployment)}
+"""The formats by their names."""
 
 _WORKERS = 16  # most of them wait for the network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportResult:
-    """The exported *text*, and the *wheels* that were copied to the wheelhouse."""
+    """The exported *text*, and the *files* that were written for it: wheels, a lock, a matrix."""
 
     text: str
-    wheels: tuple[Path, ...] = ()
+    files: tuple[Path, ...] = ()
 
 
 def export_lock(
     session: Session,
     options: ApplyOptions,
     *,
-    form: Format = Format.REQUIREMENTS,
+    form: Format | Deployment = Format.REQUIREMENTS,
     output: Path | None = None,
     wheelhouse: Path | None = None,
     python_version: str | None = None,
@@ -66,6 +76,8 @@ def export_lock(
     Requirements have the hashes of the files of every platform: those that the
     lock does not list come from its indexes, except offline.  The wheels beside
     the lock are copied to *wheelhouse*; without one the text names their folder.
+    A SkyPilot task and a batch script name the lock; it is copied beside them,
+    and a matrix that is not shipped as well.
 
     Raises InvalidInput for a lock that *form* cannot express, BadDistribution for
     a wheel whose hash is not that of the lock, FetchFailed for an index that
@@ -77,33 +89,153 @@ def export_lock(
         if options.lock is not None and options.name:
             _check_matrix(lock, options.lock, session.matrix(options.name).name)
         _check_sources(session, options, path, lock)
-        if form is Format.REQUIREMENTS and lists_target_files(lock):
-            lock = _with_all_files(session, options, lock)
-        is_listed_only = form is Format.CYCLONEDX and wheelhouse is None  # the lock has the hashes
-        beside = {} if is_listed_only else files_beside(lock)
-        folder = path.parent
-        if not all((folder / name).is_file() for name in beside) and (head := read_head(path)) is not None:
-            folder = write_wheels(session, head, scratch)
-        wheels = {folder / name: hashes for name, hashes in beside.items()}
-        contents = {wheel.name: _checked(wheel, hashes) for wheel, hashes in wheels.items()}
-        if wheelhouse is not None:
-            folders = {wheelhouse} if wheels else set()
-        elif wheels and folder == scratch and form is not Format.CONSTRAINTS:
-            raise InvalidInput(
-                f"no index has {_listed(contents)}", hint="Pass `--wheelhouse DIR` to have it written there"
-            )
+        found = _Exported(session=session, options=options, path=path, lock=lock, scratch=scratch)
+        if form in (Deployment.SKYPILOT, Deployment.SLURM):
+            if wheelhouse is not None:
+                message = f"`--wheelhouse` cannot be used with `--format {form.value}`"
+                raise InvalidInput(message, hint="The wheels of the lock are copied beside the file")
+            text, files = _job_text(found, form, output or Path(form.value))
+            if output is None and files:
+                names = _listed(str(file) for file in files)
+                hint = "Pass `-o FILE` to have all written to its folder"
+                raise InvalidInput(f"the file needs {names} beside it", hint=hint)
         else:
-            folders = {wheel.parent for wheel in wheels}
-        links = [_from(output, folder) for folder in sorted(folders)]
-        source = str(options.lock or options.name)
-        moment = _build_time(session.environ)
-        text = export_text(lock, form, source=source, find_links=links, moment=moment)
-    copied = tuple(wheelhouse / name for name in contents) if wheelhouse is not None else ()
-    for destination in copied:
-        write_atomic(destination, contents[destination.name])
+            text, files = _pinned_text(found, form, output, wheelhouse)
+    for destination, content in files.items():
+        write_atomic(destination, content)
     if output is not None:
         write_atomic(output, text.encode())
-    return ExportResult(text=text, wheels=copied)
+    return ExportResult(text=text, files=tuple(files))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Exported:
+    """The *lock* that is exported, read from *path*, which may be in the folder *scratch*."""
+
+    session: Session
+    options: ApplyOptions
+    path: LockFile
+    lock: Pylock
+    scratch: Path
+
+    @property
+    def source(self) -> str:
+        """What the user calls it."""
+        return str(self.options.lock or self.options.name)
+
+    def wheels(self) -> dict[Path, bytes]:
+        """Return the wheels beside the lock with their content; they are made again if one is missing."""
+        beside, folder = files_beside(self.lock), self.path.parent
+        is_whole = all((folder / name).is_file() for name in beside)
+        if not is_whole and (head := read_head(self.path)) is not None:
+            folder = write_wheels(self.session, head, self.scratch)
+        return {folder / name: _checked(folder / name, hashes) for name, hashes in beside.items()}
+
+
+def _pinned_text(
+    found: _Exported, form: Format | Deployment, output: Path | None, wheelhouse: Path | None
+) -> tuple[str, dict[Path, bytes]]:
+    """Return the pins of a lock in the format *form*, and the wheels for *wheelhouse*."""
+    if form is Deployment.DOCKERFILE:
+        found = replace(found, lock=installable(found.lock, target_of(found.lock)))
+    if form is Format.REQUIREMENTS and lists_target_files(found.lock):
+        found = replace(found, lock=_with_all_files(found.session, found.options, found.lock))
+    is_listed_only = form is Format.CYCLONEDX and wheelhouse is None  # the lock has the hashes
+    wheels = {} if is_listed_only else found.wheels()
+    if wheelhouse is not None:
+        folders = {wheelhouse} if wheels else set()
+    elif any(wheel.is_relative_to(found.scratch) for wheel in wheels) and form is not Format.CONSTRAINTS:
+        raise InvalidInput(
+            f"no index has {_listed(wheel.name for wheel in wheels)}",
+            hint="Pass `--wheelhouse DIR` to have it written there",
+        )
+    else:
+        folders = {wheel.parent for wheel in wheels}
+    links = [_from(output, folder) for folder in sorted(folders)]
+    files = {wheelhouse / wheel.name: content for wheel, content in wheels.items()} if wheelhouse else {}
+    if isinstance(form, Deployment):
+        _check_context(links)
+        return dockerfile_text(found.lock, source=found.source, wheels=links), files
+    moment = _build_time(found.session.environ)
+    text = export_text(found.lock, form, source=found.source, find_links=links, moment=moment)
+    return text, files
+
+
+def _check_context(folders: Iterable[str]) -> None:
+    """Raise InvalidInput for wheels outside the folder of a Dockerfile: an image is built from that alone."""
+    outside = [folder for folder in folders if not _stays_below(folder)]
+    if outside:
+        raise InvalidInput(
+            f"an image cannot be built with the wheels in {_listed(outside)}: they are outside of its folder",
+            hint="Pass `--wheelhouse DIR` with a folder beside the Dockerfile",
+        )
+
+
+def _job_text(found: _Exported, form: Format | Deployment, output: Path) -> tuple[str, dict[Path, bytes]]:
+    """Return the task or batch script *output*, and the files that it needs in its folder."""
+    lock, path, folder = found.lock, found.path, output.parent
+    target = target_of(lock)
+    files: dict[Path, bytes] = {}
+    if isinstance(path, Path) and not path.is_relative_to(found.scratch) and _is_below(path, folder):
+        lock_file = _from(output, path)
+    else:
+        lock_file = f"pylock.{target.matrix.replace('.', '-')}.toml"
+        names = list(files_beside(lock))
+        if not all(map(_stays_below, names)):
+            message = f"`{found.source}` names wheels outside of its folder"
+            raise InvalidInput(message, hint="Lock again")
+        files = {folder / name: made for name, made in zip(names, found.wheels().values(), strict=True)}
+        files[folder / lock_file] = path.read_bytes()
+    _check_local(form, lock)
+    matrix, sources = _matrix_for(found.session, found.options.name or target.matrix, output)
+    files |= sources
+    header = [checked_line(line, found.source) for line in header_lines(lock, (), form.value)]
+    if form is Deployment.SKYPILOT:
+        return skypilot_text(target, header, matrix=matrix, lock=lock_file, file=output.name), files
+    name = target.matrix
+    job = BatchJob(
+        name=name,
+        command=["colablock", "train", matrix, "--config", "train.yaml", "--output-dir", f"outputs/{name}"],
+        run=f"outputs/{name}",
+        log="%x-%j.log",
+        needs_card=target.needs_card,
+        setup=[["colablock", "apply", matrix, "--lock", lock_file, "--into", "env", "--yes"]],
+        header=[
+            *header[:-1],
+            "# Put it beside train.yaml, the training config, and submit it there.",
+        ],
+    )
+    return batch_script(job), files
+
+
+def _matrix_for(session: Session, name: str, output: Path) -> tuple[str, dict[Path, bytes]]:
+    """Return how a command in the folder of *output* names the matrix, and the files that it needs there."""
+    matrix = session.matrix(name)
+    if is_shipped(matrix):
+        return matrix.name, {}
+    if _is_below(Path(matrix.source), output.parent):
+        return f"./{_from(output, Path(matrix.source))}", {}
+    sources = matrix_sources(session, name)
+    return f"./{matrix.name}.toml", {output.parent / file: made.content for file, made in sources.items()}
+
+
+def _check_local(form: Format | Deployment, lock: Pylock) -> None:
+    """Raise InvalidInput for files of this machine: a machine of SkyPilot does not have them."""
+    listed = (wheel for package in lock.packages for wheel in package.wheels or ())
+    local = [wheel.filename for wheel in listed if wheel.url and local_path(wheel.url) is not None]
+    if local and form is Deployment.SKYPILOT:
+        raise InvalidInput(
+            f"the lock has files of this machine, which other machines do not have: {_listed(local)}",
+            hint="Lock with an index that has them",
+        )
+
+
+def _stays_below(path: str) -> bool:
+    return not Path(path).is_absolute() and os.pardir not in Path(path).parts
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    return path.absolute().is_relative_to(folder.absolute())
 
 
 def _build_time(environ: Mapping[str, str]) -> datetime | None:

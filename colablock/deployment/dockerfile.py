@@ -1,0 +1,93 @@
+"""The Dockerfile of a lock: an image with exactly its distributions, each checked against its hash."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from colablock.deployment.target import installable, target_of
+from colablock.errors import InvalidInput
+from colablock.lockfile.export import Format, export_text, header_lines
+
+if TYPE_CHECKING:
+    from colablock._vendor.packaging.pylock import Pylock
+    from colablock.deployment.target import DeployTarget
+
+__all__ = ["dockerfile_text"]
+
+_END = "REQUIREMENTS"  # of the requirements in the Dockerfile
+#: The Debian release of the official images of Python, by the newest glibc that it is enough for.
+_RELEASES = (((2, 36), "bookworm"), ((2, 41), "trixie"))
+_FULL_IMAGE = """\
+# The base image, and its digest: `--build-arg BASE_DIGEST=sha256:...` pins it.
+# It needs Python {python} with pip and venv, and glibc {glibc}.  A C compiler is for triton.
+ARG BASE_IMAGE=python:{python}-{release}
+ARG BASE_DIGEST
+FROM ${{BASE_IMAGE}}${{BASE_DIGEST:+@${{BASE_DIGEST}}}}
+
+ARG VENV=/opt/venv
+ARG USER_ID=1000
+
+# The lock is for this interpreter and this machine.
+RUN python3 -c 'import platform, sys; \\
+found = (sys.version_info[:2], platform.machine()); \\
+glibc = tuple(map(int, (platform.libc_ver()[1] or "0").split("."))); \\
+sys.exit(None if found == (({versions}), "{machine}") and glibc >= ({glibcs}) else \\
+"the lock is for Python {python} on {platform}")'
+"""
+_INSTALL = """\
+RUN {mounts}python3 -m venv --without-pip "${{VENV}}" \\
+    && python3 -m pip --python "${{VENV}}/bin/python" install --disable-pip-version-check --no-deps \\
+    --only-binary :all: --require-hashes --requirement requirements.txt
+
+ENV VIRTUAL_ENV=${{VENV}} \\
+    PATH=${{VENV}}/bin:${{PATH}} \\
+    PYTHONUNBUFFERED=1
+
+RUN useradd --create-home --uid "${{USER_ID}}" --user-group trainer
+USER ${{USER_ID}}
+WORKDIR /home/trainer
+"""
+_CACHE = "--mount=type=cache,target=/root/.cache/pip,sharing=locked"
+_SECRET = "--mount=type=secret,id=netrc,target=/root/.netrc"  # noqa: S105 - the name of a mount
+
+
+def dockerfile_text(lock: Pylock, *, source: str, wheels: Sequence[str] = ()) -> str:
+    """Return the Dockerfile of *lock*, which *source* names in messages.
+
+    *wheels* are the folders of the wheels that no index has, relative to the build context.  Raises
+    InvalidInput for a lock that an image cannot have, or that has a value which would change the meaning
+    of a line.
+    """
+    target = target_of(lock)
+    lock = installable(lock, target)
+    requirements = export_text(lock, Format.REQUIREMENTS, source=source, find_links=wheels)
+    if _END in requirements.splitlines():
+        raise InvalidInput(f"`{source}` has a line `{_END}`", hint="Make the lock again from its matrix")
+    return "\n".join(_lines(lock, target, requirements, wheels)) + "\n"
+
+
+def _lines(lock: Pylock, target: DeployTarget, requirements: str, wheels: Sequence[str]) -> Iterator[str]:
+    yield "# syntax=docker/dockerfile:1"
+    yield from header_lines(lock, (), "dockerfile")
+    release = next((name for newest, name in _RELEASES if target.glibc <= newest), _RELEASES[-1][1])
+    major, minor = target.python.split(".")
+    yield _FULL_IMAGE.format(
+        python=target.python,
+        versions=f"{major}, {minor}",
+        release=release,
+        glibc=".".join(map(str, target.glibc)),
+        glibcs=", ".join(map(str, target.glibc)),
+        machine=target.machine,
+        platform=target.platform,
+    )
+    yield "WORKDIR /opt/colablock"
+    yield from (f'COPY ["{folder}", "{folder}"]' for folder in wheels)
+    yield f"COPY <<'{_END}' requirements.txt"
+    _, _, pins = requirements.partition("\n\n")
+    yield from pins.splitlines()
+    yield _END
+    yield ""  # hadolint expects it
+    # A private index: `docker build --secret id=netrc,src=$HOME/.netrc`.  It is in no layer.
+    mounts = (_CACHE, _SECRET) if "index-url " in pins else (_CACHE,)
+    yield _INSTALL.format(mounts="".join(f"{mount} \\\n    " for mount in mounts)).rstrip()
