@@ -34,6 +34,24 @@ class _ConflictCounter(BaseReporter[ResolverRequirement, ResolverCandidate, Key]
             raise ResolutionTooDeep(self._number)
 
 
+class _Search(Search[ResolverRequirement, ResolverCandidate, Key]):
+    """A search of resolvelib that judges a pin again only if its requirements have changed."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._judged: dict[Key, tuple[object, ResolverCandidate, bool]] = {}
+
+    def _is_current_pin_satisfying(self, name: Key, criterion: Any) -> bool:
+        pin = self.state.mapping.get(name)
+        if pin is None:
+            return False
+        known = self._judged.get(name)
+        if known is None or known[0] is not criterion or known[1] is not pin:
+            is_satisfying: bool = super()._is_current_pin_satisfying(name, criterion)
+            known = self._judged[name] = criterion, pin, is_satisfying
+        return known[2]
+
+
 def search(
     provider: Provider, roots: Iterable[ResolverRequirement], *, held: bool
 ) -> tuple[Mapping[Key, ResolverCandidate] | None, tuple[Edge, ...]]:
@@ -46,7 +64,7 @@ def search(
     try:
         # `Resolver` is not used: it walks from each pin up to the roots, and never ends if two pins that
         # remain from an abandoned branch need each other.
-        unbounded: Any = Search(questions, _ConflictCounter())
+        unbounded: Any = _Search(questions, _ConflictCounter())
         found: Mapping[Key, ResolverCandidate] = unbounded.resolve(
             roots, max_rounds=_HELD_ROUNDS if held else _ROUNDS
         ).mapping

@@ -9,12 +9,13 @@ alone, so an incompatibility without terms proves that there is no solution.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from colablock.resolver.model import PYTHON
+from colablock.resolver.search_state import Incompatibility, ProjectState, terms_without_other_wants
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CompleteSearch", "Impossible", "Questions", "SearchEnded"]
 
-_ABSENT = 1  # the bit of "not selected"
 _READ_STEPS = 1_000  # that reading the metadata of one version counts as
 _PROMOTED = 5  # the conflicts after which a project is decided before the others, as in pip
 _MOST_READ = 500  # the versions that are read only to find what may want a pre-release or a yanked version
@@ -40,6 +40,11 @@ class Questions(Protocol):
 
     def fitting(self, key: Key, want: ResolverRequirement) -> int:
         """Return the candidates of the domain that meet *want*: the first of them is bit 0."""
+
+    def may_admit(
+        self, choice: ResolverCandidate, wants: Sequence[ResolverRequirement]
+    ) -> Callable[[ResolverRequirement], bool]:
+        """Return whether a requirement beside *wants*, which do not select *choice*, may admit it."""
 
     def get_dependencies(self, candidate: ResolverCandidate) -> Iterable[ResolverRequirement]:
         """Return the requirements of *candidate*."""
@@ -76,51 +81,6 @@ class SearchEnded(Exception):
         super().__init__(f"no result after {steps} steps")
 
 
-@dataclass(slots=True, eq=False)
-class _Incompatibility:
-    """Terms that cannot all hold: the versions by the place of the project.
-
-    A learned one follows from its *parents*, another from *edges*, or from the rule that bars
-    a pre-release or a yanked version.
-    """
-
-    terms: dict[int, int]
-    edges: list[Edge] = field(default_factory=list)
-    parents: tuple[_Incompatibility, ...] = ()
-    barred: ResolverCandidate | None = None
-    watched: tuple[int, int] = (-1, -1)  # the places whose changes are followed
-
-
-@dataclass(slots=True, eq=False)
-class _ProjectState:
-    """A project, or an extra of one: its candidates, and which of them are still possible."""
-
-    key: Key
-    candidates: Sequence[ResolverCandidate]
-    numbers: Mapping[Version, int]  # of the candidates
-    every: int
-    possible: int
-    watching: list[_Incompatibility] = field(default_factory=list)
-    asked: list[ResolverRequirement] = field(default_factory=list)  # by the roots
-    wanted: list[tuple[int, int, ResolverRequirement]] = field(default_factory=list)  # by place and bit
-    read: int = 0  # the versions whose requirements are known
-    conflicts: int = 0
-    changes: list[int] = field(default_factory=list)  # positions in the trail
-
-    @property
-    def is_selected(self) -> bool:
-        """Whether something requires it."""
-        return not self.possible & _ABSENT
-
-    @property
-    def is_decided(self) -> bool:
-        return not self.possible & (self.possible - 1)
-
-    @property
-    def choice(self) -> ResolverCandidate:
-        return self.candidates[self.possible.bit_length() - 2]
-
-
 @dataclass(slots=True)
 class _Step:
     """One change of the possible versions of a project.  Without a *reason* it is a decision."""
@@ -129,13 +89,15 @@ class _Step:
     before: int
     after: int
     level: int  # the number of decisions so far
-    reason: _Incompatibility | None
+    reason: Incompatibility | None
 
 
 class CompleteSearch:
     """One search.  *steps* bounds the incompatibilities that it looks at, and the metadata that it reads.
 
-    With *dependencies*, these are the requirements, and no metadata is read.
+    With *dependencies*, these are the requirements, and no metadata is read.  With *is_quick* a version that
+    was not read is taken to have no requirement that admits a pre-release or a yanked version: then a proof
+    that names such versions holds only as far as metadata was read.
     """
 
     def __init__(
@@ -145,19 +107,21 @@ class CompleteSearch:
         *,
         steps: int,
         dependencies: Callable[[ResolverCandidate], Iterable[ResolverRequirement]] | None = None,
+        is_quick: bool = False,
     ) -> None:
         self._questions = questions
+        self._is_quick = is_quick
         self._dependencies = dependencies or questions.get_dependencies
         self._roots = tuple(roots)
         self._left = self.steps = steps
         self._read_steps = 0 if dependencies else _READ_STEPS
         self._to_read = _MOST_READ
-        self._projects: list[_ProjectState] = []
+        self._projects: list[ProjectState] = []
         self._places: dict[Key, int] = {}
         self._trail: list[_Step] = []
         self._level = 0
         self._changed: list[int] = []  # places whose incompatibilities are yet to be looked at
-        self._merged: dict[tuple[int, int, int], _Incompatibility] = {}
+        self._merged: dict[tuple[int, int, int], Incompatibility] = {}
 
     def run(self) -> dict[Key, ResolverCandidate]:
         """Return the selected candidates.  Raises Impossible or SearchEnded."""
@@ -185,7 +149,7 @@ class CompleteSearch:
             place = self._place(self._questions.identify(want))
             project = self._projects[place]
             project.asked.append(want)
-            self._add(_Incompatibility({place: self._unfit(place, want)}, [(want, parent)]))
+            self._add(Incompatibility({place: self._unfit(place, want)}, [(want, parent)]))
 
     def _place(self, key: Key) -> int:
         """Return the place of the project *key*; at first, register it."""
@@ -194,7 +158,7 @@ class CompleteSearch:
             place = self._places[key] = len(self._projects)
             candidates, numbers = self._questions.domain(key)
             every = (2 << len(candidates)) - 1
-            self._projects.append(_ProjectState(key, candidates, numbers, every, every))
+            self._projects.append(ProjectState(key, candidates, numbers, every, every))
         return place
 
     def _unfit(self, place: int, want: ResolverRequirement) -> int:
@@ -220,15 +184,15 @@ class CompleteSearch:
         """Add the incompatibility of one version with the versions that do not meet its requirement."""
         if target == place:
             if unfit & bit:
-                self._add(_Incompatibility({place: bit}, [edge]))
+                self._add(Incompatibility({place: bit}, [edge]))
         elif unfit == self._projects[target].every:
-            self._add(_Incompatibility({place: bit}, [edge]))
+            self._add(Incompatibility({place: bit}, [edge]))
         elif (known := self._merged.get((place, target, unfit))) is not None:
             known.terms[place] |= bit  # the versions with the same requirement share one incompatibility
             known.edges.append(edge)
             self._changed.append(place)
         else:
-            one = self._merged[place, target, unfit] = _Incompatibility({place: bit, target: unfit}, [edge])
+            one = self._merged[place, target, unfit] = Incompatibility({place: bit, target: unfit}, [edge])
             self._add(one)
 
     # -- decisions
@@ -279,14 +243,14 @@ class CompleteSearch:
 
     # -- propagation
 
-    def _set(self, place: int, after: int, reason: _Incompatibility | None) -> None:
+    def _set(self, place: int, after: int, reason: Incompatibility | None) -> None:
         project = self._projects[place]
         project.changes.append(len(self._trail))
         self._trail.append(_Step(place, project.possible, after, self._level, reason))
         project.possible = after
         self._changed.append(place)
 
-    def _add(self, one: _Incompatibility) -> None:
+    def _add(self, one: Incompatibility) -> None:
         """Take *one* into account from now on."""
         if len(one.terms) == 1:
             self._go_back(0)  # it holds whatever is decided
@@ -298,7 +262,7 @@ class CompleteSearch:
             self._projects[place].watching.append(one)
             self._changed.append(place)
 
-    def _propagate(self) -> _Incompatibility | None:
+    def _propagate(self) -> Incompatibility | None:
         """Rule out versions until nothing changes; return an incompatibility whose terms all hold."""
         while self._changed:
             place = self._changed.pop()
@@ -314,7 +278,7 @@ class CompleteSearch:
                 raise SearchEnded(self.steps, *_tried(self._projects))
         return None
 
-    def _look_at(self, one: _Incompatibility, place: int) -> bool:
+    def _look_at(self, one: Incompatibility, place: int) -> bool:
         """Rule out what *one* excludes after a change of *place*; whether all its terms hold."""
         terms, projects = one.terms, self._projects
         first, second = one.watched
@@ -346,7 +310,7 @@ class CompleteSearch:
 
     # -- conflicts
 
-    def _held_since(self, one: _Incompatibility, place: int) -> int:
+    def _held_since(self, one: Incompatibility, place: int) -> int:
         """Return the position in the trail from which this term holds; its end if it does not hold."""
         unfit = one.terms[place]
         project = self._projects[place]
@@ -357,7 +321,7 @@ class CompleteSearch:
         # Versions are only ruled out, so the term holds from the first of these changes on.
         return next(at for at in project.changes if not self._trail[at].after & ~unfit)
 
-    def _learn(self, conflict: _Incompatibility) -> None:
+    def _learn(self, conflict: Incompatibility) -> None:
         """Go back to where *conflict* rules out a version, and keep what it teaches.  Raises Impossible."""
         for place in conflict.terms:
             self._projects[place].conflicts += 1
@@ -383,7 +347,7 @@ class CompleteSearch:
         """Whether all requirements together admit the selected version.
 
         A pre-release or a yanked version may meet each requirement, and yet not be admitted.
-        Then only another choice of the projects that may want it can change this.
+        Then only another requirement on it can change this.
         """
         project = self._projects[place]
         if project.key[1] is not None:
@@ -391,10 +355,12 @@ class CompleteSearch:
         wants = [want for want in self._wants(place) if want.exact is None]
         if project.choice in self._questions.matches(project.key, wants):
             return True
-        if not self._read_more():
-            places = {place, *_wanters(self._projects, place)}
-            terms = {one: self._projects[one].possible for one in places}
-            self._add(_Incompatibility(terms, barred=project.choice))
+        if self._is_quick or not self._read_more():
+            matters = self._questions.may_admit(project.choice, wants)
+            terms = terms_without_other_wants(
+                self._projects, place, matters, unread_may_want=not self._is_quick
+            )
+            self._add(Incompatibility(terms, barred=project.choice))
         return False
 
     def _read_more(self) -> bool:
@@ -408,7 +374,7 @@ class CompleteSearch:
         return found
 
 
-def _tried(projects: Sequence[_ProjectState]) -> tuple[Counter[NormalizedName], Counter[NormalizedName]]:
+def _tried(projects: Sequence[ProjectState]) -> tuple[Counter[NormalizedName], Counter[NormalizedName]]:
     """Return the number of versions that were read, and of conflicts, by name."""
     tried: Counter[NormalizedName] = Counter()
     conflicts: Counter[NormalizedName] = Counter()
@@ -420,24 +386,7 @@ def _tried(projects: Sequence[_ProjectState]) -> tuple[Counter[NormalizedName], 
     return tried, conflicts
 
 
-def _wanters(projects: Sequence[_ProjectState], place: int) -> set[int]:
-    """Return the selected projects of which another version may lead to a requirement on *place*."""
-    leads: defaultdict[int, set[int]] = defaultdict(set)  # from a project to those that want it
-    for one, project in enumerate(projects):
-        leads[one].update(parent for parent, _, _ in project.wanted)
-    unread = {one for one, project in enumerate(projects) if project.read | _ABSENT != project.every}
-    found = set(unread)
-    queue = [place, *unread]
-    while queue:
-        fresh = leads[queue.pop()] - found
-        found |= fresh
-        queue += fresh
-    return {one for one in found if projects[one].is_selected}
-
-
-def _resolved(
-    conflict: _Incompatibility, reason: _Incompatibility, place: int, every: int
-) -> _Incompatibility:
+def _resolved(conflict: Incompatibility, reason: Incompatibility, place: int, every: int) -> Incompatibility:
     """Return what follows from both: *reason* has ruled out the versions of *place* that *conflict* lacks."""
     terms = dict(conflict.terms)
     for one, unfit in reason.terms.items():
@@ -447,10 +396,10 @@ def _resolved(
             terms[one] = terms.get(one, unfit) & unfit
     if terms[place] == every:
         del terms[place]
-    return _Incompatibility(terms, parents=(conflict, reason))
+    return Incompatibility(terms, parents=(conflict, reason))
 
 
-def _impossible(proof: _Incompatibility) -> Impossible:
+def _impossible(proof: Incompatibility) -> Impossible:
     """Return the requirements from which *proof* follows."""
     edges: dict[Edge, None] = {}
     barred: dict[ResolverCandidate, None] = {}

@@ -16,7 +16,7 @@ from colablock.matrix.model import Constraint, PackageEntry
 from colablock.resolver.constraints import installed_candidate
 from colablock.resolver.model import Request, ResolverRequirement
 
-__all__ = ["CandidateMatcher", "Lazy"]
+__all__ = ["CandidateMatcher", "Lazy", "is_pin", "is_yanked"]
 
 T = TypeVar("T")
 
@@ -69,6 +69,16 @@ class Lazy(Sequence[T]):
         except BaseException as error:
             self._failure = error
             raise
+
+
+def is_pin(want: ResolverRequirement) -> bool:
+    """Whether *want* names one version, so that it admits a yanked one (PEP 592)."""
+    return any(s.operator in {"==", "==="} and not s.version.endswith(".*") for s in want.specifier)
+
+
+def is_yanked(candidate: Candidate) -> bool:
+    """Whether every file of *candidate* was yanked."""
+    return bool(candidate.files) and all(file.yanked is not None for file in candidate.files)
 
 
 class CandidateMatcher:
@@ -183,10 +193,7 @@ class CandidateMatcher:
         """Whether *candidate* comes from where *wants* have it from; a yanked one must be pinned."""
         if not all(self.follows(want, candidate) for want in wants):
             return False
-        if candidate.files and all(file.yanked is not None for file in candidate.files):
-            pinned = (s for want in wants for s in want.specifier)
-            return any(s.operator in {"==", "==="} and not s.version.endswith(".*") for s in pinned)
-        return True
+        return not is_yanked(candidate) or any(map(is_pin, wants))
 
     def _version_fits(
         self, name: NormalizedName, version: Version, wants: Sequence[ResolverRequirement]

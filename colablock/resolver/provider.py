@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from colablock._vendor.packaging.specifiers import SpecifierSet
@@ -19,7 +19,7 @@ from colablock.index.candidates import (
     Rejection,
 )
 from colablock.resolver.constraints import constraints_of, protected_extras
-from colablock.resolver.matching import CandidateMatcher, Lazy
+from colablock.resolver.matching import CandidateMatcher, Lazy, is_pin, is_yanked
 from colablock.resolver.model import (
     ANY,
     PYTHON,
@@ -122,6 +122,22 @@ class Provider:
         if name == PYTHON:
             return [self._python] if all(self.is_satisfied_by(want, self._python) for want in wants) else []
         return Lazy(ResolverCandidate(candidate, extra) for candidate in self.matcher.matching(name, wants))
+
+    def may_admit(
+        self, choice: ResolverCandidate, wants: Sequence[ResolverRequirement]
+    ) -> Callable[[ResolverRequirement], bool]:
+        """Return whether a requirement beside *wants*, which do not select *choice*, may admit it.
+
+        A yanked version needs a pin.  A pre-release is not admitted as long as a final one meets all.
+        """
+        if is_yanked(choice.candidate) and not any(map(is_pin, wants)):
+            return is_pin
+        key = self.identify(choice)
+        finals = (one for one in self.matches(key, wants) if not one.version.is_prerelease)
+        final = next((one for one in finals if one.candidate.file and not is_yanked(one.candidate)), None)
+        if choice.version.is_prerelease and final is not None:
+            return lambda want: not self._satisfies(want, final)
+        return lambda want: want not in wants
 
     def identify(
         self, requirement_or_candidate: ResolverRequirement | ResolverCandidate

@@ -19,6 +19,7 @@ from colablock.environment.dependency_graph import DependencyGraph
 from colablock.errors import NoSolution
 from colablock.index.candidates import CandidateOrigin, CandidateSource
 from colablock.resolver.complete_search import CompleteSearch, Impossible, SearchEnded
+from colablock.resolver.matching import is_pin
 from colablock.resolver.model import (
     PYTHON,
     Conflict,
@@ -66,6 +67,7 @@ def resolve(
     if may_release:
         released = {**_forced_releases(request, source, graph), **released}
     rounds = 0
+    is_quick = holds = may_release and bool(request.installed)  # releasing does not need a full proof
     while True:
         rounds += 1
         provider = Provider(replace(request, released=released), source, reporter, graph=graph)
@@ -78,13 +80,15 @@ def resolve(
             if mapping is None:
                 from colablock.resolver.bounded_search import search  # noqa: PLC0415 - it loads resolvelib
 
-                found, causes = search(provider, roots, held=may_release and bool(request.installed))
+                found, causes = search(provider, roots, held=holds)
                 mapping = found if found is None or _is_admitted(found, roots, provider) else None
             if mapping is None:
-                mapping = CompleteSearch(provider, edges, steps=_STEPS).run()
+                mapping = CompleteSearch(provider, edges, steps=_STEPS, is_quick=is_quick).run()
         except Impossible as proof:
             more = _more_released(provider, causes, proof, released) if may_release else {}
-            if not more:
+            is_exact = not (is_quick and proof.barred)
+            is_quick = holds and bool(more)
+            if not more and is_exact:
                 shortest = reduced(proof, provider, edges) if may_release else proof
                 raise Unsolvable(provider.conflict(shortest.edges, shortest.barred)) from proof
             released = {**released, **more}
@@ -191,8 +195,18 @@ def _forced_releases(
     if not request.installed:
         return {}
     # With a lock every name counts as movable, because the fixed versions are known without a request.
-    movable = dict.fromkeys(request.installed, "") if request.fixed else request.released
-    provider = Provider(replace(request, released=movable), source, Reporter(), graph=graph)
+    movable = dict.fromkeys(request.installed, "") if request.fixed else dict(request.released)
+    while True:
+        provider = Provider(replace(request, released=movable), source, Reporter(), graph=graph)
+        forced = _excluded_by_pins(request, provider)
+        if forced.keys() <= movable.keys():
+            return forced
+        movable.update(forced)  # the requirements of their only version hold, too
+
+
+def _excluded_by_pins(request: Request, provider: Provider) -> dict[NormalizedName, str]:
+    """Return the installed distributions that requirements of only versions exclude, each with the reason."""
+    only = {*request.fixed, *(entry.name for entry in request.asked if entry.url)}
     forced: dict[NormalizedName, str] = {}
     known: defaultdict[NormalizedName, list[ResolverRequirement]] = defaultdict(list)
     queue: deque[Edge] = deque((want, None) for want in provider.roots())
@@ -208,10 +222,8 @@ def _forced_releases(
             if provider.matcher.installed_serves(installed, [want]):
                 continue
             forced[want.name] = _needs(want, parent)
-        exact = want.name in request.fixed or any(
-            s.operator in {"==", "==="} and not s.version.endswith(".*") for s in want.specifier
-        )
-        if not exact or (want.name, want.extra) in expanded:
+        is_exact = want.name in only or is_pin(want)
+        if not is_exact or (want.name, want.extra) in expanded:
             continue
         expanded.add((want.name, want.extra))
         fitting = [

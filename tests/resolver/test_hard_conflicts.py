@@ -63,9 +63,9 @@ def count_searches(monkeypatch: pytest.MonkeyPatch) -> list[Iterable[Edge]]:
     """Return a list that grows with each complete search."""
     asked: list[Iterable[Edge]] = []
 
-    def search(provider: Provider, roots: Iterable[Edge], *, steps: int) -> CompleteSearch:
+    def search(provider: Provider, roots: Iterable[Edge], *, steps: int, is_quick: bool) -> CompleteSearch:
         asked.append(roots)
-        return CompleteSearch(provider, roots, steps=steps)
+        return CompleteSearch(provider, roots, steps=steps, is_quick=is_quick)
 
     monkeypatch.setattr(resolver, "CompleteSearch", search)
     return asked

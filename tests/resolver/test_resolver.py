@@ -249,6 +249,37 @@ def test_a_long_search_around_held_distributions_ends(monkeypatch: pytest.Monkey
     assert "crypto<2" in hasty.released[NormalizedName("crypto")]
 
 
+def test_a_pre_release_that_nothing_admits_does_not_hide_the_held_distribution_at_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No combination of the other projects admits it, and the search does not try them one by one."""
+    index = {f"api {n}.0": ["wrapper<2"] for n in range(2, 9)} | {"api 1.0rc1": [], "wrapper 1.0": []}
+    index |= {f"sdk {n}.0": [f"api=={n}.0"] for n in range(2, 9)} | {"sdk 1.0rc1": ["api==1.0rc1"]}
+    index |= {f"p{k} {n}": [f"p{k + 1}>0"] if k < 9 else ["sdk"] for k in range(10) for n in range(1, 12)}
+    monkeypatch.setattr("colablock.resolver.bounded_search._HELD_ROUNDS", 1)  # resolvelib gives up at once
+    monkeypatch.setattr("colablock.resolver.resolver._STEPS", 100_000)
+    for held in (installed({"wrapper 2.0": []}), installed({"wrapper 2.0": [], "sdk 9.0": ["api>8.5"]})):
+        found = solve(index, "p0", "sdk<9", installed=held)
+        assert "wrapper" in found.released
+        assert {"sdk": "8.0", "api": "8.0", "wrapper": "1.0"}.items() <= pins_of(found).items()
+
+
+def test_one_pass_releases_what_the_requirements_of_only_versions_exclude() -> None:
+    index = {
+        "tool 2.0": ["web==3"],
+        "web 3": ["files<24", "text~=2.0"],
+        "files 23": [],
+        "text 2.1": ["mark<3"],
+    }
+    index |= {"mark 2": []}
+    there = installed({"web 5": [], "files 25": [], "text 3.0": [], "mark 1": []})
+    found = solve(index, "tool==2.0", installed=there)
+    assert found.rounds == 1
+    assert found.released.keys() == names("web", "files", "text")
+    assert found.released[NormalizedName("text")] == "web 3 needs text~=2.0"
+    assert pins_of(found)["mark"] == "1"
+
+
 def test_a_lazy_sequence_whose_iterator_failed_fails_again_and_is_not_shorter() -> None:
     def values() -> Iterator[int]:
         yield 1
