@@ -48,7 +48,8 @@ class BundleManifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     *kind* is that of the lock, ``complete`` or ``delta``; *runtime* names the state that a delta is for.
     *index* is the default index that the lock was made from.  *python*, *platform* and *with_* are those of
     the lock.  *matrix_file* and *lock_file* are the paths of two members, *python_file* is that of a packed
-    Python, if there is one.
+    Python, if there is one.  *built* has the path of the wheel that was built from an sdist, by the path of
+    the sdist.
     """
 
     format: int
@@ -63,6 +64,7 @@ class BundleManifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     runtime: str | None = None
     variant: str | None = None
     with_: tuple[str, ...] = msgspec.field(default=(), name="with")
+    built: dict[str, str] = {}
     members: tuple[BundleMember, ...] = ()
 
     @property
@@ -101,6 +103,9 @@ class BundleManifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
             yield f"its manifest names `{self.python_file!r}`, which is not a member"
         for path in (self.matrix_file, self.lock_file):
             if path not in paths or "/" in path:
+                yield f"its manifest names `{path!r}`, which is not a member"
+        for path in (*self.built, *self.built.values()):
+            if path not in paths or not path.startswith(FILES):
                 yield f"its manifest names `{path!r}`, which is not a member"
         for member in self.members:
             parts = member.path.split("/")

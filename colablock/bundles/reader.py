@@ -66,6 +66,12 @@ class Bundle:
         sha256 = hashes.get("sha256", "").lower()
         return member if member is not None and sha256 in {"", member.sha256} else None
 
+    def wheel_of(self, sdist: str) -> BundleMember | None:
+        """Return the wheel that was built from the member with the SHA-256 *sdist*, if the bundle has it."""
+        members = {one.path: one for one in self.manifest.members}
+        built = self.manifest.built.items()
+        return next((members[wheel] for path, wheel in built if members[path].sha256 == sdist), None)
+
     @contextmanager
     def opened(self, member: BundleMember) -> Iterator[IO[bytes]]:
         """Open a member where it lies in the archive, to read parts of it.  Its content is not checked."""

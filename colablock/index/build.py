@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from colablock._common.child_environment import Purpose, child_environment
 from colablock._common.fs import NEW, file_digest, make_private
@@ -29,6 +30,9 @@ from colablock.errors import BadDistribution
 from colablock.index.archive import open_archive
 from colablock.network.cache import Cache
 
+if TYPE_CHECKING:
+    from colablock.bundles.reader import Bundle
+
 __all__ = ["Builder", "build_wheel"]
 
 
@@ -39,7 +43,7 @@ class Builder:
     *python* is its executable, or a function that finds one when it is needed; "" if
     nothing can be built (a recorded runtime, another platform).  *index*,
     *find_links* and *exclude_newer* select the build requirements.  *address* gives
-    the URL of an index or of find-links with its credentials.
+    the URL of an index or of find-links with its credentials.  *bundle* may have the wheel already.
     """
 
     python: str | Callable[[], str]
@@ -51,6 +55,7 @@ class Builder:
     exclude_newer: datetime | None = None
     offline: bool = False
     address: Callable[[str], str] = str
+    bundle: Bundle | None = None
 
     def __call__(self, sdist: Path) -> Path:
         """Return the wheel of *sdist*, built once per sdist, Python, platform, cutoff and index.
@@ -58,10 +63,12 @@ class Builder:
         Raises BadDistribution with the last lines of output if the build fails.
         """
         tag = self.environment.tags[0]
+        digest = file_digest(sdist)
+        bundled = self.bundle.wheel_of(digest) if self.bundle is not None else None
         # The index counts too: the build requirements come from it.
-        sources = (self.index or "", *self.find_links)
+        sources = (self.index or "", *self.find_links) if bundled is None else (bundled.sha256,)
         parts = (
-            file_digest(sdist),
+            digest,
             tag.interpreter,
             tag.abi,
             tag.platform,
@@ -76,6 +83,9 @@ class Builder:
             pass  # uv unpacks it, so it must be safe
         make_private(folder)
         with tempfile.TemporaryDirectory(prefix=NEW, dir=make_private(self.cache.unfinished)) as scratch:
+            if bundled is not None and self.bundle is not None:
+                self.bundle.copy(bundled, folder / bundled.filename)
+                return folder / bundled.filename
             wheel = build_wheel(
                 sdist,
                 self.python if isinstance(self.python, str) else self.python(),

@@ -18,6 +18,7 @@ from colablock._common.fs import NEW, file_digest, free_space, make_private
 from colablock._common.scratch import scratch_folder
 from colablock._common.text import count, size_text
 from colablock._vendor import tomli_w
+from colablock._vendor.packaging.utils import parse_wheel_filename
 from colablock.bundles.manifest import FILES, FORMAT, PYTHON, BundleManifest
 from colablock.bundles.reader import Bundle
 from colablock.bundles.writer import Source, write_bundle
@@ -121,8 +122,9 @@ def make_bundle(
         if with_python:
             path, sources[path] = _python_source(session, head, scratch)
             manifest = msgspec.structs.replace(manifest, python_file=path)
-        with _fetched(session, planned) as files:
+        with _fetched(session, planned) as (files, built):
             sources |= files
+            manifest = msgspec.structs.replace(manifest, built=built)
             return _written(session, output, manifest, sources)
 
 
@@ -268,21 +270,45 @@ def _rebuilt_sources(planned: PlannedChange, lock: Path) -> dict[str, Source]:
 
 
 @contextmanager
-def _fetched(session: Session, planned: PlannedChange) -> Iterator[dict[str, Source]]:
-    """Fetch the files of a plan into the cache, and yield them as members while they are there."""
+def _fetched(session: Session, planned: PlannedChange) -> Iterator[tuple[dict[str, Source], dict[str, str]]]:
+    """Fetch the files of a plan into the cache; yield them as members while they are there, and `built`.
+
+    An sdist goes with the wheel that is built from it here, so that the apply needs no build requirements.
+    """
     fetcher: Fetcher = planned.preparer.fetcher
     steps = (step.artifact for step in planned.plan.steps)
     files = [one for one in steps if one is not None and one.rebuilt is None]
-    built = sorted(one.name for one in files if one.build)
-    if built:
-        session.reporter.note(
-            f"{', '.join(built)} will be built when the bundle is applied,"
-            " and what the build requires is not in the bundle"
-        )
     # In the cache a file is linked, which takes no space.
     with tempfile.TemporaryDirectory(prefix=NEW, dir=make_private(fetcher.cache.unfinished)) as folder:
         paths = fetcher.download(files, Path(folder), session.reporter)
-        yield {f"{FILES}{path.name}": _source_of(one, path) for one, path in zip(files, paths, strict=True)}
+        found = {f"{FILES}{path.name}": _source_of(one, path) for one, path in zip(files, paths, strict=True)}
+        built = {}
+        for sdist in (path for one, path in zip(files, paths, strict=True) if one.build):
+            wheel = _portable_wheel(session, planned, sdist)
+            if wheel is not None:
+                built[f"{FILES}{sdist.name}"] = f"{FILES}{wheel.name}"
+                size = wheel.stat().st_size
+                found[f"{FILES}{wheel.name}"] = Source(sha256=file_digest(wheel), size=size, path=wheel)
+        yield found, built
+
+
+def _portable_wheel(session: Session, planned: PlannedChange, sdist: Path) -> Path | None:
+    """Return the wheel of *sdist* if it can be built here and is for any platform, or say what is missing."""
+    builder = planned.preparer.builder
+    session.reporter.stage(f"Building {sdist.name}")
+    try:
+        wheel = builder(sdist)
+        tags = parse_wheel_filename(wheel.name)[3]
+        if any(tag.platform == "any" and tag in builder.environment.tags for tag in tags):
+            return wheel
+        why = "its wheel is for this platform only"
+    except BadDistribution as error:
+        why = error.message
+    session.reporter.note(
+        f"{sdist.name} will be built when the bundle is applied, and what the build requires is not in the"
+        f" bundle: {why}"
+    )
+    return None
 
 
 def _source_of(file: Artifact, path: Path) -> Source:
@@ -329,6 +355,7 @@ def _is_same(standing: BundleManifest, manifest: BundleManifest, sources: Mappin
         "runtime",
         "variant",
         "with_",
+        "built",
     )
     is_for_same = all(getattr(standing, name) == getattr(manifest, name) for name in facts)
     return is_for_same and members == {path: (one.sha256, one.size) for path, one in sources.items()}

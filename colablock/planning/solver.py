@@ -390,6 +390,7 @@ class Solver:
             find_links=self.settings.find_links,
             exclude_newer=self.matrix.exclude_newer,
             offline=self.settings.offline,
+            bundle=self.settings.bundle,
         )
         standing = StandingLocks(
             paths=self.standing,

@@ -253,6 +253,12 @@ HOSTILE: dict[str, tuple[Callable[[Hostile], object], str]] = {
     "a manifest of another form": (lambda one: one.manifest.update(members={}), "array"),
     "a matrix that is missing": (lambda one: one.manifest.update({"matrix-file": "x.toml"}), "not a member"),
     "a lock in a folder": (lambda one: one.manifest.update({"lock-file": WHEEL}), "not a member"),
+    "a built wheel that is missing": (
+        lambda one: one.manifest.update(built={WHEEL: "files/n"}),
+        "`'files/n'`",
+    ),
+    "a built wheel of no sdist": (lambda one: one.manifest.update(built={"files/n": WHEEL}), "`'files/n'`"),
+    "a built wheel elsewhere": (lambda one: one.manifest.update(built={WHEEL: "tiny.toml"}), "`'tiny.toml'`"),
     "terminal escapes": (lambda one: one.manifest.update(matrix="a\x1b[2Jb"), "control characters"),
     "a large text": (large_text, "`large.base.toml` has"),
     "a receipt": (both("tiny.receipts/h200.json"), "lists `tiny.receipts/h200.json`"),

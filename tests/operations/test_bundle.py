@@ -48,6 +48,9 @@ def fill(folder: Path) -> None:
     make_wheel(index, "shapes", "1.0", requires=["colours"])
     make_wheel(index, "colours", "1.0")
     make_wheel(index, "lines", "1.0")
+    make_wheel(index, "maker", "1.0")
+    make_sdist(index, "brushes", "1.0", build_requires=["maker"])
+    make_sdist(index, "frames", "1.0", build_requires=["maker"], fails="no frames today")
     make_sdist(folder / "files", "trainer", "1.0", requires=["lines"])
 
 
@@ -258,6 +261,11 @@ def with_own_wheel(place: Place) -> None:
     place.matrix.write_text(MATRIX)
 
 
+def with_sdist(place: Place, name: str = "brushes") -> None:
+    text = MATRIX.replace('["shapes"]', f'["shapes", "{name}"]', 1)
+    place.matrix.write_text(f"{text}[options]\nallow-build = ['{name}']\n")
+
+
 CONTENTS: dict[str, tuple[Callable[[Place], None], dict[str, object], dict[str, str]]] = {
     "a matrix that extends another": (with_base, {}, {"shapes": "1.0", "colours": "1.0"}),
     "a requirement of the user": (
@@ -270,6 +278,7 @@ CONTENTS: dict[str, tuple[Callable[[Place], None], dict[str, object], dict[str, 
         {},
         {"shapes": "1.0", "colours": "1.0", "lines": "1.0", "trainer": "1.0"},
     ),
+    "a wheel that is built": (with_sdist, {}, {"brushes": "1.0", "colours": "1.0", "shapes": "1.0"}),
     "a local file": (with_local_file, {}, {"shapes": "1.0", "colours": "1.0", "own": "1.0"}),
     "a wheel of find-links": (
         with_own_wheel,
@@ -293,6 +302,24 @@ def test_everything_that_an_apply_needs_is_in_it(
         shutil.rmtree(place.folder / folder, ignore_errors=True)
         (place.folder / folder).unlink(missing_ok=True)
     assert versions(place.elsewhere()) == expected
+
+
+def test_the_wheel_of_an_sdist_is_built_once(place: Place) -> None:
+    with_sdist(place)
+    made = place.make().manifest
+    assert made.built == {"files/brushes-1.0.tar.gz": "files/brushes-1.0-py3-none-any.whl"}
+    assert not place.make().is_changed
+
+
+def test_an_sdist_that_cannot_be_built_goes_without_its_wheel(place: Place) -> None:
+    with_sdist(place, "frames")
+    session = place.session()
+    made = make_bundle(session, ApplyOptions(name=str(place.matrix)), place.bundle)
+    assert made.manifest.built == {}
+    assert "files/frames-1.0.tar.gz" in [one.path for one in made.manifest.members]
+    notes = [one for one in session.reporter.notes if "frames-1.0.tar.gz will be built when" in one]  # type: ignore[attr-defined]
+    assert len(notes) == 1
+    assert "no frames today" in notes[0]
 
 
 # Refusals

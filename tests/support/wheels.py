@@ -27,7 +27,7 @@ __all__ = [
 
 _PYPROJECT = """\
 [build-system]
-requires = []
+requires = {requires}
 build-backend = "backend"
 backend-path = ["."]
 """
@@ -92,6 +92,7 @@ def make_sdist(
     scripts: Mapping[str, str] | None = None,
     fails: str | None = None,
     legacy_name: bool = False,
+    build_requires: Sequence[str] = (),
 ) -> Path:
     """Write an sdist with an in-tree backend into *folder* and return its path.
 
@@ -111,6 +112,7 @@ def make_sdist(
         scripts=scripts,
         fails=fails,
         legacy_name=legacy_name,
+        build_requires=build_requires,
     )
     return _written(folder, f"{_sdist_stem(name, version, legacy_name=legacy_name)}.tar.gz", content)
 
@@ -175,6 +177,7 @@ def sdist_bytes(
     fails: str | None = None,
     legacy_name: bool = False,
     zipped: bool = False,
+    build_requires: Sequence[str] = (),
 ) -> bytes:
     """Return an sdist, *zipped* as a ``.zip`` of old; see `make_sdist`."""
     requires, extras = tuple(requires), tuple(extras)
@@ -198,7 +201,7 @@ def sdist_bytes(
     described = {"filename": wheel, "info": info, "fails": fails}
     tree = {
         "PKG-INFO": known.encode(),
-        "pyproject.toml": _PYPROJECT.encode(),
+        "pyproject.toml": _PYPROJECT.format(requires=json.dumps(list(build_requires))).encode(),
         "backend.py": Path(backend.__file__).read_bytes(),
         "wheel.json": json.dumps(described, sort_keys=True).encode(),
         **{f"tree/{path}": data for path, data in files.items()},
