@@ -18,7 +18,7 @@ from colablock._common.limits import INTERPRETER_FILE
 from colablock.errors import BadDistribution
 from colablock.index.archive import open_archive
 
-__all__ = ["executable_in", "pack_interpreter", "unpack_interpreter"]
+__all__ = ["pack_interpreter", "unpack_interpreter"]
 
 _BIN = "bin"
 _TOPS = (_BIN, "include", "lib")
@@ -27,7 +27,7 @@ _SUFFIXES = (".a", ".pyc")
 _LEVEL = 6  # of gzip; 9 takes five times as long for 1 % less
 
 
-def executable_in(folder: Path, short: str) -> Path:
+def _executable(folder: Path, short: str) -> Path:
     """Return the path of the interpreter of version *short*, such as ``3.12``, in an unpacked archive."""
     return folder / _BIN / f"python{short}"
 
@@ -38,7 +38,7 @@ def pack_interpreter(executable: Path, short: str, output: Path) -> None:
     Raises BadDistribution if it is not laid out as a standalone build is, and OSError.
     """
     root = executable.resolve().parent.parent
-    if not (executable_in(root, short).is_file() and (root / "lib" / f"python{short}" / "os.py").is_file()):
+    if not (_executable(root, short).is_file() and (root / "lib" / f"python{short}" / "os.py").is_file()):
         raise BadDistribution(
             f"`{executable}` cannot be packed: it is not a standalone build of Python {short}",
             hint="`uv python install` fetches one",
@@ -58,7 +58,7 @@ def pack_interpreter(executable: Path, short: str, output: Path) -> None:
 
 def _files(root: Path, short: str) -> Iterator[Path]:
     """Yield the files to pack, sorted: the interpreter, its library, its modules and its headers."""
-    yield executable_in(root, short)
+    yield _executable(root, short)
     for top in _TOPS[1:]:
         for folder, below, names in os.walk(root / top):
             below[:] = sorted(name for name in below if name not in _LEFT_OUT)
@@ -85,7 +85,7 @@ def unpack_interpreter(archive: Path, folder: Path, short: str) -> Path:
                 new.rename(folder)
             finally:
                 shutil.rmtree(new, ignore_errors=True)
-    python = executable_in(folder, short)
+    python = _executable(folder, short)
     if not python.is_file():
         raise BadDistribution(f"`{archive.name}` has no interpreter of Python {short}")
     return python
