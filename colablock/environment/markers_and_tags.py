@@ -57,22 +57,23 @@ class Environment:
 
     markers: Mapping[str, str]
     tags: tuple[Tag, ...]
-    _ranks: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _pairs: set[tuple[str, str]] = field(default_factory=set, init=False, repr=False, compare=False)
+    # Threads may ask at the same time: each list gets its one value when that is whole.
+    _ranks: list[dict[str, int]] = field(default_factory=list, init=False, repr=False, compare=False)
+    _pairs: list[set[tuple[str, str]]] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
     def ranks(self) -> Mapping[str, int]:
         """The rank of each tag by its text, the most preferred first.  Hashing a thousand tags takes long."""
         if not self._ranks:
-            self._ranks.update((str(tag), rank) for rank, tag in enumerate(self.tags))
-        return self._ranks
+            self._ranks.append({str(tag): rank for rank, tag in enumerate(self.tags)})
+        return self._ranks[0]
 
     @property
     def interpreters(self) -> AbstractSet[tuple[str, str]]:
         """The pairs of an interpreter and an ABI in the tags."""
         if not self._pairs:
-            self._pairs.update((tag.interpreter, tag.abi) for tag in self.tags)
-        return self._pairs
+            self._pairs.append({(tag.interpreter, tag.abi) for tag in self.tags})
+        return self._pairs[0]
 
     @property
     def python_version(self) -> Version:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -263,3 +264,31 @@ def test_a_python_built_from_a_checkout_has_a_valid_version() -> None:
 def test_invalid_facts_are_rejected(told: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):
         Environment.from_facts(told)
+
+
+def test_threads_that_ask_at_the_same_time_find_every_tag() -> None:
+    """The ranks are made when they are first asked for, by any thread of a solve."""
+    found: list[tuple[int, int]] = []
+
+    class Asking(Tag):
+        """A tag that another thread reads the ranks beside, once."""
+
+        def __str__(self) -> str:
+            if not found:
+                found.append((0, 0))
+                with ThreadPoolExecutor(1) as pool:
+                    found.append(pool.submit(sizes).result())
+            return super().__str__()
+
+    def sizes() -> tuple[int, int]:
+        return len(environment.ranks), len(environment.interpreters)
+
+    known = environment_for("3.12", "manylinux_2_35_x86_64")
+    first, *rest = known.tags
+    environment = Environment(
+        markers=known.markers,
+        tags=(first, Asking(rest[0].interpreter, rest[0].abi, rest[0].platform), *rest[1:]),
+    )
+    own = sizes()
+    assert found[1:] == [own]
+    assert own[0] == len(environment.tags)
