@@ -63,6 +63,8 @@ def _blocks(plan: Plan) -> Iterator[Block]:
     if plan.lock:
         hosts = f" (files from {', '.join(plan.lock_hosts)})" if plan.lock_hosts else ""
         facts.append(Pair(lead="lock", text=f"{plan.lock}{hosts}"))
+    if (files := _files(plan)) is not None:
+        facts.append(Pair(lead="files", text=files))
     if plan.shadow:
         yield Note(label="note", text=plan.shadow)
     if facts:
@@ -112,13 +114,25 @@ def _cost(plan: Plan) -> str:
 
 def _fetch(plan: Plan) -> str:
     artifacts = [step.artifact for step in plan.steps if step.artifact]
-    unknown = sum(artifact.size is None for artifact in artifacts)
-    if not artifacts:
-        return ""
-    if unknown == len(artifacts):
+    fetched = [one for one in artifacts if one.name not in plan.at_hand]
+    unknown = sum(artifact.size is None for artifact in fetched)
+    if not fetched:
+        return "nothing to fetch" if artifacts else ""
+    if unknown == len(fetched):
         return f"fetch {count(unknown, 'file')} of unknown size"
     least = f"at least {size_text(plan.fetch_size)} ({count(unknown, 'file')} of unknown size)"
     return f"fetch {least if unknown else size_text(plan.fetch_size)}"
+
+
+def _files(plan: Plan) -> str | None:
+    """Return how many files are fetched, and how many are on this machine; None if all are fetched."""
+    artifacts = [step.artifact for step in plan.steps if step.artifact]
+    here = [one for one in artifacts if one.name in plan.at_hand]
+    fetched = len(artifacts) - len(here)
+    if not here or not fetched:
+        return None
+    size = size_text(sum(one.size or 0 for one in here))
+    return f"{fetched} to fetch ({size_text(plan.fetch_size)}), {len(here)} on this machine ({size})"
 
 
 # Steps

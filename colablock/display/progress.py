@@ -157,6 +157,7 @@ class DrawingReporter(LiveReporter):
         self._lock = threading.RLock()
         self._clock = clock
         self._work = WorkState(clock)
+        self._told: set[str] = set()
 
     def stage(self, text: str) -> None:
         """End the last stage and begin this one."""
@@ -196,9 +197,12 @@ class DrawingReporter(LiveReporter):
             self._moved()
 
     def note(self, text: str) -> None:
-        """Show a note that stays visible."""
+        """Show a note that stays visible, once."""
+        text = one_line(text)
         with self._drawing():
-            self._noted(one_line(text))
+            if text not in self._told:
+                self._told.add(text)
+                self._noted(text)
 
     def close(self, *, failed: bool = False) -> None:
         """End the stage, as stopped if *failed*."""

@@ -326,11 +326,11 @@ def _failing(system: SystemRequirements, accelerator: Accelerator) -> Iterator[s
     has_card = accelerator.kind == "cuda"
     if system.accelerator == "none":
         if has_card:
-            yield "this machine has a CUDA device"
+            yield "there is a CUDA device"
         return
     if not has_card:
         if system != SystemRequirements():
-            yield "this machine has no CUDA device"
+            yield "there is no CUDA device"
         return
     if accelerator.driver is not None and system.driver is not None:
         yield from _outside("driver", accelerator.driver, system.driver)

@@ -217,7 +217,7 @@ class Fetcher:
         reporter = reporter or Reporter()
         into.mkdir(parents=True, exist_ok=True)
         self.require_offline(files)
-        moved = [file for file in files if self.local(file.url) is None and self.at_hand(file) is None]
+        moved = [file for file in files if not self.is_on_disk(file)]
         stop = threading.Event()
         if not moved:
             return [self._obtain(file, into, reporter, stop) for file in files]
@@ -260,6 +260,10 @@ class Fetcher:
         *hash_again* is that of `LocalCopies.find`.
         """
         return self.copies.find(file, hash_again=hash_again)
+
+    def is_on_disk(self, file: Fetchable) -> bool:
+        """Whether `download` only links or copies *file*."""
+        return self.local(file.url) is not None or self.at_hand(file) is not None
 
     def is_here(self, file: Fetchable) -> bool:
         """Whether *file* needs no network: it is a local file, or there is a copy of it."""

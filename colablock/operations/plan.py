@@ -176,10 +176,22 @@ def _plan_variants(
         if away:
             planned.preparer.check_at_hand(planned.plan)
         return _with_stand_in_notes(planned, away)
-    except Unmet:
-        if not away:
+    except Unmet as error:
+        if not away or _holds_for(before[0], last, error):
             raise
     return plan(before[0])  # nothing replaces it: its own plan or error is the answer
+
+
+def _holds_for(first: Matrix, other: Matrix, error: Unmet) -> bool:
+    """Whether *error* of the variant *other* is one of *first*, too, whatever the index of *first* has.
+
+    It is if it names a project, without a file for this Python, that both ask for in the same words.
+    """
+    if not isinstance(error, NoSolution) or not error.is_about_python:
+        return False
+    wanted = {one.name: (one.specifier, one.index, one.url) for one in first.packages}
+    same = {one.name for one in other.packages if wanted.get(one.name) == (one.specifier, one.index, one.url)}
+    return not same.isdisjoint(error.names)
 
 
 def _with_stand_in_notes(planned: PlannedChange, away: Sequence[BlockedIndex]) -> PlannedChange:
@@ -203,6 +215,7 @@ def solver_for(session: Session, options: ApplyOptions, kernel: Snapshot) -> Sol
         lock=options.lock,
         lock_store=_lock_store(session, options, matrix, settings),
         standing=_lock_paths(session, options, matrix),
+        away=session.away,
         # Without `into` it names the kernel: where that cannot take the stack, any Python may.
         python=options.python if options.into is Target.ENV else None,
     )
@@ -313,14 +326,17 @@ def _with_costs(session: Session, options: ApplyOptions, planned: PlannedChange)
     if plan.target is Target.ENV:
         planned = replace(planned, digest=_digest_at_hand(planned))
         if _env_exists(session, planned.digest):
-            return replace(planned, plan=replace(plan, beforehand=(ENV_EXISTS,)))
+            every = tuple(step.name for step in plan.steps)
+            return replace(planned, plan=replace(plan, beforehand=(ENV_EXISTS,), at_hand=every))
         folder = session.home
     else:
         plan = replace(plan, import_risks=find_import_risks(plan, planned.snapshot))
         if options.undo:
             plan = replace(plan, undo_cost=undo_cost(plan, planned.snapshot))
     note = room_note(plan, folder)
-    return replace(planned, plan=replace(plan, beforehand=(note,) if note else ()))
+    beforehand = (note,) if note else ()
+    plan = replace(plan, beforehand=beforehand, at_hand=planned.preparer.at_hand(plan))
+    return replace(planned, plan=plan)
 
 
 def _digest_at_hand(planned: PlannedChange) -> str:

@@ -51,6 +51,8 @@ class Session:
     noted: set[str] = field(default_factory=set, repr=False)  # each note is given once in a call
     #: The indexes that could not be reached, by URL: they are not tried again in this session.
     unreached: dict[str, FetchFailed] = field(default_factory=dict, init=False, repr=False)
+    #: The archives and indexes in whose place a lock tells what is there, by URL.
+    away: set[str] = field(default_factory=set, init=False, repr=False)
 
     @property
     def home(self) -> Path:

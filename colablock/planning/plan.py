@@ -171,6 +171,7 @@ class Plan:
     lock_hosts: tuple[str, ...] = ()  # the hosts that its files are on
     import_risks: tuple[ImportRisk, ...] = ()
     beforehand: tuple[str, ...] = ()  # notes that only matter before the plan is applied
+    at_hand: tuple[NormalizedName, ...] = ()  # what has its file on this machine already
 
     @property
     def needs_restart(self) -> bool:
@@ -178,5 +179,14 @@ class Plan:
 
     @property
     def fetch_size(self) -> int:
-        """Bytes to fetch, without the files whose index gives no size."""
-        return sum(step.artifact.size or 0 for step in self.steps if step.artifact)
+        """Bytes to fetch, without the files at hand and those whose index gives no size."""
+        return self.file_size - sum(one.size or 0 for one in self._files if one.name in self.at_hand)
+
+    @property
+    def file_size(self) -> int:
+        """Bytes of all files to install, without those whose index gives no size."""
+        return sum(one.size or 0 for one in self._files)
+
+    @property
+    def _files(self) -> list[Artifact]:
+        return [step.artifact for step in self.steps if step.artifact is not None]

@@ -102,9 +102,7 @@ class Solver:
     def in_kernel(self, why: str) -> PlannedChange:
         """Return the plan for the kernel.  Raises NoSolution, with alternatives as its hint."""
         kernel = self.kernel
-        self.reporter.stage(
-            f"Resolving {self.matrix.name} for Python {kernel.environment.python_version} as it stands"
-        )
+        self.reporter.stage(f"{self._resolving(kernel.environment)} as it stands")
         locked = self._locked(kernel.environment, kernel)
         keeping = self._keeping(locked, why) if locked is not None else None
         if keeping is not None:
@@ -142,7 +140,7 @@ class Solver:
         kernel, source = self.kernel, preparer.source
         claims = preparer.claims(resolution, kernel)
         builds = builds_in(kernel, claims)
-        if any(not others.isdisjoint(resolution.pins) for others in _of(builds, resolution)):
+        if any(name in resolution.pins and builds[name] & resolution.pins.keys() for name in builds):
             found = self._resolve(replace(resolution.request, builds=builds), source)
             resolution = replace(found, unused=resolution.unused)
         plan = make_plan(
@@ -158,6 +156,7 @@ class Solver:
             builds=builds,
             listed={claim.name for claim in claims},
         )
+        self.reporter.resolving("", len(resolution.pins))
         plan = with_origin(plan, self.matrix, locked)
         return PlannedChange(
             plan=plan, matrix=self.matrix, resolution=resolution, snapshot=kernel, preparer=preparer
@@ -170,15 +169,21 @@ class Solver:
 
         If a complete lock beside the matrix fits, its pins are the solution.
         """
-        self.reporter.stage(f"Resolving {self.matrix.name} for Python {environment.python_version}")
+        self.reporter.stage(self._resolving(environment))
         locked = self._locked(environment)
         preparer = self._preparer(environment, python, locked=locked)
         source = preparer.source
         try:
             found = self._resolve(self._request(environment, source), source)
-            return with_preferred_builds(found, self.matrix, source, self._resolve), preparer
         except NoSolution as error:
             return self._without_locks(source, error).from_nothing(environment, python)
+        found = with_preferred_builds(found, self.matrix, source, self._resolve)
+        self.reporter.resolving("", len(found.pins))
+        return found, preparer
+
+    def _resolving(self, environment: Environment) -> str:
+        variant = f" ({self.matrix.variant})" if self.matrix.variant else ""
+        return f"Resolving {self.matrix.name}{variant} for Python {environment.python_version}"
 
     def in_env(self, why: str) -> PlannedChange:
         """Return the plan for an isolated environment with the available Python that fits best.
@@ -489,9 +494,3 @@ class Solver:
         # Find-links change the versions of the names that they have, and of others only if they must.
         kept = source.versions if isinstance(source, OverriddenLock) else {}
         return replace(self, lock_store=None, preferred={**kept, **self.preferred})
-
-
-def _of(
-    builds: Mapping[NormalizedName, frozenset[NormalizedName]], resolution: Resolution
-) -> Iterator[frozenset[NormalizedName]]:
-    return (builds[name] for name in resolution.pins if name in builds)

@@ -85,6 +85,13 @@ class WheelPreparer:
             here = wheels.keys() | archives.keys()
             self.fetcher.require_offline(one for one in artifacts if one.name not in here)
 
+    def at_hand(self, plan: Plan) -> tuple[NormalizedName, ...]:
+        """Return the names of the steps of *plan* for which `gather` downloads nothing."""
+        artifacts = [step.artifact for step in plan.steps if step.artifact is not None]
+        wheels, archives = self._rebuilt_at_hand(artifacts)
+        made = wheels.keys() | archives.keys()
+        return tuple(one.name for one in artifacts if one.name in made or self.fetcher.is_on_disk(one))
+
     def _rebuilt_at_hand(
         self, artifacts: Sequence[Artifact]
     ) -> tuple[dict[NormalizedName, Path], dict[NormalizedName, Path]]:

@@ -102,7 +102,7 @@ def check_room(need: int, folder: Path, *, hint: str) -> None:
 def room_note(plan: Plan, folder: Path) -> str | None:
     """Return a warning if *folder* probably has too little space for *plan*, by the sizes on the indexes."""
     copied = plan.undo_cost.bytes if plan.undo_cost is not None else 0
-    need, free = round(plan.fetch_size * _UNPACKED) + copied, free_space(folder)
+    need, free = round(plan.file_size * _UNPACKED) + copied, free_space(folder)
     if need <= free:
         return None
     return (

@@ -220,7 +220,7 @@ def test_a_runtime_without_a_fitting_variant_has_the_reasons_of_the_matrix(world
         (copy / "matrices" / f"{name}.toml").write_text(text)
     done = world.run("check", "plain", "told", "--json", cwd=copy)
     plain, told = (row(one, "image-1-cpu") for one in done.json["checks"])
-    facts = "cuda: this machine has no CUDA device\ntwo: this machine has no CUDA device"
+    facts = "cuda: there is no CUDA device\ntwo: there is no CUDA device"
     assert (plain["verdict"], plain["reason"]) == ("none", facts)
     assert (told["verdict"], told["reason"]) == ("none", f"{facts}\ntake `good` without a card")
 

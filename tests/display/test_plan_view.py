@@ -128,6 +128,26 @@ def test_unknown_sizes_are_reported() -> None:
     assert "fetch at least 44 MB (1 file of unknown size)" in text
 
 
+def test_what_is_on_this_machine_is_not_counted_as_a_download() -> None:
+    named = read_plan("plan-kernel-harmless").steps[1]
+    assert named.artifact is not None
+    steps = []
+    for name, size in (("torch", 192_000_000), ("peft", 2_000_000), ("trl", 1_000_000)):
+        key = NormalizedName(name)
+        steps.append(replace(named, name=key, artifact=replace(named.artifact, name=key, size=size)))
+    whole, *_ = plans = [
+        replace(plan(*steps), at_hand=tuple(map(NormalizedName, names)))
+        for names in ((), ("torch",), ("torch", "peft", "trl"))
+    ]
+    assert [one.fetch_size for one in plans] == [195_000_000, 3_000_000, 0]
+    assert {one.file_size for one in plans} == {whole.fetch_size}
+    texts = [words(to_text(plan_document(one))) for one in plans]
+    for text, headline in zip(texts, ("fetch 195 MB;", "fetch 3.0 MB;", "nothing to fetch;"), strict=True):
+        assert headline in text
+    assert "files 2 to fetch (3.0 MB), 1 on this machine (192 MB)" in texts[1]
+    assert "on this machine" not in texts[0] + texts[2]
+
+
 def test_plan_without_a_download_does_not_mention_one() -> None:
     step = Step(action=Action.REMOVE, name=NormalizedName("torchao"), reason="why", previous="0.10.0")
     assert to_text(plan_document(plan(step))).startswith("m into the kernel: remove 1; no restart\n")

@@ -341,7 +341,7 @@ def test_the_first_fitting_variant_is_selected(accelerator: Accelerator, expecte
             [
                 "new: driver 470.82 is below >=530.30",
                 "old: driver 470.82 is below >=520.61",
-                "cpu: this machine has a CUDA device",
+                "cpu: there is a CUDA device",
             ],
         ),
         (
@@ -349,7 +349,7 @@ def test_the_first_fitting_variant_is_selected(accelerator: Accelerator, expecte
             [
                 "new: compute capability of T4 12.0 is above <=9.0",
                 "old: driver 600.1 is above <600, compute capability of T4 12.0 is above <=9.0",
-                "cpu: this machine has a CUDA device",
+                "cpu: there is a CUDA device",
             ],
         ),
     ],
@@ -374,7 +374,7 @@ def test_the_reason_of_a_variant_is_the_hint_where_none_fits() -> None:
         (CARD_ONLY, "kernels for CUDA; `small` needs no card"),
         (CARD_ONLY + other, "kernels for CUDA; `small` needs no card; for old drivers"),
     ]:
-        with pytest.raises(Refused, match="cuda: this machine has no CUDA device") as caught:
+        with pytest.raises(Refused, match="cuda: there is no CUDA device") as caught:
             select_variant(parse_matrix(HEAD + text), Accelerator())
         assert caught.value.hint == hint
     assert select_variant(parse_matrix(HEAD + CARD_ONLY), card()).variant == "cuda"
@@ -398,7 +398,7 @@ def test_every_gpu_must_fit() -> None:
 
 def test_a_gpu_variant_needs_a_gpu() -> None:
     matrix = parse_matrix(HEAD + SYSTEM.partition("[variants.cpu]")[0])
-    with pytest.raises(Refused, match="old: this machine has no CUDA device"):
+    with pytest.raises(Refused, match="old: there is no CUDA device"):
         select_variant(matrix, Accelerator())
     assert select_variant(matrix, Accelerator(), "old").variant == "old"
 

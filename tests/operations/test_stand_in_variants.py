@@ -190,6 +190,16 @@ def test_an_index_that_answers_is_not_replaced(status: int, place: Place) -> Non
         place.plan(place.own.url)
 
 
+def test_what_no_variant_can_have_is_said_in_place_of_the_index_that_is_away(place: Place) -> None:
+    """The first variant would have the same conflict if its index answered."""
+    make_wheel(place.folder / "links", "fast", "1.0", tag="cp27-cp27m-manylinux1_x86_64")
+    Path(place.matrix).write_text(MATRIX.replace("[packages]", '[packages]\nfast = "==1.0"'))
+    session = place.session()
+    with pytest.raises(NoSolution, match="`fast` has no file for Python"):
+        plan_change(session, place.options(find_links=(str(place.folder / "links"),)))
+    assert set(session.unreached) == {OWN}
+
+
 def test_a_variant_or_a_lock_that_is_named_is_not_replaced(place: Place) -> None:
     with pytest.raises(FetchFailed, match="pytorch-cu118"):
         place.plan(variant="cu118")
