@@ -215,6 +215,7 @@ def train(
     anyway: bool = False,
     strict: bool = False,
     mirror: str | os.PathLike[str] | None = None,
+    shard: str = "auto",
     launch_arguments: Sequence[str] = (),
     quiet: bool = False,
     **settings: Any,
@@ -232,6 +233,8 @@ def train(
     - ``anyway``: start even if a preflight check refuses
     - ``strict``: refuse a config with a setting that the runner does not do as written
     - ``mirror``: a mounted folder or ``hf://name/repository`` to copy complete checkpoints to
+    - ``shard``: ``"fsdp"`` shares one model among the cards, ``"none"`` gives each its own, and ``"auto"``
+      shares it if a card does not hold it
     - ``launch_arguments``: arguments of accelerate, for several hosts
 
     Raises Refused with all reasons why the run would fail, TrainingFailed if it failed.
@@ -253,6 +256,7 @@ def train(
             resume_anyway=resume_anyway,
             anyway=anyway,
             mirror=os.fspath(mirror) if mirror is not None else None,
+            shard=shard,
             launch_arguments=tuple(launch_arguments),
         )
         named = start_or_find(

@@ -51,6 +51,12 @@ def _add_train(commands: Any) -> None:
     parser.add_argument(
         "--resume-anyway", action="store_true", help="resume even if config, data or lock have changed"
     )
+    parser.add_argument(
+        "--shard",
+        choices=("auto", "fsdp", "none"),
+        default="auto",
+        help="share one model among the cards; `auto` does if a card does not hold it",
+    )
     parser.add_argument("--anyway", action="store_true", help="start even if a preflight check refuses")
     parser.add_argument(
         "--strict", action="store_true", help="refuse a config with a setting that is not done as written"
@@ -127,6 +133,7 @@ def _train_options(args: argparse.Namespace, runner: str | None) -> TrainOptions
         resume_anyway=args.resume_anyway,
         anyway=args.anyway,
         mirror=args.mirror,
+        shard=args.shard,
         launch_arguments=tuple(args.launch),
     )
 

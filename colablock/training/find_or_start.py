@@ -31,6 +31,7 @@ from colablock.training.runs.folder import RunFolder, RunRecord, State
 from colablock.training.runs.launch import EarlyLauncher, ranks_of
 from colablock.training.runs.progress import attach_hint
 from colablock.training.runs.runners import runner_of
+from colablock.training.runs.sharding import ShardMode, shard_mode
 from colablock.training.secrets import find_token, secret_stores, secrets_environment
 from colablock.training.start import (
     Job,
@@ -42,6 +43,7 @@ from colablock.training.start import (
     unused_run_id,
     workarounds_for,
 )
+from colablock.verification.launch import Ranks
 
 __all__ = ["Briefing", "NamedRun", "TrainOptions", "config_of", "options_of", "train", "values_of"]
 
@@ -54,6 +56,7 @@ class TrainOptions:
     output folder aside.  *resume_anyway* resumes although config, data or lock have changed.
     *mirror* is where checkpoints are mirrored: a folder, or ``hf://name/repository``.
     *sizes_batch* takes the largest `micro_batch_size` that fits the card, for the same batch of a step.
+    *shard* is ``auto``, ``fsdp`` or ``none``: whether cards share one model.
     *launch_arguments* are appended to those of accelerate.  *notes* are shown before the start.
     """
 
@@ -64,6 +67,7 @@ class TrainOptions:
     anyway: bool = False
     mirror: str | None = None
     sizes_batch: bool = False
+    shard: str | None = None
     launch_arguments: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -403,6 +407,7 @@ class _TrainCall:
             accelerator=accelerator,
             cards=preflight.cards if accelerator.kind == "cuda" else None,
             processes=preflight.processes,
+            is_sharded=preflight.is_sharded,
             resume=checkpoint,
             offline=is_offline(self.environ),
             estimate=preflight.estimate.total if preflight.estimate else None,
@@ -426,7 +431,10 @@ class _TrainCall:
         shape, problem = _shape_of(facts)
         if problem:
             self.reporter.note(problem)
+        ranks = ranks_of(1, self.options.launch_arguments)
         return _Case(
+            shard=shard_mode(self.options.shard, config),
+            ranks=ranks,
             config=config,
             runner=self.runner,
             machine=machine,
@@ -448,6 +456,8 @@ class _Case:
     facts: ModelFacts
     shape: ModelShape | None
     stack: Stack
+    shard: ShardMode
+    ranks: Ranks  # with one process on each host, unless a number was given
 
     def check(self, *, longest: int | None = None, sizes_batch: bool = False) -> Preflight:
         """Return the findings; *longest* and *sizes_batch* are those of `check_run`."""
@@ -462,6 +472,9 @@ class _Case:
             model_config=self.facts.config,
             longest=longest,
             sizes_batch=sizes_batch,
+            shard=self.shard,
+            hosts=self.ranks.hosts,
+            ranks=self.ranks.total if self.ranks.total > self.ranks.hosts else None,
         )
 
     def check_tokens(self, largest: int) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from colablock._common.fs import expanded
+from colablock._common.text import near
 from colablock.errors import Fault, InvalidInput
 from colablock.training.runs.config import OWN_DATA, DataFormat, TrainConfig
 
@@ -110,6 +111,7 @@ def translate(given: Mapping[Any, Any], runner: str) -> Translation:
     reading = _Translator(dict(given), runner)
     reading.values = _without_remote_code(reading.values, "", reading.tell)
     reading.offloading()
+    reading.sharding()
     if not reading.foreign:
         reading.unknown_keys()
         return reading.done()
@@ -144,6 +146,10 @@ def _asks_nothing(value: object, key: str = "") -> bool:
     if value is False or (value == 0 and isinstance(value, (int, float))):
         return key not in _names("on_by_default") and key not in _names("not_zero")
     return value is None or value in ("", [], {})
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _without_remote_code(value: Any, at: str, tell: Callable[[str, object, str], None]) -> Any:
@@ -213,6 +219,62 @@ class _Translator:
         if self.runner == "unsloth" and self.values.get("gradient_checkpointing") == "unsloth":
             self.values["gradient_checkpointing"] = True
             self.extra["unsloth_offloads"] = True
+
+    def sharding(self) -> None:
+        """Read how axolotl would spread the model over cards; the runner trl does it with FSDP 2."""
+        if self.is_axolotl:
+            return
+        if (engine := self.take("deepspeed")) is not None:
+            message = f"is {engine!r}" if isinstance(engine, str) else "is set"
+            hint = "remove it: a model that no card holds is sharded with FSDP; axolotl has DeepSpeed"
+            words = f"{message}, and the runner {self.runner} does not use DeepSpeed"
+            self.faults.append(Fault(path="deepspeed", message=words, hint=hint))
+        if self.runner != "trl":
+            for key in ("fsdp", "fsdp_config", "fsdp_version"):
+                if (value := self.take(key)) is not None:
+                    self.tell(key, value, _table()["instead"]["fsdp"])
+            return
+        given = self.values.get("fsdp_config") or {}
+        if not isinstance(given, Mapping):
+            return  # which is a fault
+        strategies = self.take("fsdp")
+        named = strategies.split() if isinstance(strategies, str) else strategies
+        asked = {str(key).removeprefix("fsdp_"): value for key, value in given.items()}
+        if isinstance(named, list) and "offload" in named:
+            asked.setdefault("offload_params", True)
+        found = {key: self._shard_key(key, value) for key, value in asked.items()}
+        found = {key: value for key, value in found.items() if value is not None}
+        if asked or strategies:
+            self.values["fsdp_config"] = {"reshard_after_forward": True, **found}
+        if self.values.pop("fsdp_version", None) == 1 or asked.get("version") == 1:
+            self.tell("fsdp_version", 1, "FSDP 2 shards the model")
+
+    def _shard_key(self, key: str, value: object) -> Any:
+        """Return the value of a key of `fsdp_config` if it is honoured; else None, and tell what is done."""
+        path = f"fsdp_config.{key}"
+        if key == "reshard_after_forward" and isinstance(value, str):  # as FSDP 1 names it
+            return value.lower() in ("full_shard", "true")
+        if key in ("reshard_after_forward", "activation_checkpointing"):
+            if not isinstance(value, bool):
+                self.faults.append(
+                    Fault(path=path, message=f"is {value!r}, but must be `true` or `false`", hint=None)
+                )
+            elif key == "activation_checkpointing" and value:
+                self.values["gradient_checkpointing"] = True
+            return value if key == "reshard_after_forward" else None
+        if key == "transformer_layer_cls_to_wrap":
+            if isinstance(value, str) or (isinstance(value, list) and all(map(_is_text, value))):
+                return value
+            message = f"is {value!r}, but must be a name of a class, or a list of them"
+            self.faults.append(Fault(path=path, message=message, hint=None))
+            return None
+        shards: Mapping[str, Any] = _table()["shards"]
+        if key not in shards:
+            hint = near(key, [*shards, "reshard_after_forward", "transformer_layer_cls_to_wrap"])
+            self.faults.append(Fault(path=path, message="unknown key", hint=hint))
+        elif not _asks_nothing(value) and value not in shards[key]["usual"]:
+            self.tell(path, value, shards[key]["instead"])
+        return None
 
     def training(self) -> None:
         """Refuse what is no supervised training of an adapter."""

@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from colablock._common.text import printable
-from colablock.training.preflight.checks import GQA_WORKAROUND, TIGHT_SHARE, setting_for, usable_memory
+from colablock.training.preflight.cards import GQA_WORKAROUND, setting_for, usable_memory
+from colablock.training.preflight.checks import TIGHT_SHARE
 from colablock.training.preflight.facts import Card, Stack
 from colablock.training.preflight.memory import estimate
 from colablock.training.preflight.model_config import ModelShape

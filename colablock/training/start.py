@@ -16,7 +16,7 @@ from colablock._common.fs import expanded, flock, make_private
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.environment.accelerator import Accelerator
 from colablock.errors import InvalidInput, Refused, interrupted_as
-from colablock.training.preflight.checks import GQA_WORKAROUND
+from colablock.training.preflight.cards import GQA_WORKAROUND
 from colablock.training.preflight.facts import Precision, ProvenEnvironment, has_bf16
 from colablock.training.prepared_data import DataJob, bytecode_folder
 from colablock.training.runs.config import TrainConfig, config_to
@@ -34,7 +34,8 @@ from colablock.training.runs.launch import (
 )
 from colablock.training.runs.progress import attach_hint
 from colablock.training.runs.runners import Entry, RunDecisions, runner_of
-from colablock.verification.launch import Ranks
+from colablock.training.runs.sharding import sharding_for
+from colablock.verification.launch import Ranks, Sharding
 
 __all__ = [
     "LOCAL_FILES_WORKAROUND",
@@ -60,7 +61,8 @@ class Job(DataJob):
     """One start of a run: the config, and everything that was decided about it.
 
     *cards* are the indices of the cards that the run may see; None leaves CUDA_VISIBLE_DEVICES
-    as it is.  *config_digest* is that of the config as it was given.  *estimate* is in bytes.
+    as it is.  With *is_sharded* the processes share one model.  *config_digest* is that of the config as
+    it was given.  *estimate* is in bytes.
     *seconds* are those from the call to the start, by what they went to.
     """
 
@@ -70,6 +72,7 @@ class Job(DataJob):
     accelerator: Accelerator = field(default_factory=Accelerator)
     cards: tuple[int, ...] | None = None
     processes: int = 1
+    is_sharded: bool = False
     resume: Path | None = None
     estimate: int | None = None
     config_digest: str = ""
@@ -79,6 +82,10 @@ class Job(DataJob):
     @property
     def has_card(self) -> bool:
         return self.accelerator.kind == "cuda"
+
+
+#: The workaround that has accelerate shard on a CPU, which it leaves out there.
+_SHARD_WORKAROUND = "fsdp-on-cpu"
 
 
 def workarounds_for(proven: ProvenEnvironment, runner: str, accelerator: Accelerator) -> tuple[str, ...]:
@@ -220,11 +227,11 @@ def start_job(
     run_id = unused_run_id(home, folder.path)
     environment = _environment(job, folder, environ, ranks, has_card=job.has_card, cards=job.cards)
     entry = runner_of(job.runner).write(job.config, decisions, folder)
-    write_job(
-        folder,
-        _job_file(job, run_id, entry, decisions, prepared),
-        accelerate_config(precision=decisions.precision, ranks=ranks, has_card=job.has_card),
+    sharding = sharding_for(job.config) if job.is_sharded and job.runner != "axolotl" else None
+    config = accelerate_config(
+        precision=decisions.precision, ranks=ranks, has_card=job.has_card, sharding=sharding
     )
+    write_job(folder, _job_file(job, run_id, entry, decisions, prepared, sharding=sharding), config)
     command = launch_command(
         job.proven.python,
         folder,
@@ -233,6 +240,7 @@ def start_job(
         has_card=job.has_card,
         threads=ranks.threads(environ),
         extra=job.launch_arguments,
+        sharding=sharding,
     )
     record = replace(
         _record(job, run_id, decisions, prepared),
@@ -282,7 +290,13 @@ def _evaluations(config: TrainConfig) -> int:
 
 
 def _job_file(
-    job: Job, run_id: str, entry: Entry, decisions: RunDecisions, prepared: Mapping[str, Any]
+    job: Job,
+    run_id: str,
+    entry: Entry,
+    decisions: RunDecisions,
+    prepared: Mapping[str, Any],
+    *,
+    sharding: Sharding | None,
 ) -> dict[str, object]:
     """Return the content of ``job.json``, which the shim and the runners read."""
     config = job.config
@@ -291,7 +305,7 @@ def _job_file(
         "id": run_id,
         "entry": entry.entry,
         "arguments": entry.arguments,
-        "mends": job.workarounds,
+        "mends": [*job.workarounds, *([_SHARD_WORKAROUND] if sharding and not job.has_card else [])],
         "lock": job.proven.lock,
         "cast_trainable": job.precision.cast_trainable,
         "save_seconds": _SAVE_SECONDS if config.save_steps is None else float(_NEVER),
@@ -306,6 +320,7 @@ def _job_file(
         "eval_steps": config.eval_steps or decisions.eval_steps,
         **({"chat_template": prepared["chat_template"]} if prepared.get("chat_template") else {}),
         **({"imports_first": entry.imports_first} if entry.imports_first else {}),
+        **({"shards": True, "shards_recompute": sharding.activation_checkpointing} if sharding else {}),
     }
 
 
@@ -332,5 +347,6 @@ def _record(job: Job, run_id: str, decisions: RunDecisions, prepared: Mapping[st
         resumed_from=job.resume.name if job.resume else None,
         total_steps=decisions.total_steps if prepared["rows"] else job.config.max_steps,
         estimate=job.estimate,
+        is_sharded=job.is_sharded,
         seconds={name: round(taken, 2) for name, taken in job.seconds.items()},
     )

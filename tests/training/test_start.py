@@ -15,7 +15,7 @@ import pytest
 from colablock.environment.accelerator import Accelerator, Device, declared
 from colablock.errors import InvalidInput, Refused
 from colablock.training.git import git_revision
-from colablock.training.preflight.checks import GQA_WORKAROUND
+from colablock.training.preflight.cards import GQA_WORKAROUND
 from colablock.training.preflight.facts import ProvenEnvironment
 from colablock.training.prepared_data import local_path
 from colablock.training.runs.config import DataSource

@@ -12,6 +12,7 @@ from typing import Any
 
 from colablock._common.text import memory_text
 from colablock.training.preflight.batch_size import batch_findings, largest_batch
+from colablock.training.preflight.cards import CardCase, CardChoice, attention_for, usable_memory
 from colablock.training.preflight.facts import (
     Access,
     Card,
@@ -21,7 +22,6 @@ from colablock.training.preflight.facts import (
     Precision,
     Stack,
     has_bf16,
-    is_older,
     precision_for,
 )
 from colablock.training.preflight.memory import (
@@ -29,9 +29,7 @@ from colablock.training.preflight.memory import (
     Setting,
     changes_to_fit,
     checkpoint_size,
-    estimate,
     least_estimate,
-    runner_profile,
 )
 from colablock.training.preflight.model_config import ModelShape
 from colablock.training.preflight.space_findings import disk_findings, loading_findings
@@ -40,22 +38,17 @@ from colablock.training.preflight.stack_rules import (
     architecture_findings,
     model_findings,
     runner_findings,
-    runs_on,
     weights_findings,
-    wrong_build,
 )
 from colablock.training.preflight.unsloth_rules import unsloth_findings
 from colablock.training.runs.config import TrainConfig
+from colablock.training.runs.sharding import ShardMode
 
-__all__ = ["GQA_WORKAROUND", "TIGHT_SHARE", "Preflight", "check_run", "setting_for", "usable_memory"]
+__all__ = ["TIGHT_SHARE", "Preflight", "check_run"]
 
-#: The workaround that has transformers repeat keys and values on cards without flash kernels.
-#: See `_has_fused_attention`.
-GQA_WORKAROUND = "gqa-before-ampere"
 #: The share of the free memory up to which an estimate is not called tight.
 TIGHT_SHARE = 0.93
 
-_USABLE = 0.97  # of a card's memory: a T4 of 15 GiB can allocate 14.6
 _SLOW_ON_CPU = 100_000_000  # parameters
 
 
@@ -65,7 +58,8 @@ class Preflight:
 
     *processes* is the number of processes, one for each of *cards*, which are indices into the
     machine's cards.  *estimate* is for one process; None if there is no estimate.  *config* is the
-    config of the run: with the rows at a time that fit, if that was asked for.
+    config of the run: with the rows at a time that fit, if that was asked for.  *is_sharded* is
+    true if the processes share one model, by FSDP.
     """
 
     findings: tuple[Finding, ...]
@@ -75,6 +69,7 @@ class Preflight:
     attention: str  # "sdpa", "flash_attention_2" or "eager"
     config: TrainConfig
     cards: tuple[int, ...] = ()
+    is_sharded: bool = False
 
     @property
     def passed(self) -> bool:
@@ -94,27 +89,34 @@ def check_run(  # noqa: PLR0917 - each has its own type
     model_config: Mapping[str, Any] | None = None,
     longest: int | None = None,
     sizes_batch: bool = False,
+    shard: ShardMode = ShardMode.AUTO,
+    hosts: int = 1,
+    ranks: int | None = None,
 ) -> Preflight:
     """Return the findings for *config* with *runner* on this machine, and the decisions for the run.
 
     *shape* is None if the model's config could not be read; *model_config* is that config.
     *workarounds* are those that the run will apply.  *longest* is the number of tokens of the longest
     row, once it is known: the memory is estimated for it if it is less than `sequence_len`.  With
-    *sizes_batch* the run takes as many rows at a time as fit on its cards.
+    *sizes_batch* the run takes as many rows at a time as fit on its cards.  *ranks* is the number of all
+    ranks, if that was given, and *hosts* that of the hosts, which have equal cards.
     """
-    case = _PreflightCase(
+    case = CardCase(
         config=_with_longest(config, longest),
         machine=machine,
         stack=stack,
         runner=runner,
         workarounds=workarounds,
+        shard=shard,
+        hosts=hosts,
+        ranks=ranks,
         has_tokens=longest is not None,
     )
-    choice = case.choose_cards(shape)
-    sized = case.sized(shape, choice, needed=sizes_batch or longest is not None)
+    choice = case.choose(shape)
+    sized = _sized(case, shape, choice, needed=sizes_batch or longest is not None)
     sizing = [*batch_findings(config, sized.config, is_taken=sizes_batch)]
     if sizes_batch:
-        case, choice = sized, sized.choose_cards(shape)
+        case, choice = sized, sized.choose(shape)
         config = replace(
             config,
             micro_batch_size=sized.config.micro_batch_size,
@@ -122,7 +124,7 @@ def check_run(  # noqa: PLR0917 - each has its own type
         )
     cards = choice.cards
     precision = precision_for(card.compute_capability for card in cards)
-    attention = _attention(shape, cards, stack)
+    attention = attention_for(shape, cards, stack)
     is_prequantized = shape is not None and shape.quantized == "bitsandbytes"
     findings = [
         *access_findings(access),
@@ -145,11 +147,14 @@ def check_run(  # noqa: PLR0917 - each has its own type
         where = "the card's memory" if cards else "memory"
         findings += weights_findings(config, access, model_config, room, where)
     else:
-        findings += _attention_findings(shape, cards, case.setting(shape, cards))
-        findings += _memory_findings(case, shape, cards, choice.estimate)
+        setting = case.setting(shape, cards, choice.shards)
+        findings += _attention_findings(shape, cards, setting)
+        findings += _memory_findings(case, shape, choice, choice.estimate)
         findings += sizing
-        findings += loading_findings(shape, machine, processes=len(cards))
-        checkpoint = checkpoint_size(config, shape, case.setting(shape, cards))
+        findings += loading_findings(
+            config, shape, machine, setting, processes=max(len(cards), 1), shards=choice.shards
+        )
+        checkpoint = checkpoint_size(config, shape, setting)
     findings += disk_findings(config, machine, access, checkpoint)
     return Preflight(
         findings=tuple(findings),
@@ -159,7 +164,17 @@ def check_run(  # noqa: PLR0917 - each has its own type
         attention=attention,
         cards=choice.indices,
         config=config,
+        is_sharded=choice.is_sharded,
     )
+
+
+def _sized(case: CardCase, shape: ModelShape | None, choice: CardChoice, *, needed: bool) -> CardCase:
+    """Return *case* with the largest batch for the cards; the same without cards or an estimate."""
+    if not needed or shape is None or not shape.is_known or choice.estimate is None or not choice.cards:
+        return case
+    room = TIGHT_SHARE * min(map(usable_memory, choice.cards))
+    setting = case.setting(shape, choice.cards, choice.shards)
+    return replace(case, config=largest_batch(case.config, shape, setting, room))
 
 
 def _with_longest(config: TrainConfig, longest: int | None) -> TrainConfig:
@@ -167,155 +182,6 @@ def _with_longest(config: TrainConfig, longest: int | None) -> TrainConfig:
     if longest is None or config.extra.get("sample_packing") or config.extra.get("pad_to_sequence_len"):
         return config
     return replace(config, sequence_len=max(1, min(config.sequence_len, longest)))
-
-
-def setting_for(
-    shape: ModelShape,
-    cards: list[Card],
-    stack: Stack,
-    runner: str,
-    *,
-    processes: int = 1,
-    workarounds: frozenset[str] = frozenset(),
-) -> Setting:
-    """Return the setting of `estimate` for a run on *cards*; without cards, on the CPU."""
-    return Setting(
-        precision=precision_for(card.compute_capability for card in cards),
-        profile=runner_profile(runner, stack.runners.get(runner)),
-        attention=_attention(shape, cards, stack),
-        has_fused_attention=_has_fused_attention(shape, cards, stack, workarounds),
-        processes=processes,
-        on_card=bool(cards),
-    )
-
-
-def usable_memory(card: Card) -> int:
-    """Return the bytes of a card's memory that a run can use now."""
-    usable = round(card.memory * _USABLE)
-    return usable if card.free is None else min(card.free, usable)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _CardChoice:
-    """The chosen cards, by index and as values, with the estimate for a process and the findings."""
-
-    indices: tuple[int, ...]
-    cards: list[Card]
-    estimate: Estimate | None
-    findings: tuple[Finding, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _PreflightCase:
-    """The run to check, and what it would run on."""
-
-    config: TrainConfig
-    machine: Machine
-    stack: Stack
-    runner: str
-    workarounds: frozenset[str]
-    has_tokens: bool = False  # *config* has the length of the longest row
-
-    def setting(self, shape: ModelShape, cards: list[Card]) -> Setting:
-        return setting_for(
-            shape,
-            cards,
-            self.stack,
-            self.runner,
-            processes=len(cards) or 1,
-            workarounds=self.workarounds,
-        )
-
-    def sized(self, shape: ModelShape | None, choice: _CardChoice, *, needed: bool) -> _PreflightCase:
-        """Return the case with the largest batch for the cards; the same without cards or an estimate."""
-        if not needed or shape is None or not shape.is_known or choice.estimate is None or not choice.cards:
-            return self
-        room = TIGHT_SHARE * min(map(usable_memory, choice.cards))
-        return replace(
-            self, config=largest_batch(self.config, shape, self.setting(shape, choice.cards), room)
-        )
-
-    def choose_cards(self, shape: ModelShape | None) -> _CardChoice:
-        """Choose the cards to train on.
-
-        Each process holds the whole model.  If the model does not fit on every card, one process
-        runs on the card with the most usable memory.
-        """
-        cards = self.machine.cards
-        usable = [
-            at for at, card in enumerate(cards) if runs_on(card.compute_capability, self.stack.arch_list)
-        ]
-        findings = []
-        if cards and not usable:  # the estimate for the first card is still reported
-            findings.append(wrong_build(cards[0], self.stack))
-            usable = [0]
-        elif len(usable) < len(cards):
-            others = ", ".join(card.name for at, card in enumerate(cards) if at not in usable)
-            why = "torch has no kernels for it"
-            findings.append(Finding(level=Level.NOTE, what=f"not using {others}", why=why))
-        roomiest = sorted(usable, key=lambda at: (-usable_memory(cards[at]), at))[:1]
-        if shape is None or shape.unsupported is not None:
-            return self._choice(roomiest, None, findings)
-        if len(usable) > 1:
-            together = self._estimate(shape, usable)
-            fitting = [at for at in usable if together.total <= usable_memory(cards[at])]
-            findings.append(_process_note(len(usable), len(fitting), together))
-            if len(fitting) == len(usable):
-                return self._choice(usable, together, findings)
-        return self._choice(roomiest, self._estimate(shape, roomiest), findings)
-
-    def _estimate(self, shape: ModelShape, chosen: list[int]) -> Estimate:
-        cards = [self.machine.cards[at] for at in chosen]
-        return estimate(self.config, shape, self.setting(shape, cards))
-
-    def _choice(self, chosen: list[int], found: Estimate | None, findings: list[Finding]) -> _CardChoice:
-        return _CardChoice(
-            indices=tuple(chosen),
-            cards=[self.machine.cards[at] for at in chosen],
-            estimate=found,
-            findings=tuple(findings),
-        )
-
-
-def _process_note(cards: int, fitting: int, found: Estimate) -> Finding:
-    size = memory_text(found.total)
-    if fitting == cards:
-        what = f"training with {cards} processes, one for each card"
-        why = f"the whole model fits on each card ({size})"
-    else:
-        what = f"training with 1 process on 1 of {cards} cards"
-        where = "only some of the cards" if fitting else "none of the cards"
-        why = f"each process holds the whole model ({size}), which fits on {where}"
-    return Finding(level=Level.NOTE, what=what, why=why)
-
-
-def _attention(shape: ModelShape | None, cards: list[Card], stack: Stack) -> str:
-    if stack.flash_attn is not None and _have_flash(cards):
-        return "flash_attention_2"
-    return "eager" if shape is not None and shape.has_softcapping else "sdpa"
-
-
-def _have_flash(cards: list[Card]) -> bool:
-    """Whether all of *cards* run flash attention, which needs compute capability 8.0."""
-    return bool(cards) and all(has_bf16(card.compute_capability) for card in cards)
-
-
-def _has_fused_attention(
-    shape: ModelShape, cards: list[Card], stack: Stack, workarounds: frozenset[str]
-) -> bool:
-    """Whether torch's attention runs in a kernel that does not store the scores.
-
-    From 4.54 on, transformers lets torch share keys and values among query heads.  Of torch's
-    kernels only flash attention supports that.  On cards without it, torch stores the scores of
-    all heads in float32 (transformers#48633).
-    """
-    return (
-        _have_flash(cards)
-        or shape.heads == shape.kv_heads
-        or is_older(stack.transformers, "4.54")
-        or is_older(stack.torch, "2.5")
-        or GQA_WORKAROUND in workarounds
-    )
 
 
 def _precision_findings(
@@ -415,12 +281,14 @@ def _no_estimate(shape: ModelShape | None) -> Finding:
 
 
 def _memory_findings(
-    case: _PreflightCase, shape: ModelShape, cards: list[Card], found: Estimate
+    case: CardCase, shape: ModelShape, choice: CardChoice, found: Estimate
 ) -> Iterator[Finding]:
     """Yield whether the estimate fits the free memory and, if not, which changes would make it fit."""
-    machine, setting = case.machine, case.setting(shape, cards)
+    machine, cards = case.machine, choice.cards
+    setting = case.setting(shape, cards, choice.shards)
     room = min((usable_memory(card) for card in cards), default=machine.ram_free)
-    where = "the card's memory" if cards else "memory"
+    of_card = "each card's memory" if choice.shards > 1 else "the card's memory"
+    where = of_card if cards else "memory"
     if not shape.is_known:
         what = f"the estimate assumes that the layers of `{shape.model_type}` are like Llama's"
         yield Finding(level=Level.NOTE, what=what)
@@ -464,7 +332,7 @@ def _memory_findings(
 
 def _shortage(machine: Machine, cards: list[Card], found: Estimate, room: int) -> tuple[str, str]:
     """Return why too little memory is free, and how to free enough; the latter is empty if nothing can."""
-    whole = min((round(card.memory * _USABLE) for card in cards), default=machine.ram)
+    whole = min((usable_memory(replace(card, free=None)) for card in cards), default=machine.ram)
     if found.total > whole:
         return _largest_parts(found), ""
     if not cards:
@@ -493,4 +361,5 @@ _PARTS = {
     "one layer": "the backward pass of a layer",
     "optimizer": "optimizer states",
     "context": "the CUDA context",
+    "gathered": "layers gathered from all cards",
 }

@@ -78,6 +78,8 @@ class Stack:
     torch: str
     transformers: str
     arch_list: tuple[str, ...] = ()
+    accelerate: str | None = None
+    peft: str | None = None
     trl: str | None = None
     bitsandbytes: str | None = None
     axolotl: str | None = None

@@ -30,6 +30,11 @@ activations
     each); and their product (c·f).  This follows the modelling code of transformers and peft line
     by line.  For Llama 1B with embeddings in float32 it gives 80.5·h bytes per token and layer;
     79.2·h were measured.  In both cases the last norm adds 4h.
+    Sharded over n ranks, each has an n-th of weights, embeddings, adapters and optimizer states.  Only the
+    constants of 4-bit weights are whole on each.  Gradients that several batches add up to are whole, too.
+gathered
+    With FSDP, the weights that are whole at that moment: the head, and three decoder layers: the one that
+    is computed with, the next one, and the buffer that it arrives in.
 loss
     The logits in float32, times the number of copies that the runner holds at once; or the logits
     of one tile if the runner computes the loss in tiles.  A head in float32 adds a cast copy in c.
@@ -64,6 +69,7 @@ __all__ = [
     "changes_to_fit",
     "checkpoint_size",
     "estimate",
+    "held_in_memory",
     "largest_sequence",
     "least_estimate",
     "runner_profile",
@@ -89,6 +95,9 @@ class Coefficients:
     # softmax in float32 and its copy in 16 bits.  Temporary: the gradients of softmax and scores in float32.
     score_kept: int = 6
     score_working: int = 8
+    # The buffers of NCCL on each card, for the exchange between the ranks of a sharded model.
+    exchange: int = round(0.35 * GIB)
+    gathered_layers: int = 3  # at once
 
 
 COEFFICIENTS = Coefficients()
@@ -205,7 +214,7 @@ class Setting:
     """What memory depends on besides the config and the model.
 
     *attention* is that of `Preflight`.  *has_fused_attention* is true if sdpa has a kernel that
-    does not store the scores.
+    does not store the scores.  *shards* is the number of ranks that share one model.
     """
 
     precision: Precision
@@ -213,6 +222,7 @@ class Setting:
     attention: str = "sdpa"
     has_fused_attention: bool = True
     processes: int = 1
+    shards: int = 1
     on_card: bool = True
 
     @property
@@ -266,22 +276,62 @@ def estimate(config: TrainConfig, shape: ModelShape, setting: Setting) -> Estima
     kept = (tokens * shape.hidden * s if config.gradient_checkpointing else layer) * shape.layers
     working = (layer if config.gradient_checkpointing else 0) + _layer_working(config, shape, setting, s)
     loss = _loss(shape, setting, tokens, s)
+    if setting.shards > 1:
+        own = _sharded(config, shape, setting, adapters=adapters, residual=s)
+    else:
+        own = {
+            "weights": shape.linear_parameters * (_QUANTIZED if _is_quantized(config, shape) else c),
+            "embeddings": shape.embedding_parameters * s,
+            "adapters": adapters * (adapter_size + cast),
+            "gradients": adapters * adapter_size * (2 if setting.processes > 1 else 1),
+            "optimizer": adapters * _state_bytes(config.optimizer, adapter_size),
+        }
     parts = {
-        "weights": shape.linear_parameters * (_QUANTIZED if _is_quantized(config, shape) else c),
-        "embeddings": shape.embedding_parameters * s,
-        "adapters": adapters * (adapter_size + cast),
-        "gradients": adapters * adapter_size * (2 if setting.processes > 1 else 1),
-        "optimizer": adapters * _state_bytes(config.optimizer, adapter_size),
+        **own,
         "activations": kept + tokens * shape.hidden * 4,
         **({"loss": loss} if loss >= working else {"one layer": working}),
     }
     allocated = sum(parts.values())
     parts["slack"] = allocated * COEFFICIENTS.slack
     parts["context"] = COEFFICIENTS.context if on_card else COEFFICIENTS.interpreter
+    if setting.shards > 1 and on_card:
+        parts["context"] += COEFFICIENTS.exchange
     return Estimate(parts={name: round(size) for name, size in parts.items()})
 
 
-_QUANTIZED = 0.5 + 1 / 64 + 4 / (64 * 256)
+def _sharded(
+    config: TrainConfig, shape: ModelShape, setting: Setting, *, adapters: int, residual: int
+) -> dict[str, float]:
+    """Return what a rank has of the model, its adapters and their optimizer states; see the docstring."""
+    c, n = setting.precision.size, setting.shards
+    size = _adapter_size(config, shape, setting)
+    is_quantized = _is_quantized(config, shape)
+    weight, constants = (_PACKED, _CONSTANTS) if is_quantized else (c, 0)
+    adds_up = config.gradient_accumulation_steps > 1
+    layer = (shape.linear_parameters * weight + adapters * c) / shape.layers
+    head = shape.vocabulary * shape.hidden * residual
+    return {
+        "weights": shape.linear_parameters * (weight / n + constants),
+        "embeddings": shape.embedding_parameters * residual / n,
+        "adapters": adapters * size / n,
+        "gradients": adapters * (size / n + (c if adds_up else 0)),
+        "optimizer": adapters * _state_bytes(config.optimizer, size) / n,
+        "gathered": head + COEFFICIENTS.gathered_layers * layer,
+    }
+
+
+def held_in_memory(config: TrainConfig, shape: ModelShape, setting: Setting, *, processes: int) -> int:
+    """Return the bytes of a model in the memory of a host while *processes* of it load it for FSDP."""
+    c = setting.precision.size
+    if not _is_quantized(config, shape):
+        return shape.parameters * c  # one process of the host reads them
+    parts = shape.linear_parameters * _PACKED * processes / setting.shards
+    return round(parts + processes * shape.embedding_parameters * c)
+
+
+_PACKED = 0.5  # bytes of a weight in 4 bits
+_CONSTANTS = 1 / 64 + 4 / (64 * 256)  # bytes for each, of its block
+_QUANTIZED = _PACKED + _CONSTANTS
 
 
 def _is_quantized(config: TrainConfig, shape: ModelShape) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from colablock._common.text import memory_text, size_text
 from colablock.training.preflight.facts import Access, Finding, Level, Machine
+from colablock.training.preflight.memory import Setting, held_in_memory
 from colablock.training.preflight.model_config import ModelShape
 from colablock.training.runs.config import TrainConfig
 
@@ -14,17 +15,36 @@ __all__ = ["disk_findings", "loading_findings"]
 _PROCESS_RAM = 2 * 2**30  # bytes of a process with torch, CUDA and transformers, without the model
 
 
-def loading_findings(shape: ModelShape, machine: Machine, *, processes: int) -> Iterator[Finding]:
-    """Yield whether the machine has enough memory to load the model."""
+def loading_findings(
+    config: TrainConfig,
+    shape: ModelShape,
+    machine: Machine,
+    setting: Setting,
+    *,
+    processes: int,
+    shards: int,
+) -> Iterator[Finding]:
+    """Yield whether the machine has enough memory to load the model, in *processes* of this host.
+
+    Before a model is sharded, it is in memory: all of it once, or with 4-bit weights each process's part of
+    these, and the embeddings once for each.
+    """
     tensor = shape.vocabulary * shape.hidden * 2  # the largest: files are mapped, and tensors read one by one
     ram = processes * (_PROCESS_RAM + tensor)
+    why = (
+        f"{'each process' if processes > 1 else 'a process'} needs {memory_text(_PROCESS_RAM)} and the size "
+        "of the largest tensor"
+    )
+    if shards > 1:
+        whole = held_in_memory(config, shape, setting, processes=processes)
+        ram += whole
+        why += f", and the model has {memory_text(whole)} before each card takes its part"
     if ram > machine.ram_free:
         yield Finding(
             level=Level.REFUSE,
             what=f"loading the model needs about {memory_text(ram)} of the machine's memory, "
             f"and {memory_text(machine.ram_free)} are free",
-            why=f"{'each process' if processes > 1 else 'a process'} needs "
-            f"{memory_text(_PROCESS_RAM)} and the size of the largest tensor",
+            why=why,
             fix="free memory (restarting a kernel frees its own), or use a runtime with more memory",
         )
 

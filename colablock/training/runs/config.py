@@ -117,6 +117,8 @@ class TrainConfig:
     output_dir: str | None = None  # None: a folder in `outputs/` with the names of model and data
     report_to: tuple[MetricsTarget, ...] = ()
     wandb_project: str | None = None
+    fsdp_version: int | None = None
+    fsdp_config: Mapping[str, Any] = field(default_factory=dict)  # empty: shards if a card needs it
     extra: Mapping[str, Any] = field(default_factory=dict)  # further keys for axolotl
 
     @property
@@ -134,6 +136,8 @@ class TrainConfig:
             "save_steps",
             "save_total_limit",
             "logging_steps",
+            "fsdp_version",  # the ranks that share a model train it like one that has all of it
+            "fsdp_config",
         }
         facts = {name: value for name, value in config_to(self).items() if name not in excluded}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -160,6 +164,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "save_steps": (1, 1 << 40),
     "save_total_limit": (2, 1000),  # if the newest is damaged, a run resumes from the one before
     "seed": (0, (1 << 32) - 1),
+    "fsdp_version": (1, 2),
 }
 _SLIP = 0.8  # of the characters of a key are right in a slip; `deepspeed` has 0.6 of `seed`
 _DERIVED = ("bf16", "fp16", "load_in_4bit", "flash_attention", "sdp_attention")
@@ -297,7 +302,7 @@ def config_to(config: TrainConfig) -> dict[str, Any]:
         elif isinstance(value, tuple):
             if value:
                 written[one.name] = [each.value if isinstance(each, Enum) else each for each in value]
-        elif value is not None:
+        elif value is not None and value != {}:
             written[one.name] = value
     return written
 
@@ -330,6 +335,8 @@ class _ConfigReader:
         if key == "datasets":
             return tuple(self._sources(given))
         kind = str(kind)
+        if kind.startswith("Mapping"):
+            return self._mapping(key, given)
         if kind.startswith("Adapter"):
             return self._choice(Adapter, key, given)
         if kind.startswith("tuple[MetricsTarget"):
@@ -366,6 +373,12 @@ class _ConfigReader:
         except (TypeError, ValueError):
             self.fault(key, "is not a value of JSON", hint="put it in quotes if it is a date")
         return given
+
+    def _mapping(self, key: str, given: Any) -> Mapping[str, Any]:
+        if not isinstance(given, Mapping):
+            self.fault(key, f"is {given!r}, but must be a mapping of keys to values")
+            return {}
+        return {str(name): self.plain(f"{key}.{name}", value) for name, value in given.items()}
 
     def _text(self, key: str, given: Any) -> str:
         if not isinstance(given, str) or not given:

@@ -94,6 +94,7 @@ class RunRecord:
     workarounds: Sequence[str] = ()
     precision: str = ""  # "bf16", "fp16" or "fp32"
     processes: int = 1
+    is_sharded: bool = False  # the processes share one model
     runtime: str | None = None
     cards: Sequence[str] = ()
     driver: str | None = None

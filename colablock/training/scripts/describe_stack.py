@@ -23,6 +23,8 @@ MARK = "--- colablock: answered "  # of `colablock.environment.target_script`
 def stack() -> dict[str, Any]:
     """Return the versions, and what torch and transformers support; ``error`` if one cannot be imported."""
     projects = {
+        "accelerate": "accelerate",
+        "peft": "peft",
         "trl": "trl",
         "bitsandbytes": "bitsandbytes",
         "axolotl": "axolotl",

@@ -11,7 +11,9 @@ steps.
 import inspect
 import json
 import os
+import runpy
 import sys
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,8 @@ def main(folder: Path) -> None:
 
     job = read_job(folder)
     lora = LoraConfig(task_type="CAUSAL_LM", **adapter(job))
-    train(job, folder, load_model(job, torch), arguments(job, folder, torch), lora)
+    args = arguments(job, folder, torch)  # first: the ranks meet, and share the loading of a sharded model
+    train(job, folder, load_model(job, torch), args, lora)
 
 
 def read_job(folder: Path) -> dict[str, Any]:
@@ -71,9 +74,18 @@ def train(job: dict[str, Any], folder: Path, model: Any, args: Any, peft_config:
         **{"processing_class" if "processing_class" in known else "tokenizer": tokenizer},
     )
     trainer.train()  # the shim passes the checkpoint to resume from
-    if trainer.is_world_process_zero():
+    if job.get("shards"):
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        sharing()["save_adapter"](model, folder / "adapter", writes=trainer.is_world_process_zero())
+    elif trainer.is_world_process_zero():
         trainer.save_model(str(folder / "adapter"))
+    if trainer.is_world_process_zero():
         tokenizer.save_pretrained(str(folder / "adapter"))
+
+
+def sharing() -> dict[str, Any]:
+    """Return the functions of ``shards.py``."""
+    return runpy.run_path(str(Path(__file__).with_name("shards.py")))
 
 
 def load_tokenizer(job: dict[str, Any]) -> Any:
@@ -97,27 +109,43 @@ def targets(modules: Any) -> Any:
 
 
 def load_model(job: dict[str, Any], torch: Any) -> Any:
-    """Return the model on this rank's card, with its linear layers in NF4 for QLoRA."""
+    """Return the model on this rank's card, with its linear layers in NF4 for QLoRA.
+
+    A model that will be sharded is in memory instead, since no card may have room for the whole.
+    """
     import transformers
     from transformers import AutoModelForCausalLM
 
+    loading: Any = nullcontext()
     config, dtype = job["config"], getattr(torch, job["dtype"])
     older = tuple(map(int, transformers.__version__.split(".")[:2])) < (4, 56)
     options: dict[str, Any] = {"torch_dtype" if older else "dtype": dtype}
     if config["adapter"] == "qlora":
-        options["quantization_config"] = nf4(dtype)
-    if torch.cuda.is_available():
+        options["quantization_config"] = nf4(dtype, storage=dtype if job.get("shards") else None)
+    if job.get("shards"):
+        if config["adapter"] == "qlora":
+            options["device_map"] = {"": "cpu"}
+            loading = sharing()["quantized_by_part"](torch)
+    elif torch.cuda.is_available():
         options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}
-    return AutoModelForCausalLM.from_pretrained(
-        config["base_model"],
-        revision=config.get("revision") or "main",
-        attn_implementation=job["attention"],
-        **options,
-    )
+    with loading:
+        model = AutoModelForCausalLM.from_pretrained(
+            config["base_model"],
+            revision=config.get("revision") or "main",
+            attn_implementation=job["attention"],
+            **options,
+        )
+    if job.get("shards"):
+        sharing()["name_layers"](model)
+    return model
 
 
-def nf4(dtype: Any) -> Any:
-    """Return the settings of linear layers in NF4 that compute in *dtype*."""
+def nf4(dtype: Any, *, storage: Any = None) -> Any:
+    """Return the settings of linear layers in NF4 that compute in *dtype*.
+
+    *storage* is the type that the packed weights have the form of.  FSDP needs that of the computations,
+    since it would convert others.
+    """
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
@@ -125,6 +153,7 @@ def nf4(dtype: Any) -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
+        **({} if storage is None else {"bnb_4bit_quant_storage": storage}),
     )
 
 
@@ -149,7 +178,7 @@ def arguments(job: dict[str, Any], folder: Path, torch: Any, **other: Any) -> An
         "weight_decay": config["weight_decay"],
         "max_grad_norm": config["max_grad_norm"],
         "optim": config["optimizer"],
-        "gradient_checkpointing": config["gradient_checkpointing"],
+        "gradient_checkpointing": config["gradient_checkpointing"] and not job.get("shards_recompute"),
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
         "bf16": job["precision"] == "bf16",  # the default of trl is true
         "fp16": job["precision"] == "fp16",

@@ -35,6 +35,7 @@ BEGAN = time.monotonic()
 MANIFEST = "colablock.json"
 STEP_EVENT_SECONDS = 0.5  # the least time between events of steps without a log event
 BLOCK = 1 << 20
+SHARING = Path(__file__).with_name("shards.py")
 
 
 def main(folder: Path) -> None:
@@ -48,8 +49,9 @@ def main(folder: Path) -> None:
         check_ranks(job, rank, world)
         for name in job.get("imports_first", ()):
             importlib.import_module(name)
+        sharing = runpy.run_path(str(SHARING)) if job.get("shards") else {}
         for name in job["mends"]:
-            WORKAROUNDS[name]()
+            (WORKAROUNDS.get(name) or sharing["WORKAROUNDS"][name])()
         watch = TrainingWatch(folder, job, rank, world)
         hook_trainer(watch, job)
         try:
@@ -360,8 +362,8 @@ class TrainingWatch:
             def on_log(self, _args: Any, state: Any, _control: Any, logs: Any = None, **_: Any) -> None:
                 watch.logged(state, logs or {})
 
-            def on_save(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
-                watch.saved(args, state)
+            def on_save(self, args: Any, state: Any, _control: Any, model: Any = None, **_: Any) -> None:
+                watch.saved(args, state, model)
 
         return Callback()
 
@@ -412,16 +414,21 @@ class TrainingWatch:
         self.write_event("log", **{**numbers, **facts, "step": state.global_step, **self.memory.facts()})
         self._last_event = time.monotonic()
 
-    def saved(self, args: Any, state: Any) -> None:
+    def saved(self, args: Any, state: Any, model: Any) -> None:
         """Write the manifest of the checkpoint, which makes it valid."""
         started = time.monotonic()
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        sharing = runpy.run_path(str(SHARING)) if self._job.get("shards") else {}
+        if sharing:
+            sharing["save_adapter"](model, folder, writes=self._rank == 0)
         if self._world > 1:  # each rank writes its own files
             import torch
 
             torch.distributed.barrier()
         if self._rank == 0 and folder.is_dir():
             keep_template(folder, self._job.get("chat_template"))
+            if sharing:
+                check_shards(sharing["files_of_shards"](folder))
             facts = {
                 "bytes": write_manifest(folder, state.global_step),
                 "seconds": time.monotonic() - started,
@@ -450,6 +457,16 @@ class TrainingWatch:
                 )
         model.train(was_training)
         self.write_event("evaluation", step=self.step, when=when, loss=sum(losses) / len(losses))
+
+
+def check_shards(files: Iterator[Path]) -> None:
+    """Exit unless this host sees the *files* of every rank: a checkpoint is whole only with all of them."""
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise SystemExit(
+            f"the checkpoint has no `{missing[0]}`, which another host has saved: "
+            "the hosts of a sharded run need one `output_dir` that all of them see"
+        )
 
 
 def open_jsonl(path: Path) -> Any:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from colablock.training.preflight.checks import GQA_WORKAROUND, check_run, usable_memory
+from colablock.training.preflight.cards import GQA_WORKAROUND, usable_memory
+from colablock.training.preflight.checks import check_run
 from colablock.training.preflight.facts import BF16, FP16, Access, Card, Level, Machine, Stack
 from colablock.training.preflight.model_config import ModelShape, from_config
 from tests.support.paths import CASES

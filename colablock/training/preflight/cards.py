@@ -1,0 +1,258 @@
+"""The choice of cards: one process for each that holds the whole model, or the model sharded over all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from colablock._common.text import count, memory_text
+from colablock.training.preflight.facts import (
+    Card,
+    Finding,
+    Level,
+    Machine,
+    Stack,
+    has_bf16,
+    is_older,
+    precision_for,
+)
+from colablock.training.preflight.memory import Estimate, Setting, estimate, runner_profile
+from colablock.training.preflight.model_config import ModelShape
+from colablock.training.preflight.shard_rules import shard_obstacle
+from colablock.training.preflight.stack_rules import runs_on, wrong_build
+from colablock.training.runs.config import TrainConfig
+from colablock.training.runs.sharding import ShardMode
+
+__all__ = [
+    "GQA_WORKAROUND",
+    "CardCase",
+    "CardChoice",
+    "attention_for",
+    "setting_for",
+    "usable_memory",
+]
+
+#: The workaround that has transformers repeat keys and values on cards without flash kernels.
+#: See `_has_fused_attention`.
+GQA_WORKAROUND = "gqa-before-ampere"
+_USABLE = 0.97  # of a card's memory: a T4 of 15 GiB can allocate 14.6
+
+
+def setting_for(
+    shape: ModelShape,
+    cards: list[Card],
+    stack: Stack,
+    runner: str,
+    *,
+    processes: int = 1,
+    shards: int = 1,
+    workarounds: frozenset[str] = frozenset(),
+) -> Setting:
+    """Return the setting of `estimate` for a run on *cards*; without cards, on the CPU."""
+    return Setting(
+        precision=precision_for(card.compute_capability for card in cards),
+        profile=runner_profile(runner, stack.runners.get(runner)),
+        attention=attention_for(shape, cards, stack),
+        has_fused_attention=_has_fused_attention(shape, cards, stack, workarounds),
+        processes=processes,
+        shards=shards,
+        on_card=bool(cards),
+    )
+
+
+def usable_memory(card: Card) -> int:
+    """Return the bytes of a card's memory that a run can use now."""
+    usable = round(card.memory * _USABLE)
+    return usable if card.free is None else min(card.free, usable)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardChoice:
+    """The chosen cards, by index and as values, with the estimate for a process and the findings.
+
+    *shards* is the number of parts of the model, which are on as many ranks; 1 if each rank has the whole.
+    """
+
+    indices: tuple[int, ...]
+    cards: list[Card]
+    estimate: Estimate | None
+    findings: tuple[Finding, ...]
+    shards: int = 1
+    is_sharded: bool = False  # also with one shard, in a process that goes on alone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardCase:
+    """The run to find cards for, and what it would run on.
+
+    *ranks* is the number of all ranks, if that was given, and *hosts* that of the hosts.
+    """
+
+    config: TrainConfig
+    machine: Machine
+    stack: Stack
+    runner: str
+    workarounds: frozenset[str]
+    shard: ShardMode = ShardMode.AUTO
+    hosts: int = 1
+    ranks: int | None = None
+    has_tokens: bool = False  # *config* has the length of the longest row
+
+    def setting(self, shape: ModelShape, cards: list[Card], shards: int = 1) -> Setting:
+        """Return the setting for the chosen *cards*."""
+        return setting_for(
+            shape,
+            cards,
+            self.stack,
+            self.runner,
+            processes=self.ranks or len(cards) * self.hosts or 1,
+            shards=shards,
+            workarounds=self.workarounds,
+        )
+
+    def choose(self, shape: ModelShape | None) -> CardChoice:
+        """Choose the cards to train on.
+
+        By default, each process holds the whole model.  If the model does not fit on every card, it is
+        sharded over all of them.  If that is not possible, one process runs on the card with the most usable
+        memory.
+        """
+        cards = self.machine.cards
+        usable = [
+            at for at, card in enumerate(cards) if runs_on(card.compute_capability, self.stack.arch_list)
+        ]
+        findings = []
+        if cards and not usable:  # the estimate for the first card is still reported
+            findings.append(wrong_build(cards[0], self.stack))
+            usable = [0]
+        elif len(usable) < len(cards):
+            others = ", ".join(card.name for at, card in enumerate(cards) if at not in usable)
+            why = "torch has no kernels for it"
+            findings.append(Finding(level=Level.NOTE, what=f"not using {others}", why=why))
+        roomiest = sorted(usable, key=lambda at: (-usable_memory(cards[at]), at))[:1]
+        is_estimated = shape is not None and shape.unsupported is None
+        if self.shard is ShardMode.FSDP:
+            return self._sharded(shape if is_estimated else None, shape, usable, findings)
+        if shape is None or not is_estimated:
+            return self._choice(roomiest, None, findings)
+        if len(usable) * self.hosts > 1:
+            together = self._estimate(shape, usable)
+            fitting = [at for at in usable if together.total <= usable_memory(cards[at])]
+            if len(fitting) == len(usable):
+                findings.append(_process_note(len(usable), len(fitting), together))
+                return self._choice(usable, together, findings)
+            if self.shard is ShardMode.AUTO and (found := self._shardable(shape, usable, together, findings)):
+                return found
+            findings.append(_process_note(len(usable), len(fitting), together))
+        return self._choice(roomiest, self._estimate(shape, roomiest), findings)
+
+    def _sharded(
+        self,
+        estimated: ModelShape | None,
+        shape: ModelShape | None,
+        usable: list[int],
+        findings: list[Finding],
+    ) -> CardChoice:
+        """Return the choice of all cards, because sharding was asked for."""
+        shards = self.ranks or len(usable) * self.hosts or 1
+        found = self._estimate(estimated, usable, shards) if estimated is not None else None
+        obstacle = shard_obstacle(self.config, shape, self._cards(usable), self.stack, self.runner)
+        if obstacle is not None:
+            findings.append(obstacle)
+        elif shards > 1:
+            findings.append(_shard_note(shards, found, on="card" if usable else "process"))
+        return self._choice(usable, found, findings, shards, is_sharded=True)
+
+    def _shardable(
+        self, shape: ModelShape, usable: list[int], whole: Estimate, findings: list[Finding]
+    ) -> CardChoice | None:
+        """Return the choice of all cards for a sharded model; None if it cannot be, or does not fit."""
+        shards = self.ranks or len(usable) * self.hosts
+        obstacle = shard_obstacle(self.config, shape, self._cards(usable), self.stack, self.runner)
+        found = self._estimate(shape, usable, shards)
+        room = min(usable_memory(self.machine.cards[at]) for at in usable)
+        if obstacle is None and found.total <= room:
+            findings.append(_shard_note(shards, found, whole, on="card"))
+            return self._choice(usable, found, findings, shards, is_sharded=True)
+        findings.append(_no_shard_note(shards, found, room, obstacle))
+        return None
+
+    def _cards(self, chosen: list[int]) -> list[Card]:
+        return [self.machine.cards[at] for at in chosen]
+
+    def _estimate(self, shape: ModelShape, chosen: list[int], shards: int = 1) -> Estimate:
+        return estimate(self.config, shape, self.setting(shape, self._cards(chosen), shards))
+
+    def _choice(
+        self,
+        chosen: list[int],
+        found: Estimate | None,
+        findings: list[Finding],
+        shards: int = 1,
+        *,
+        is_sharded: bool = False,
+    ) -> CardChoice:
+        return CardChoice(
+            indices=tuple(chosen),
+            cards=self._cards(chosen),
+            estimate=found,
+            findings=tuple(findings),
+            shards=shards,
+            is_sharded=is_sharded,
+        )
+
+
+def _process_note(cards: int, fitting: int, found: Estimate) -> Finding:
+    size = memory_text(found.total)
+    if fitting == cards:
+        what = f"training with {cards} processes, one for each card"
+        why = f"the whole model fits on each card ({size})"
+    else:
+        what = f"training with 1 process on 1 of {cards} cards"
+        where = "only some of the cards" if fitting else "none of the cards"
+        why = f"each process holds the whole model ({size}), which fits on {where}"
+    return Finding(level=Level.NOTE, what=what, why=why)
+
+
+def _shard_note(shards: int, found: Estimate | None, whole: Estimate | None = None, *, on: str) -> Finding:
+    why = f"each {on} needs about {memory_text(found.total)}" if found is not None else ""
+    if whole is not None:
+        why += f", and with the whole model {memory_text(whole.total)}"
+    return Finding(level=Level.NOTE, what=f"sharding the model over {count(shards, on)} with FSDP", why=why)
+
+
+def _no_shard_note(shards: int, found: Estimate, room: int, obstacle: Finding | None) -> Finding:
+    what = f"not sharding the model over {count(shards, 'card')}"
+    size = f"each would need about {memory_text(found.total)}, and {memory_text(room)} are free"
+    if obstacle is None:
+        return Finding(level=Level.NOTE, what=what, why=size)
+    return Finding(level=Level.NOTE, what=what, why=f"{obstacle.what}; {size}", fix=obstacle.fix)
+
+
+def attention_for(shape: ModelShape | None, cards: list[Card], stack: Stack) -> str:
+    """Return transformers' name of the attention: "sdpa", "flash_attention_2" or "eager"."""
+    if stack.flash_attn is not None and _have_flash(cards):
+        return "flash_attention_2"
+    return "eager" if shape is not None and shape.has_softcapping else "sdpa"
+
+
+def _have_flash(cards: list[Card]) -> bool:
+    """Whether all of *cards* run flash attention, which needs compute capability 8.0."""
+    return bool(cards) and all(has_bf16(card.compute_capability) for card in cards)
+
+
+def _has_fused_attention(
+    shape: ModelShape, cards: list[Card], stack: Stack, workarounds: frozenset[str]
+) -> bool:
+    """Whether torch's attention runs in a kernel that does not store the scores.
+
+    From 4.54 on, transformers lets torch share keys and values among query heads.  Of torch's
+    kernels only flash attention supports that.  On cards without it, torch stores the scores of
+    all heads in float32 (transformers#48633).
+    """
+    return (
+        _have_flash(cards)
+        or shape.heads == shape.kv_heads
+        or is_older(stack.transformers, "4.54")
+        or is_older(stack.torch, "2.5")
+        or GQA_WORKAROUND in workarounds
+    )

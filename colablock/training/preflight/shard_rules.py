@@ -1,0 +1,86 @@
+"""What keeps a model from being sharded: the runner, the precision, the stack, the optimizer."""
+
+from __future__ import annotations
+
+from colablock.training.preflight.facts import Card, Finding, Level, Stack, is_older, precision_for
+from colablock.training.preflight.model_config import ModelShape
+from colablock.training.runs.config import Adapter, TrainConfig
+
+__all__ = ["shard_obstacle"]
+
+#: The first versions that FSDP 2 was proven with: 4-bit weights are spread, and the adapter is gathered.
+_FIRST = {
+    "torch": "2.11",
+    "transformers": "5.13",
+    "accelerate": "1.14",
+    "peft": "0.19.1",
+    "bitsandbytes": "0.50",
+}
+_FIRST_AXOLOTL = "0.12"  # with `fsdp_version`, and keys of `fsdp_config` without a prefix
+_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")  # torch's own
+
+
+def shard_obstacle(
+    config: TrainConfig, shape: ModelShape | None, cards: list[Card], stack: Stack, runner: str
+) -> Finding | None:
+    """Return the refusal of a sharded run; None if nothing is in the way."""
+    if runner == "unsloth":
+        return _refusal("Unsloth cannot shard a model", "it trains with the whole model on each card", _TRL)
+    if precision_for(card.compute_capability for card in cards).fp16:
+        return _refusal(
+            "a model is not sharded in fp16",
+            "FSDP needs bf16 here, and cards below compute capability 8.0 do not have it",
+            "use cards with compute capability 8.0 or later, or `--shard none`",
+        )
+    if (found := _of_stack(config, stack, runner)) is not None:
+        return found
+    if shape is not None and shape.quantized == "bitsandbytes":
+        return _refusal(
+            "4-bit weights of a file cannot be sharded",
+            "they are stored as bytes, and FSDP spreads only numbers of the type of the computations",
+            "set `base_model` to the model that it was quantised from",
+        )
+    if runner != "axolotl" and config.optimizer not in _OPTIMIZERS:
+        return _refusal(
+            f"`optimizer: {config.optimizer}` has no kernels for a sharded adapter",
+            "its states are spread over the cards in any case",
+            "set `optimizer: adamw_torch`",
+        )
+    if runner != "axolotl" and config.extra.get("peft_use_dora"):
+        why = "it needs the norms of whole layers, and each card has a part"
+        return _refusal("`peft_use_dora: true` cannot be sharded", why, "remove it, or use `--shard none`")
+    return None
+
+
+_TRL = "use `--runner trl`, or `--shard none`"
+
+
+def _of_stack(config: TrainConfig, stack: Stack, runner: str) -> Finding | None:
+    if runner == "axolotl":
+        if is_older(stack.axolotl, _FIRST_AXOLOTL):
+            return _refusal(
+                f"axolotl {stack.axolotl} has no FSDP 2",
+                f"it is new in axolotl {_FIRST_AXOLOTL}",
+                "use a matrix with a newer axolotl, or `--shard none`",
+            )
+        return None
+    versions = {
+        "torch": stack.torch,
+        "transformers": stack.transformers,
+        "accelerate": stack.accelerate,
+        "peft": stack.peft,
+        "bitsandbytes": stack.bitsandbytes if config.adapter is Adapter.QLORA else None,
+    }
+    old = [f"{name} {version}" for name, version in versions.items() if is_older(version, _FIRST[name])]
+    if not old:
+        return None
+    name = old[0].partition(" ")[0]
+    return _refusal(
+        f"{old[0]} is too old to shard a model",
+        f"colablock shards with FSDP 2, from {name} {_FIRST[name]} on",
+        "use a newer matrix, such as `qlora-2026`, or `--shard none`",
+    )
+
+
+def _refusal(what: str, why: str, fix: str) -> Finding:
+    return Finding(level=Level.REFUSE, what=what, why=why, fix=fix)
