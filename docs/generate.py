@@ -280,6 +280,7 @@ DECIDED: Mapping[str, Mapping[str, Any]] = {
     "the attention": {"attention": "sdpa"},
     "the attention, if flash attention is available": {"attention": "flash_attention_2"},
     "no card": {"has_card": False},
+    "a sharded model": {"is_sharded": True},
     "the steps of `warmup_ratio`": {"warmup_steps": 2},
     "a tokenizer without a padding token": {"pads_with_eos": True, "eos_token": "d"},
 }
@@ -439,6 +440,7 @@ def taken_by(key: Field[Any]) -> str:
         "int": "whole number",
         "float": "number",
         "tuple[str, ...]": "a list of texts",
+        "Mapping[str, Any]": "a mapping",
         "tuple[DataSource, ...]": "a list, see below",
     }[kind]
     return words + (f", {in_figures(RANGES[key.name])}" if key.name in RANGES else "")
@@ -453,9 +455,9 @@ def in_figures(bounds: tuple[float, float]) -> str:
 def default_of(key: Field[Any]) -> str:
     """Return what counts where a key is left out."""
     value = key.default
-    if value is MISSING:
+    if value is MISSING and key.default_factory is MISSING:
         return "required"
-    if value is None or value == ():
+    if value is None or value == () or key.default_factory is not MISSING:
         return "none"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
@@ -517,6 +519,8 @@ def other(key: Field[Any]) -> Any:
         return not value
     if isinstance(value, (int, float)):
         return value + 0.5 if isinstance(value, float) else value + 1
+    if isinstance(value, Mapping):
+        return value
     if isinstance(value, list):
         return tuple(value)
     return (DataSource(path="c"),) if key.name == "datasets" else "c"

@@ -16,22 +16,32 @@ from colablock.training.foreign_config import translate
 from colablock.training.git import git_revision
 from colablock.training.given_inputs import check_on_hub
 from colablock.training.preflight.batch_size import with_batch_of
-from colablock.training.preflight.checks import Preflight, check_run
-from colablock.training.preflight.facts import Level, Machine, ProvenEnvironment, Stack
-from colablock.training.preflight.hub import ModelFacts, is_offline, query_model
+from colablock.training.preflight.checks import Preflight
+from colablock.training.preflight.facts import Machine, ProvenEnvironment
+from colablock.training.preflight.hub import is_offline, query_model
 from colablock.training.preflight.machine import read_machine
-from colablock.training.preflight.model_config import ModelShape, from_config
+from colablock.training.preflight.run_case import (
+    RunCase,
+    no_model_hint,
+    refusal_text,
+    resumed_mode,
+    shape_of,
+)
 from colablock.training.prepared_data import DataJob, Preparation, local_path, start_preparation
 from colablock.training.runs.checkpoint_mirror import start_mirror
 from colablock.training.runs.checkpoint_restore import restore_checkpoint
 from colablock.training.runs.checkpoint_stores import HUB, list_archives, open_store
-from colablock.training.runs.checkpoints import accepted_changes, data_digest, move_aside_later, newest_valid
+from colablock.training.runs.checkpoints import (
+    accepted_changes,
+    data_digest,
+    move_aside_later,
+    newest_valid,
+)
 from colablock.training.runs.config import TrainConfig, config_from, config_to, read_yaml
 from colablock.training.runs.folder import RunFolder, RunRecord, State
 from colablock.training.runs.launch import EarlyLauncher, ranks_of
 from colablock.training.runs.progress import attach_hint
 from colablock.training.runs.runners import runner_of
-from colablock.training.runs.sharding import ShardMode, shard_mode
 from colablock.training.secrets import find_token, secret_stores, secrets_environment
 from colablock.training.start import (
     Job,
@@ -43,7 +53,6 @@ from colablock.training.start import (
     unused_run_id,
     workarounds_for,
 )
-from colablock.verification.launch import Ranks
 
 __all__ = ["Briefing", "NamedRun", "TrainOptions", "config_of", "options_of", "train", "values_of"]
 
@@ -352,7 +361,7 @@ class _TrainCall:
     ) -> None:
         environ, folder = self.environ, self.run.folder
         workarounds = workarounds_for(self.proven, self.runner, machine.accelerator)
-        case = self._case(machine, workarounds, preparation)
+        case = self._case(machine, workarounds, preparation, checkpoint)
         preflight = case.check()
         if not preflight.passed and not case.check(longest=1).passed:
             self._refuse(preflight)
@@ -381,18 +390,31 @@ class _TrainCall:
         revision = git_revision(working_folder(), environ)
         start_job(job, prepared, folder, home=self.home, environ=environ, revision=revision, early=early)
 
-    def _decided(self, case: _Case, longest: int | None, *, is_resumed: bool) -> Preflight:
-        """Return the findings and decisions for the tokens; a resumed run keeps its batch if that fits."""
-        recorded = self._sized_as(self.run.folder.record()) if is_resumed else case.config
+    def _decided(self, case: RunCase, longest: int | None, *, is_resumed: bool) -> Preflight:
+        """Return the findings and decisions for the tokens; a resumed run keeps its rows in a step.
+
+        Raises Refused if it cannot.
+        """
+        record = self.run.folder.record() if is_resumed else None
+        preflight = self._with_batch(case, longest, record)
+        if record is not None and record.config_digest == self.options.config.digest():
+            preflight, told = case.rows_kept(preflight, record, longest)
+            if told:
+                self.reporter.note(told)
+        return preflight
+
+    def _with_batch(self, case: RunCase, longest: int | None, record: RunRecord | None) -> Preflight:
+        """Return the findings with the batch of *record*, if it is given and fits, or with the largest."""
+        recorded = self._sized_as(record) if record is not None else case.config
         if recorded != case.config:
             as_before = replace(case, config=recorded).check(longest=longest)
             if as_before.passed:
                 return as_before
         # Hosts have to agree on the rows at a time, and their cards may differ.
-        is_one_host = ranks_of(1, self.options.launch_arguments).hosts == 1
-        return case.check(longest=longest, sizes_batch=self.options.sizes_batch and is_one_host)
+        sizes = self.options.sizes_batch and case.ranks.hosts == 1
+        return case.check(longest=longest, sizes_batch=sizes)
 
-    def _job(self, preflight: Preflight, case: _Case, checkpoint: Path | None) -> Job:
+    def _job(self, preflight: Preflight, case: RunCase, checkpoint: Path | None) -> Job:
         """Return the job on the cards that *preflight* has chosen."""
         devices = tuple(case.machine.accelerator.devices[card] for card in preflight.cards)
         accelerator = replace(case.machine.accelerator, devices=devices)
@@ -419,22 +441,29 @@ class _TrainCall:
     def _refuse(self, preflight: Preflight) -> None:
         """Raise Refused with the findings that say that the run would fail, unless it is forced."""
         if not self.options.anyway:
-            raise Refused(_refusal(preflight), hint="`--anyway` starts the run despite these findings")
+            raise Refused(refusal_text(preflight), hint="`--anyway` starts the run despite these findings")
 
-    def _case(self, machine: Machine, workarounds: tuple[str, ...], preparation: Preparation) -> _Case:
+    def _case(
+        self,
+        machine: Machine,
+        workarounds: tuple[str, ...],
+        preparation: Preparation,
+        checkpoint: Path | None,
+    ) -> RunCase:
         """Read what preflight needs about the model and the stack."""
         config, environ = self.options.config, self.environ
         self.reporter.stage("Checking the model, the card and the stack")
         facts = query_model(config.base_model, config.revision, self.secrets.get("HF_TOKEN"), environ)
         if facts.config is None and Path(config.base_model).is_dir():
-            raise InvalidInput(facts.problem, hint=_no_model_hint(Path(config.base_model)))
-        shape, problem = _shape_of(facts)
+            raise InvalidInput(facts.problem, hint=no_model_hint(Path(config.base_model)))
+        shape, problem = shape_of(facts)
         if problem:
             self.reporter.note(problem)
-        ranks = ranks_of(1, self.options.launch_arguments)
-        return _Case(
-            shard=shard_mode(self.options.shard, config),
-            ranks=ranks,
+        mode, keeps_shards = resumed_mode(self.options.shard, config, checkpoint)
+        return RunCase(
+            shard=mode,
+            keeps_shards=keeps_shards,
+            ranks=ranks_of(1, self.options.launch_arguments),
             config=config,
             runner=self.runner,
             machine=machine,
@@ -443,71 +472,3 @@ class _TrainCall:
             shape=shape,
             stack=preparation.stack(),
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Case:
-    """A run before its start: what preflight checks, once before and once after the tokens exist."""
-
-    config: TrainConfig
-    runner: str
-    machine: Machine
-    workarounds: tuple[str, ...]
-    facts: ModelFacts
-    shape: ModelShape | None
-    stack: Stack
-    shard: ShardMode
-    ranks: Ranks  # with one process on each host, unless a number was given
-
-    def check(self, *, longest: int | None = None, sizes_batch: bool = False) -> Preflight:
-        """Return the findings; *longest* and *sizes_batch* are those of `check_run`."""
-        return check_run(
-            self.config,
-            self.shape,
-            self.machine,
-            self.stack,
-            self.facts.access,
-            self.runner,
-            workarounds=frozenset(self.workarounds),
-            model_config=self.facts.config,
-            longest=longest,
-            sizes_batch=sizes_batch,
-            shard=self.shard,
-            hosts=self.ranks.hosts,
-            ranks=self.ranks.total if self.ranks.total > self.ranks.hosts else None,
-        )
-
-    def check_tokens(self, largest: int) -> None:
-        """Raise InvalidInput if the token with the number *largest* is beyond the model's vocabulary."""
-        if self.shape is None or largest < self.shape.vocabulary:
-            return
-        raise InvalidInput(
-            f"the data have the token {largest}, and the model has embeddings for {self.shape.vocabulary}",
-            hint="Tokens were added to its tokenizer without embeddings: use a model that has them",
-        )
-
-
-def _no_model_hint(folder: Path) -> str:
-    if (folder / "adapter_config.json").is_file():
-        return "It has an adapter: set `base_model` to the model that the adapter was trained on"
-    return "Set `base_model` to the folder that has `config.json`, or to a name on the hub"
-
-
-def _shape_of(facts: ModelFacts) -> tuple[ModelShape | None, str]:
-    """Return the model's shape, or None and the reason."""
-    problem = facts.problem
-    if facts.config is not None:
-        try:
-            return from_config(facts.config), ""
-        except InvalidInput as error:
-            problem = error.message
-    return None, f"cannot read the model's config: {problem}"
-
-
-def _refusal(preflight: Preflight) -> str:
-    refused = [finding for finding in preflight.findings if finding.level is Level.REFUSE]
-    lines = ["not starting the run, which would fail"]
-    for finding in refused:
-        lines.append(f"  {finding.what}: {finding.why}" if finding.why else f"  {finding.what}")
-        lines += [f"    {finding.fix}"] if finding.fix else []
-    return "\n".join(lines)

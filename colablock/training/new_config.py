@@ -61,6 +61,8 @@ KEY_HELP: Mapping[str, str] = {
     "output_dir": "default: a folder in outputs/, named after model and data",
     "report_to": "wandb, tensorboard; default: only the files of the run",
     "wandb_project": "the key comes from WANDB_API_KEY or notebook secrets, never from this file",
+    "fsdp_version": "2: the version that shards a model; see `fsdp_config`",
+    "fsdp_config": "shards the model over all cards, also if each could hold it; see `--shard`",
 }
 # Example values of keys that are unset by default.
 KEY_EXAMPLES: Mapping[str, Any] = {
@@ -73,6 +75,8 @@ KEY_EXAMPLES: Mapping[str, Any] = {
     "save_steps": 100,
     "output_dir": "outputs/mine",
     "report_to": ["wandb"],
+    "fsdp_version": 2,
+    "fsdp_config": {"reshard_after_forward": True},
     "wandb_project": "mine",
 }
 

@@ -227,7 +227,7 @@ def start_job(
     run_id = unused_run_id(home, folder.path)
     environment = _environment(job, folder, environ, ranks, has_card=job.has_card, cards=job.cards)
     entry = runner_of(job.runner).write(job.config, decisions, folder)
-    sharding = sharding_for(job.config) if job.is_sharded and job.runner != "axolotl" else None
+    sharding = sharding_for(job.config) if job.is_sharded and job.runner == "trl" else None
     config = accelerate_config(
         precision=decisions.precision, ranks=ranks, has_card=job.has_card, sharding=sharding
     )
@@ -275,6 +275,7 @@ def _decide(job: Job, prepared: Mapping[str, Any], ranks: Ranks) -> RunDecisions
         else config.warmup_steps,
         total_steps=total,
         has_eval=bool(config.val_set_size),
+        is_sharded=job.is_sharded,
         evaluations=_evaluations(config),
         pads_with_eos=prepared["pad_token"] is None,
         eos_token=prepared["eos_token"],
@@ -320,7 +321,8 @@ def _job_file(
         "eval_steps": config.eval_steps or decisions.eval_steps,
         **({"chat_template": prepared["chat_template"]} if prepared.get("chat_template") else {}),
         **({"imports_first": entry.imports_first} if entry.imports_first else {}),
-        **({"shards": True, "shards_recompute": sharding.activation_checkpointing} if sharding else {}),
+        **({"shards": True} if job.is_sharded else {}),
+        **({"shards_recompute": sharding.activation_checkpointing} if sharding else {}),
     }
 
 

@@ -335,7 +335,6 @@ def test_rows_with_images_need_axolotl() -> None:
         ("load_in_8bit", True, "loaded in 16 bits"),
         ("lora_modules_to_save", ["embed_tokens"], "only the adapter is trained"),
         ("special_tokens", {"eos_token": "<|im_end|>"}, "keeps its own special tokens"),
-        ("deepspeed", "zero3.json", "without DeepSpeed"),
         ("plugins", ["axolotl.integrations.liger.LigerPlugin"], "no plugin is loaded"),
         ("early_stopping_patience", 3, "trains all its steps"),
         ("liger_rope", True, "trl has nothing like it"),

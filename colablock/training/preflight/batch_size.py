@@ -11,7 +11,7 @@ from colablock.training.preflight.memory import Setting, estimate
 from colablock.training.preflight.model_config import ModelShape
 from colablock.training.runs.config import TrainConfig
 
-__all__ = ["batch_findings", "largest_batch", "with_batch_of"]
+__all__ = ["batch_findings", "largest_batch", "rows_of_step", "with_batch_of", "with_rows_of_step"]
 
 _MUCH_LARGER = 4  # times as many rows, worth a note
 
@@ -41,6 +41,24 @@ def with_batch_of(config: TrainConfig, recorded: Mapping[str, Any]) -> TrainConf
     if rows * steps != config.micro_batch_size * config.gradient_accumulation_steps:
         return config
     return replace(config, micro_batch_size=rows, gradient_accumulation_steps=steps)
+
+
+def rows_of_step(recorded: Mapping[str, Any], processes: int) -> int | None:
+    """Return the rows of a step with the config *recorded* in all *processes*; None if it does not say."""
+    rows, steps = recorded.get("micro_batch_size"), recorded.get("gradient_accumulation_steps")
+    return rows * steps * processes if isinstance(rows, int) and isinstance(steps, int) else None
+
+
+def with_rows_of_step(config: TrainConfig, rows: int, processes: int) -> TrainConfig | None:
+    """Return *config* with *rows* in a step of all *processes*; None if they cannot share them evenly.
+
+    Rows at a time stay as they are if that is possible, and else become fewer.
+    """
+    each, rest = divmod(rows, processes)
+    if rest:
+        return None
+    at_a_time = next(size for size in range(min(config.micro_batch_size, each), 0, -1) if each % size == 0)
+    return replace(config, micro_batch_size=at_a_time, gradient_accumulation_steps=each // at_a_time)
 
 
 def batch_findings(given: TrainConfig, largest: TrainConfig, *, is_taken: bool) -> Iterator[Finding]:

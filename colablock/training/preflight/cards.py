@@ -84,7 +84,8 @@ class CardChoice:
 class CardCase:
     """The run to find cards for, and what it would run on.
 
-    *ranks* is the number of all ranks, if that was given, and *hosts* that of the hosts.
+    *ranks* is the number of all ranks, if that was given, and *hosts* that of the hosts.  *keeps_shards* is
+    true for a run that goes on from a sharded checkpoint.
     """
 
     config: TrainConfig
@@ -95,6 +96,7 @@ class CardCase:
     shard: ShardMode = ShardMode.AUTO
     hosts: int = 1
     ranks: int | None = None
+    keeps_shards: bool = False
     has_tokens: bool = False  # *config* has the length of the longest row
 
     def setting(self, shape: ModelShape, cards: list[Card], shards: int = 1) -> Setting:
@@ -130,8 +132,12 @@ class CardCase:
             findings.append(Finding(level=Level.NOTE, what=f"not using {others}", why=why))
         roomiest = sorted(usable, key=lambda at: (-usable_memory(cards[at]), at))[:1]
         is_estimated = shape is not None and shape.unsupported is None
+        shards = self.ranks or len(usable) * self.hosts or 1
+        if self.keeps_shards or (self.shard is ShardMode.FSDP and shards > 1):
+            return self._sharded(shape if is_estimated else None, shape, usable, findings, shards)
         if self.shard is ShardMode.FSDP:
-            return self._sharded(shape if is_estimated else None, shape, usable, findings)
+            why = "there is one card" if cards else "there is one process"
+            findings.append(Finding(level=Level.NOTE, what="not sharding the model", why=why))
         if shape is None or not is_estimated:
             return self._choice(roomiest, None, findings)
         if len(usable) * self.hosts > 1:
@@ -151,15 +157,15 @@ class CardCase:
         shape: ModelShape | None,
         usable: list[int],
         findings: list[Finding],
+        shards: int,
     ) -> CardChoice:
         """Return the choice of all cards, because sharding was asked for."""
-        shards = self.ranks or len(usable) * self.hosts or 1
         found = self._estimate(estimated, usable, shards) if estimated is not None else None
         obstacle = shard_obstacle(self.config, shape, self._cards(usable), self.stack, self.runner)
         if obstacle is not None:
             findings.append(obstacle)
         elif shards > 1:
-            findings.append(_shard_note(shards, found, on="card" if usable else "process"))
+            findings.append(_shard_note(shards, found, on="cards" if usable else "processes"))
         return self._choice(usable, found, findings, shards, is_sharded=True)
 
     def _shardable(
@@ -171,7 +177,7 @@ class CardCase:
         found = self._estimate(shape, usable, shards)
         room = min(usable_memory(self.machine.cards[at]) for at in usable)
         if obstacle is None and found.total <= room:
-            findings.append(_shard_note(shards, found, whole, on="card"))
+            findings.append(_shard_note(shards, found, whole, on="cards"))
             return self._choice(usable, found, findings, shards, is_sharded=True)
         findings.append(_no_shard_note(shards, found, room, obstacle))
         return None
@@ -214,10 +220,10 @@ def _process_note(cards: int, fitting: int, found: Estimate) -> Finding:
 
 
 def _shard_note(shards: int, found: Estimate | None, whole: Estimate | None = None, *, on: str) -> Finding:
-    why = f"each {on} needs about {memory_text(found.total)}" if found is not None else ""
+    why = f"each needs about {memory_text(found.total)}" if found is not None else ""
     if whole is not None:
         why += f", and with the whole model {memory_text(whole.total)}"
-    return Finding(level=Level.NOTE, what=f"sharding the model over {count(shards, on)} with FSDP", why=why)
+    return Finding(level=Level.NOTE, what=f"sharding the model over {shards} {on} with FSDP", why=why)
 
 
 def _no_shard_note(shards: int, found: Estimate, room: int, obstacle: Finding | None) -> Finding:

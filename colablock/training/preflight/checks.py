@@ -92,6 +92,7 @@ def check_run(  # noqa: PLR0917 - each has its own type
     shard: ShardMode = ShardMode.AUTO,
     hosts: int = 1,
     ranks: int | None = None,
+    keeps_shards: bool = False,
 ) -> Preflight:
     """Return the findings for *config* with *runner* on this machine, and the decisions for the run.
 
@@ -99,7 +100,8 @@ def check_run(  # noqa: PLR0917 - each has its own type
     *workarounds* are those that the run will apply.  *longest* is the number of tokens of the longest
     row, once it is known: the memory is estimated for it if it is less than `sequence_len`.  With
     *sizes_batch* the run takes as many rows at a time as fit on its cards.  *ranks* is the number of all
-    ranks, if that was given, and *hosts* that of the hosts, which have equal cards.
+    ranks, if that was given, and *hosts* that of the hosts, which have equal cards.  *keeps_shards* is true
+    for a run that goes on from a sharded checkpoint.
     """
     case = CardCase(
         config=_with_longest(config, longest),
@@ -110,6 +112,7 @@ def check_run(  # noqa: PLR0917 - each has its own type
         shard=shard,
         hosts=hosts,
         ranks=ranks,
+        keeps_shards=keeps_shards,
         has_tokens=longest is not None,
     )
     choice = case.choose(shape)
@@ -152,7 +155,7 @@ def check_run(  # noqa: PLR0917 - each has its own type
         findings += _memory_findings(case, shape, choice, choice.estimate)
         findings += sizing
         findings += loading_findings(
-            config, shape, machine, setting, processes=max(len(cards), 1), shards=choice.shards
+            config, shape, machine, setting, processes=len(cards), shards=choice.shards
         )
         checkpoint = checkpoint_size(config, shape, setting)
     findings += disk_findings(config, machine, access, checkpoint)

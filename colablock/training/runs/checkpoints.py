@@ -24,6 +24,7 @@ from colablock.training.runs.folder import MANIFEST, RunRecord
 __all__ = [
     "accepted_changes",
     "data_digest",
+    "is_sharded",
     "list_checkpoints",
     "move_aside_later",
     "newest_valid",
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 _SCHEMA = 1
+_SHARDS = "pytorch_model_fsdp_0"  # as accelerate names the folder
 _NAME = re.compile(r"checkpoint-([0-9]{1,15})")
 _MAX_FAULTS = 3  # of one checkpoint in a message: they tend to have one cause
 _MAX_VALUE = 60  # characters of a value in a message
@@ -110,6 +112,11 @@ def _fault(folder: Path, name: str, row: _ManifestFile) -> str | None:
     except OSError as error:
         return f"`{name}` cannot be read: {error.strerror}"
     return None
+
+
+def is_sharded(checkpoint: Path) -> bool:
+    """Whether *checkpoint* has the parts of ranks that share one model, by FSDP."""
+    return (checkpoint / _SHARDS).is_dir()
 
 
 def newest_valid(folder: Path, reporter: Reporter) -> Path | None:

@@ -27,6 +27,17 @@ _OF_EVERY_LAUNCH = ("accelerate.commands.launch", "torch")
 _OF_EVERY_RUN = (*_OF_EVERY_LAUNCH, "transformers:Trainer")  # as launcher and shim do
 
 
+# The values of axolotl's `fsdp_config`, unless the config has its own.
+_AXOLOTL_SHARDS: Mapping[str, Any] = {
+    "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+    "state_dict_type": "SHARDED_STATE_DICT",
+    "final_state_dict_type": "FULL_STATE_DICT",
+    "reshard_after_forward": True,
+    "cpu_ram_efficient_loading": True,
+    "offload_params": False,
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunDecisions:
     """The settings of a run that follow from the card and the data, not from the config.
@@ -41,6 +52,7 @@ class RunDecisions:
     warmup_steps: int
     total_steps: int
     has_eval: bool = False
+    is_sharded: bool = False
     pads_with_eos: bool = False  # because the tokenizer has no padding token
     eos_token: str | None = None
 
@@ -303,6 +315,9 @@ def _conditional_keys(config: TrainConfig, decisions: RunDecisions) -> Iterator[
         yield "eval_steps", config.eval_steps or decisions.eval_steps
     if MetricsTarget.TENSORBOARD in config.report_to:
         yield "use_tensorboard", True
+    if decisions.is_sharded or config.fsdp_config:
+        yield "fsdp_version", config.fsdp_version or 2
+        yield "fsdp_config", {**_AXOLOTL_SHARDS, **config.fsdp_config}
     if decisions.pads_with_eos and decisions.eos_token:
         yield "special_tokens", {"pad_token": decisions.eos_token}
     if not decisions.has_card:

@@ -102,22 +102,73 @@ def trained_parameters(model: Any) -> dict[str, Any]:
     return found
 
 
+@contextmanager
+def plain_names(model: Any) -> Iterator[None]:
+    """Have *model* name its modules without the wrappers of layers that are recomputed.
+
+    peft finds the weights of adapters by these names, and would find none in such layers: it would save an
+    empty adapter, and load nothing, without a word.
+    """
+    name_modules = model.named_modules
+
+    def named(*args: Any, **kwargs: Any) -> Iterator[tuple[str, Any]]:
+        for name, module in name_modules(*args, **kwargs):
+            if not f"{name}.".endswith(_WRAPPER):
+                yield f"{name}.".replace(_WRAPPER, "").removesuffix("."), module
+
+    model.named_modules = named
+    try:
+        yield
+    finally:
+        del model.named_modules
+
+
+def keep_adapters() -> None:
+    """Have the trainer save and load the adapter of layers that are recomputed; see `plain_names`."""
+    from transformers import trainer
+
+    for name in ("save_fsdp_model", "load_fsdp_model"):
+        setattr(trainer, name, _with_plain_names(getattr(trainer, name)))
+
+
+def _with_plain_names(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def named(plugin: Any, accelerator: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+        with plain_names(model):
+            return function(plugin, accelerator, model, *args, **kwargs)
+
+    return named
+
+
 def save_adapter(model: Any, folder: Path, *, writes: bool) -> None:
     """Save the whole adapter of the sharded *model* in *folder*.  Every rank calls this, and one *writes*."""
     state = trained_parameters(model)
     if writes:
         folder.mkdir(parents=True, exist_ok=True)
-        model.save_pretrained(str(folder), state_dict=state)
+        with plain_names(model):
+            model.save_pretrained(str(folder), state_dict=state)
 
 
-def files_of_shards(folder: Path) -> Iterator[Path]:
-    """Yield the files that the parts of a checkpoint consist of, as their own lists name them."""
+def check_shards(folder: Path, model: Any) -> None:
+    """Exit unless the checkpoint *folder* has the trained weights of *model*, and the files of every rank.
+
+    The hosts of a run may have folders of their own, and a checkpoint is whole only with all of its parts.
+    """
     from torch.distributed.checkpoint import FileSystemReader
 
-    for listed in sorted(folder.glob("*/.metadata")):
-        named = FileSystemReader(str(listed.parent)).read_metadata().storage_data or {}
-        for name in sorted({one.relative_path for one in named.values()}):
-            yield listed.parent / name
+    if not (folder / "pytorch_model_fsdp_0").is_dir():
+        return  # axolotl can save it as a whole
+    trained = sum(parameter.requires_grad for parameter in model.parameters())
+    for part in ("pytorch_model_fsdp_0", "optimizer_0"):
+        saved = FileSystemReader(str(folder / part)).read_metadata()
+        if (found := len(saved.state_dict_metadata)) < trained:
+            raise SystemExit(f"{folder.name}/{part} has {found} of {trained} trained tensors")
+        for name in sorted({one.relative_path for one in (saved.storage_data or {}).values()}):
+            if not (folder / part / name).is_file():
+                raise SystemExit(
+                    f"{folder.name}/{part} has no `{name}`, which another host has saved: "
+                    "the hosts of a sharded run need one `output_dir` that all of them see"
+                )
 
 
 WORKAROUNDS: dict[str, Callable[[], None]] = {"fsdp-on-cpu": fsdp_on_cpu}

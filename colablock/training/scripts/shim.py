@@ -50,8 +50,11 @@ def main(folder: Path) -> None:
         for name in job.get("imports_first", ()):
             importlib.import_module(name)
         sharing = runpy.run_path(str(SHARING)) if job.get("shards") else {}
+        known = {**WORKAROUNDS, **sharing.get("WORKAROUNDS", {})}
         for name in job["mends"]:
-            (WORKAROUNDS.get(name) or sharing["WORKAROUNDS"][name])()
+            known[name]()
+        if sharing:
+            sharing["keep_adapters"]()
         watch = TrainingWatch(folder, job, rank, world)
         hook_trainer(watch, job)
         try:
@@ -428,7 +431,7 @@ class TrainingWatch:
         if self._rank == 0 and folder.is_dir():
             keep_template(folder, self._job.get("chat_template"))
             if sharing:
-                check_shards(sharing["files_of_shards"](folder))
+                sharing["check_shards"](folder, model)
             facts = {
                 "bytes": write_manifest(folder, state.global_step),
                 "seconds": time.monotonic() - started,
@@ -457,16 +460,6 @@ class TrainingWatch:
                 )
         model.train(was_training)
         self.write_event("evaluation", step=self.step, when=when, loss=sum(losses) / len(losses))
-
-
-def check_shards(files: Iterator[Path]) -> None:
-    """Exit unless this host sees the *files* of every rank: a checkpoint is whole only with all of them."""
-    missing = [file for file in files if not file.is_file()]
-    if missing:
-        raise SystemExit(
-            f"the checkpoint has no `{missing[0]}`, which another host has saved: "
-            "the hosts of a sharded run need one `output_dir` that all of them see"
-        )
 
 
 def open_jsonl(path: Path) -> Any:

@@ -67,8 +67,19 @@ KEYS: dict[str, tuple[Any, Any]] = {
     "output_dir": ("out", "out"),
     "report_to": (["wandb"], (MetricsTarget.WANDB,)),
     "wandb_project": ("mine", "mine"),
+    "fsdp_version": (2, 2),
+    "fsdp_config": ({"reshard_after_forward": False}, {"reshard_after_forward": False}),
 }
-WHERE = {"output_dir", "report_to", "wandb_project", "save_steps", "save_total_limit", "logging_steps"}
+WHERE = {
+    "output_dir",
+    "report_to",
+    "wandb_project",
+    "save_steps",
+    "save_total_limit",
+    "logging_steps",
+    "fsdp_version",
+    "fsdp_config",
+}
 
 
 def faults_of(value: object, *, passes_through: bool = False) -> dict[str, tuple[str, str | None]]:
