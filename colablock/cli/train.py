@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colablock.cli.common import MATRIX, Call, add_command, print_json, session_of
-from colablock.errors import ExitCode, TrainingFailed
+from colablock.errors import ExitCode, InvalidInput, TrainingFailed
 from colablock.matrix.schema import RUNNERS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from colablock.training.find_or_start import NamedRun, TrainOptions
+    from colablock.training.runs.config import TrainConfig
 
 __all__ = ["add"]
 
@@ -64,9 +69,26 @@ def _add_train(commands: Any) -> None:
     parser.add_argument(
         "--no-wait", dest="wait", action="store_false", help="start the run, and do not follow it"
     )
+    parser.add_argument(
+        "--hosts",
+        metavar="A,B",
+        help="print what to run on each of several hosts, and start nothing; the first is where they meet",
+    )
+    parser.add_argument(
+        "--launcher",
+        choices=("slurm",),
+        help="write a batch script and submit it; in a job, start its tasks with srun",
+    )
+    parser.add_argument(
+        "--sbatch",
+        metavar="OPTION",
+        action="append",
+        default=[],
+        help="option of the batch script, such as nodes=2 or time=1:00:00 (repeatable)",
+    )
     parser.epilog = (
-        "Arguments after `--` are passed to accelerate, after colablock's own. For several hosts: "
-        "`--num_machines`, `--num_processes`, `--machine_rank`, `--main_process_ip`, `--main_process_port`."
+        "Arguments after `--` are passed to accelerate, after colablock's own. `--hosts` prints those for "
+        "several hosts; `--num_processes` is the number of processes on all of them."
     )
     parser.set_defaults(launch=[])
     parser.set_defaults(handler=_train)
@@ -89,24 +111,108 @@ def _train(call: Call) -> int:
     from colablock.operations.run import proven_environment
     from colablock.training.find_or_start import train
     from colablock.training.given_inputs import check_given
+    from colablock.training.hosts import is_in_job, job_arguments
     from colablock.transaction.apply_record import home_folder
 
     args = call.args
     is_quiet = args.quiet or args.json
+    if args.hosts is not None:
+        return _print_hosts(call)
     if not args.resume_anyway:
         example = f"colablock train {args.name} --model Qwen/Qwen2.5-1.5B --dataset data.jsonl"
         check_given(args.config, _values(args), example=example)
     with session_of(call) as session:
         proven = proven_environment(session, args.name)
+        options = _train_options(args, proven.runner)
+        if args.launcher is not None:
+            if not is_in_job(call.environ):
+                return _submit(call, options.config, proven.versions)
+            options = replace(
+                options, launch_arguments=(*job_arguments(call.environ), *options.launch_arguments)
+            )
         run = train(
             proven,
-            _train_options(args, proven.runner),
+            options,
             home=home_folder(call.environ),
             environ=call.environ,
             reporter=session.reporter,
             show=lambda briefing: None if is_quiet else render(briefing_document(briefing), call.err),
         )
     return follow_run(call, run.id, run.folder) if args.wait else _print_started(call, run)
+
+
+def _print_hosts(call: Call) -> int:
+    """Print the command for each host; their outputs are in folders of their own."""
+    from colablock.training.hosts import per_host
+
+    args = call.args
+    if args.launcher is not None:
+        raise InvalidInput("`--hosts` cannot be used with `--launcher slurm`: Slurm chooses the hosts")
+    found = {
+        host: [
+            *_command(args),
+            *_flags(args),
+            *(["--fresh"] if args.fresh else []),
+            "--",
+            *arguments,
+            *args.launch,
+        ]
+        for host, arguments in per_host(args.hosts.split(","))
+    }
+    if args.json:
+        print_json({"hosts": [{"host": host, "command": words} for host, words in found.items()]}, call.out)
+        return ExitCode.DONE
+    for host, words in found.items():
+        call.out.print(f"# on {host}\n{shlex.join(words)}", markup=False, soft_wrap=True, highlight=False)
+    return ExitCode.DONE
+
+
+def _submit(call: Call, config: TrainConfig, versions: Mapping[str, str]) -> int:
+    """Write the batch script of a run in a stack with *versions*, and submit it."""
+    from colablock.deployment.target import is_for_cuda
+    from colablock.training.hosts import submit, write_script
+    from colablock.training.start import default_folder
+
+    args = call.args
+    arguments = [*_flags(args), "--launcher", "slurm", *(["--", *args.launch] if args.launch else [])]
+    script = write_script(
+        default_folder(config),
+        [sys.executable, "-m", *_command(args)],
+        first=["--fresh"] if args.fresh else (),
+        arguments=arguments,
+        options=args.sbatch,
+        needs_card=any(map(is_for_cuda, versions, versions.values())),
+        working_folder=Path.cwd(),
+    )
+    job = submit(script, call.environ)
+    if args.json:
+        print_json({"script": str(script), "job": job}, call.out)
+    elif not args.quiet:
+        call.out.print(f"submitted job {job}: `{script}`", markup=False, soft_wrap=True)
+    return ExitCode.DONE
+
+
+def _command(args: argparse.Namespace) -> list[str]:
+    """Return the words of the same call, without its flags."""
+    given = {
+        "--config": [args.config],
+        "--model": [args.model],
+        "--dataset": args.dataset,
+        "--set": args.set,
+        "--output-dir": [args.output_dir],
+        "--runner": [args.runner],
+        "--mirror": [args.mirror],
+    }
+    words = ["colablock", "train", args.name]
+    for option, values in given.items():
+        for value in values:
+            words += [option, str(value)] if value is not None else []
+    return words
+
+
+def _flags(args: argparse.Namespace) -> list[str]:
+    flags = {"--resume-anyway": args.resume_anyway, "--anyway": args.anyway, "--strict": args.strict}
+    return [name for name, is_set in flags.items() if is_set]
 
 
 def _values(args: argparse.Namespace) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from colablock.lockfile.tool_table import DELTA, table_of
 if TYPE_CHECKING:
     from colablock._vendor.packaging.tags import Tag
 
-__all__ = ["DeployTarget", "Deployment", "installable", "target_of"]
+__all__ = ["DeployTarget", "Deployment", "installable", "is_for_cuda", "target_of"]
 
 _GLIBC = re.compile(r"manylinux_(\d{1,3})_(\d{1,3})_([a-z0-9_]{1,32})")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -83,13 +83,13 @@ def target_of(lock: Pylock) -> DeployTarget:
         platform=platform,
         machine=found[3],
         glibc=(int(found[1]), int(found[2])),
-        needs_card=any(map(_is_for_cuda, lock.packages)),
+        needs_card=any(is_for_cuda(str(one.name), str(one.version)) for one in lock.packages),
     )
 
 
-def _is_for_cuda(package: Package) -> bool:
-    local = package.version.local if package.version is not None else None
-    return str(package.name).startswith("nvidia-") or bool(local and re.match(r"cu\d", local))
+def is_for_cuda(name: str, version: str) -> bool:
+    """Whether a distribution is a build for CUDA: ``torch 2.9.0+cu128``, ``nvidia-cublas-cu12 12.8``."""
+    return name.startswith("nvidia-") or re.search(r"\+cu\d", version) is not None
 
 
 def installable(lock: Pylock, target: DeployTarget) -> Pylock:

@@ -196,6 +196,7 @@ def _job_text(found: _Exported, form: Format | Deployment, output: Path) -> tupl
     job = BatchJob(
         name=name,
         command=["colablock", "train", matrix, "--config", "train.yaml", "--output-dir", f"outputs/{name}"],
+        arguments=["--launcher", "slurm"],
         run=f"outputs/{name}",
         log="%x-%j.log",
         needs_card=target.needs_card,

@@ -30,7 +30,7 @@ from colablock.training.preflight.run_case import (
 from colablock.training.prepared_data import DataJob, Preparation, local_path, start_preparation
 from colablock.training.runs.checkpoint_mirror import start_mirror
 from colablock.training.runs.checkpoint_restore import restore_checkpoint
-from colablock.training.runs.checkpoint_stores import HUB, list_archives, open_store
+from colablock.training.runs.checkpoint_stores import list_archives, open_store
 from colablock.training.runs.checkpoints import (
     accepted_changes,
     data_digest,
@@ -42,10 +42,11 @@ from colablock.training.runs.folder import RunFolder, RunRecord, State
 from colablock.training.runs.launch import EarlyLauncher, ranks_of
 from colablock.training.runs.progress import attach_hint
 from colablock.training.runs.runners import runner_of
-from colablock.training.secrets import find_token, secret_stores, secrets_environment
+from colablock.training.secrets import mirror_variables, secret_stores, secrets_environment
 from colablock.training.start import (
     Job,
     default_folder,
+    folder_of,
     lock_run_folder,
     move_aside,
     start_early_for,
@@ -200,11 +201,11 @@ def train(
     template = template_value(given.chat_template)
     config = replace(given, base_model=local_path(given.base_model), chat_template=template)
     options = replace(options, config=config)
-    folder = RunFolder(default_folder(config))
+    folder = RunFolder(folder_of(config, options.launch_arguments))
     secrets, notes = secrets_environment(config, environ, secret_stores(environ))
     for note in (*options.notes, *notes):
         reporter.note(note)
-    mirror_environ = _mirror_variables(options.mirror or "", environ)
+    mirror_environ = mirror_variables(options.mirror or "", environ)
     # Open the mirror first: an unusable target is reported now and not after hours.
     store = None
     if options.mirror:
@@ -227,18 +228,11 @@ def train(
             show=show,
         )
         call.find_or_start()
-    if options.mirror:  # also for a run that is done: its last checkpoints may not be mirrored yet
+    # Also for a run that is done: its last checkpoints may not be mirrored yet.  Host 0 has them all.
+    if options.mirror and folder.path == default_folder(config):
         with interrupted_as(f"The run `{run.id}` goes on, without its mirror; {attach_hint(run.id)}."):
             start_mirror(folder.path, options.mirror, python=proven.python, environ=mirror_environ)
     return run
-
-
-def _mirror_variables(mirror: str, environ: Mapping[str, str]) -> Mapping[str, str]:
-    """Return *environ*, with the token of the hub if the mirror is there."""
-    if not mirror.startswith(HUB):
-        return environ
-    token, _ = find_token("HF_TOKEN", environ, secret_stores(environ))
-    return environ if token is None else {**environ, "HF_TOKEN": token.value}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,14 +264,17 @@ class _TrainCall:
             return
         if (fault := folder.fault()) is not None:
             raise InvalidInput(fault, hint="`--fresh` moves the folder aside and starts a new run")
-        if options.mirror and record is None:
-            record = self._restored(options.mirror)
+        first = default_folder(options.config)  # of host 0; there if the hosts share it
+        is_missing = record is None if first == folder.path else not first.is_dir()
+        if options.mirror and is_missing:
+            record = self._restored(options.mirror) or record
+        checkpoints = first if first.is_dir() else folder.path
         if record is None:
-            self._start(None)
+            self._start(None if first == folder.path else newest_valid(checkpoints, self.reporter))
             return
         is_unchanged = self._is_unchanged(record)
         if state is not State.DONE:
-            self._start(newest_valid(folder.path, self.reporter))
+            self._start(newest_valid(checkpoints, self.reporter))
         elif is_unchanged:
             self.reporter.note(f"the run `{record.id}` is already done: `--fresh` trains again")
         else:
@@ -298,7 +295,7 @@ class _TrainCall:
     def _restored(self, mirror: str) -> RunRecord | None:
         """Restore the run from its mirror and return its record; None if the mirror has no checkpoint."""
         folder = self.run.folder
-        variables = _mirror_variables(mirror, self.environ)
+        variables = mirror_variables(mirror, self.environ)
         store = open_store(mirror, python=self.proven.python, environ=variables)
         try:
             restore_checkpoint(store, self.run.id, folder.path, reporter=self.reporter)

@@ -21,6 +21,7 @@ from colablock._common.limits import SETTINGS_FILE
 from colablock._common.toml import read_text_file
 from colablock.environment.notebook_host import in_notebook
 from colablock.training.preflight.hub import expand_path, hub_home
+from colablock.training.runs.checkpoint_stores import HUB
 from colablock.training.runs.config import MetricsTarget, TrainConfig
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "SecretUnavailable",
     "find_token",
     "is_on_hub",
+    "mirror_variables",
     "secret_stores",
     "secrets_environment",
 ]
@@ -228,3 +230,11 @@ def _has(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):  # there is no `google`, or it is not a package
         return False
+
+
+def mirror_variables(mirror: str, environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Return *environ*, with the token of the hub if the mirror is there."""
+    if not mirror.startswith(HUB):
+        return environ
+    token, _ = find_token("HF_TOKEN", environ, secret_stores(environ))
+    return environ if token is None else {**environ, "HF_TOKEN": token.value}

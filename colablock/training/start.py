@@ -22,6 +22,7 @@ from colablock.training.prepared_data import DataJob, bytecode_folder
 from colablock.training.runs.config import TrainConfig, config_to
 from colablock.training.runs.folder import RunFolder, RunRecord, check_owner, list_runs, register
 from colablock.training.runs.launch import (
+    TASK,
     EarlyLauncher,
     accelerate_config,
     launch_command,
@@ -41,6 +42,7 @@ __all__ = [
     "LOCAL_FILES_WORKAROUND",
     "Job",
     "default_folder",
+    "folder_of",
     "lock_run_folder",
     "move_aside",
     "start_early_for",
@@ -125,6 +127,16 @@ def default_folder(config: TrainConfig) -> Path:
     return _checked_folder((Path("outputs") / f"{model}-{data}").absolute())
 
 
+def folder_of(config: TrainConfig, launch_arguments: tuple[str, ...]) -> Path:
+    """Return the folder of a run on this host, which *launch_arguments* name.
+
+    That of host 0 is the output folder.  Hosts may share a file system, so host 1 writes to ``host-1/NAME``
+    beside it.
+    """
+    folder, host = default_folder(config), ranks_of(1, launch_arguments).host
+    return folder.parent / f"host-{host}" / folder.name if host else folder
+
+
 def unused_run_id(home: Path, folder: Path) -> str:
     """Return the id of the run in *folder*: the folder's name, with a number if another run has that id."""
     known = dict(list_runs(home))
@@ -175,6 +187,9 @@ def start_early_for(
 
     If the decision is another one, the launcher starts over.
     """
+    if TASK in launch_arguments:  # it runs in the tasks of a job
+        yield None
+        return
     cards = tuple(range(len(accelerator.devices))) if accelerator.kind == "cuda" else None
     ranks = ranks_of(len(cards or ()) or 1, launch_arguments)
     environment = _environment(data, folder, environ, ranks, has_card=cards is not None, cards=cards)

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -131,7 +132,7 @@ class _Registration:
 
 _LAST_SECOND = 253_402_300_799  # of the year 9999, the last that a date can have
 _LARGEST_PROCESS = 1 << 31
-_RANK_FILE = 64  # bytes: two numbers
+_RANK_FILE = 512  # bytes: two numbers and the name of a host
 _FIELDS = {"mends": "workarounds"}  # a key of the file → its field
 _KEYS = {name: key for key, name in _FIELDS.items()}
 
@@ -245,8 +246,9 @@ class RunFolder:
         lost = []
         for file in (self.path / "ranks").glob("[0-9]*"):
             with suppress(OSError, ValueError):  # ValueError: not by us, or being written
-                process, began = map(int, read_bounded(file, _RANK_FILE).split())
-                if start_time_of(process) != began:
+                process, began, *host = read_bounded(file, _RANK_FILE).decode().split()
+                is_here = not host or host[0] == socket.gethostname()
+                if is_here and start_time_of(int(process)) != int(began):
                     lost.append(int(file.name))
         return sorted(lost)
 

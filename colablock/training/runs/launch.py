@@ -15,10 +15,11 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -32,6 +33,7 @@ from colablock.training.scripts import FOLDER as SCRIPTS
 from colablock.verification.launch import CONFIG, Ranks, Sharding, accelerate_values, launch_arguments
 
 __all__ = [
+    "TASK",
     "EarlyLauncher",
     "StartedProcess",
     "launch_command",
@@ -42,6 +44,8 @@ __all__ = [
     "with_meeting_point",
 ]
 
+#: The machine rank of a run that Slurm starts on several hosts: each task fills its own in.
+TASK = "$SLURM_PROCID"
 _LAUNCHER = SCRIPTS / "launcher.py"
 _SHIM = SCRIPTS / "shim.py"
 _PIPE_CAPACITY = 1 << 16  # bytes, what Linux gives a new pipe
@@ -79,10 +83,14 @@ def ranks_of(processes: int, extra: Sequence[str] = ()) -> Ranks:
     )
 
 
-_OF_RANKS: Mapping[str, type] = {
+def _host(text: str) -> int:
+    return 0 if text == TASK else int(text)
+
+
+_OF_RANKS: Mapping[str, Callable[[str], Any]] = {
     "num_machines": int,
     "num_processes": int,
-    "machine_rank": int,
+    "machine_rank": _host,
     "main_process_ip": str,
     "main_process_port": int,
     "num_cpu_threads_per_process": int,
@@ -109,7 +117,8 @@ def launch_command(
 ) -> list[str]:
     """Return the command that starts the shim in every rank of this host.
 
-    *extra* are further arguments for accelerate.  They come last and so override the others.
+    *extra* are further arguments for accelerate.  They come last and so override the others.  With the
+    machine rank `TASK`, Slurm starts the launcher in each task of the job.
     """
     arguments = launch_arguments(
         folder.path / CONFIG,
@@ -119,7 +128,13 @@ def launch_command(
         has_card=has_card,
         sharding=sharding,
     )
-    return [python, str(_LAUNCHER), *arguments, *extra, str(_SHIM), str(folder.path)]
+    srun = _srun(ranks.hosts) if TASK in extra else ()
+    return [*srun, python, str(_LAUNCHER), *arguments, *extra, str(_SHIM), str(folder.path)]
+
+
+def _srun(tasks: int) -> tuple[str, ...]:
+    """Return the command of Slurm that starts a command in each task; if one fails, all are ended."""
+    return ("srun", "--ntasks", str(tasks), "--kill-on-bad-exit=1", "--mpi=none", "--input=none")
 
 
 def accelerate_config(
@@ -165,6 +180,8 @@ def launch_environment(
         extra["ACCELERATE_USE_CPU"] = "true"  # the launcher for several ranks does not set it
     if threads is not None:
         extra["OMP_NUM_THREADS"] = str(threads)  # read when torch is loaded
+    if cores := environ.get("SLURM_CPUS_PER_TASK"):
+        extra["SRUN_CPUS_PER_TASK"] = cores  # since Slurm 22.05 srun does not take it over from the job
     if cards is not None:
         extra["CUDA_VISIBLE_DEVICES"] = ",".join(_card_names(cards, environ))
         # The driver numbers cards by slot, CUDA by default from the fastest.

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 EARLY, INNER = "--early", "--inner"
+TASK = "$SLURM_PROCID"
 # These are read when something is trained.  Others are read when a library is loaded.
 READ_LATE = ("ACCELERATE_", "KMP_")
 
@@ -35,8 +36,10 @@ READ_LATE = ("ACCELERATE_", "KMP_")
 def main(arguments: "list[str]") -> None:
     """Run the launcher in a second process, and end as it does.
 
+    In the tasks of a Slurm job the arguments are the same, and each task has a machine rank of its own.
     If the process dies before it has its arguments from a gate, another one that imports nothing reads them.
     """
+    arguments = [os.environ.get(TASK[1:], "0") if one == TASK else one for one in arguments]
     gates = [int(arguments[1])] if arguments[:1] == [EARLY] else []
     status, log = run_inner(arguments, gates)
     if gates and not log:

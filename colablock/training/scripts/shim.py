@@ -25,6 +25,7 @@ import resource
 import runpy
 import shutil
 import signal
+import socket
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -81,7 +82,7 @@ def note_rank(folder: Path, rank: int) -> Path:
     """Write the process of this rank to a file, so that a follower sees if it is killed."""
     began = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
     (file := folder / "ranks" / str(rank)).parent.mkdir(mode=0o700, exist_ok=True)
-    file.write_text(f"{os.getpid()} {began}", encoding="utf-8")
+    file.write_text(f"{os.getpid()} {began} {socket.gethostname()}", encoding="utf-8")
     return file
 
 
@@ -96,13 +97,15 @@ def run_entry(job: dict[str, Any], folder: Path) -> None:
 
 
 def stop_on_signals(folder: Path) -> None:
-    """Treat SIGINT and SIGTERM as a request to save a checkpoint and stop.
+    """Treat SIGINT, SIGTERM and SIGUSR1 as a request to save a checkpoint and stop.
+
+    Slurm can send the last one before a time limit.
 
     Forked processes get the default handlers back, since pools end their workers with these signals.
     The signals are blocked during a fork, because Python would lose one that arrives before the
     child has reset its handlers.
     """
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     masks: list[Any] = []
 
     def request_stop(_number: int, _frame: Any) -> None:
@@ -180,7 +183,7 @@ class RunEnd:
 
 
 def check_ranks(job: Mapping[str, Any], rank: int, world: int) -> None:
-    """Exit unless every rank has the lock and the checkpoint of rank 0.
+    """Exit unless every rank has the lock, the checkpoint and the installed versions of rank 0.
 
     Otherwise their gradients would come from different programs or from different steps.
     """
@@ -193,7 +196,7 @@ def check_ranks(job: Mapping[str, Any], rank: int, world: int) -> None:
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = TCPStore(host, port, is_master=False, timeout=timedelta(minutes=10))
     checkpoint = Path(job["resume"]).name if job["resume"] else "none"
-    store.set(f"colablock/{rank}", json.dumps([job["lock"], checkpoint]))
+    store.set(f"colablock/{rank}", json.dumps([job["lock"], checkpoint, installed_versions()]))
     facts = [json.loads(store.get(f"colablock/{one}")) for one in range(world)]
     for at, message in enumerate(
         (
@@ -205,6 +208,18 @@ def check_ranks(job: Mapping[str, Any], rank: int, world: int) -> None:
         if odd:
             ranks = ", ".join(str(one) for one in odd)
             raise SystemExit(f"rank {ranks} {message.format(facts[odd[0]][at], facts[0][at])}")
+    for one, (_, _, versions) in enumerate(facts):
+        here, there = ([*set(a) - set(b)] for a, b in ((versions, facts[0][2]), (facts[0][2], versions)))
+        if here or there:
+            words = f"{min(here, default='nothing')} instead of {min(there, default='nothing')}"
+            raise SystemExit(f"rank {one} has other distributions than rank 0, such as {words}")
+
+
+def installed_versions() -> "list[str]":
+    """Return what is installed here as ``name==version``: a lock says what was meant to be."""
+    from importlib import metadata
+
+    return sorted({f"{one.metadata['Name']}=={one.version}" for one in metadata.distributions()})
 
 
 # Workarounds: named fixes for known conflicts between versions

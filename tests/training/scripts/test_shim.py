@@ -27,6 +27,7 @@ from tests.support.training_stack import (
     Bench,
     TrainingStack,
     again,
+    build_training_stack,
     end_of,
     kill,
     losses_of,
@@ -409,9 +410,13 @@ def test_the_peak_of_memory_outlives_a_reset_by_the_runner(monkeypatch: pytest.M
             {"resume": Path("checkpoint-4")},
             "rank 1 resumes from a different checkpoint than rank 0: checkpoint-4 instead of none",
         ),
+        (
+            {"without": "unsloth"},
+            "rank 1 has other distributions than rank 0, such as nothing instead of unsloth==2026.10.9",
+        ),
     ],
 )
-def test_a_rank_with_another_lock_or_checkpoint_fails(
+def test_a_rank_with_another_lock_checkpoint_or_stack_fails(
     bench: Bench, other: dict[str, Any], words: str
 ) -> None:
     store, port = bench.folder / "store", str(free_port())
@@ -420,7 +425,10 @@ def test_a_rank_with_another_lock_or_checkpoint_fails(
     for rank, own in enumerate(({}, other)):
         several = ("--num_machines", "2", "--num_processes", "2", "--machine_rank", str(rank))
         place = ("--main_process_ip", "127.0.0.1", "--main_process_port", port)
-        proven = bench.stack.proven(lock=own.get("lock", "l" * 64))
+        stack = bench.stack
+        if "without" in own:
+            stack = build_training_stack(bench.folder / "other", without=[own["without"]])
+        proven = stack.proven(lock=own.get("lock", "l" * 64))
         job = bench.job(proven=proven, resume=own.get("resume"), launch_arguments=(*several, *place))
         hosts.append(bench.begin(job, f"host-{rank}", STAND_IN_STORE=str(store)))
     first, second = map(end_of, hosts)

@@ -10,7 +10,13 @@ import time
 
 def main():
     parser = argparse.ArgumentParser("accelerate launch", allow_abbrev=False)
-    for name in ("--config_file", "--mixed_precision", "--dynamo_backend", "--main_process_ip"):
+    for name in (
+        "--config_file",
+        "--mixed_precision",
+        "--dynamo_backend",
+        "--main_process_ip",
+        "--rdzv_backend",
+    ):
         parser.add_argument(name, required=name in ("--config_file", "--mixed_precision", "--dynamo_backend"))
     for name in ("--num_processes", "--num_machines", "--machine_rank", "--num_cpu_threads_per_process"):
         parser.add_argument(name, type=int, required=True)

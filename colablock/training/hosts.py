@@ -1,0 +1,128 @@
+"""Run on several hosts: the commands to start by hand, a job of Slurm, and the tasks of such a job.
+
+Several hosts make one run.  Each starts ``accelerate launch`` with its own machine rank, and they meet at the
+address of the first.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from colablock._common.fs import write_atomic
+from colablock.deployment.slurm_job import BatchJob, batch_script
+from colablock.errors import InvalidInput, Unmet
+from colablock.training.runs.launch import TASK
+
+__all__ = ["is_in_job", "job_arguments", "per_host", "submit", "write_script"]
+
+PORT = 29500
+_FIRST_PORT, _PORTS = 20_000, 10_000  # below those that Linux gives to clients
+_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_-]{0,252}")
+_OPTION = re.compile(r"[a-z][a-z-]*")
+_QUICK = 60.0  # seconds, for a command of Slurm
+
+
+def per_host(hosts: Sequence[str], port: int = PORT) -> list[tuple[str, tuple[str, ...]]]:
+    """Return each of *hosts* with the arguments of accelerate there.  Raises InvalidInput."""
+    names = [host.strip() for host in hosts]
+    for name in names:
+        if not _HOST.fullmatch(name):
+            raise InvalidInput(f"`{name}` is not the name or the address of a host")
+    if len(names) == 1 or len(set(names)) < len(names):
+        message = f"`--hosts` names {len(set(names))} different hosts in {len(names)} places"
+        raise InvalidInput(message, hint="Name two or more, each once: `--hosts a,b`")
+    return [(name, _arguments(len(names), str(at), names[0], port)) for at, name in enumerate(names)]
+
+
+def _arguments(hosts: int, host: str, address: str, port: int) -> tuple[str, ...]:
+    place = ("--main_process_ip", address, "--main_process_port", str(port))
+    return ("--num_machines", str(hosts), "--machine_rank", host, *place, "--rdzv_backend", "static")
+
+
+def is_in_job(environ: Mapping[str, str]) -> bool:
+    """Whether this process is in a job of Slurm."""
+    return bool(environ.get("SLURM_JOB_ID"))
+
+
+def job_arguments(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the arguments of accelerate in the job of Slurm of *environ*; empty if it has one task.
+
+    Each task is a host.  They meet on the first node, at a port that follows from the number of the job.
+    """
+    tasks, job = environ.get("SLURM_NTASKS", "1"), environ["SLURM_JOB_ID"]
+    if not (tasks.isdecimal() and job.isdecimal()):
+        raise InvalidInput(f"this is not a job of Slurm: SLURM_JOB_ID is {job!r}, SLURM_NTASKS is {tasks!r}")
+    if int(tasks) <= 1:
+        return ()
+    nodes = environ.get("SLURM_JOB_NODELIST", "")
+    listed = _output(["scontrol", "show", "hostnames", nodes], environ).split()
+    if not listed:
+        raise Unmet(f"Slurm does not say which nodes the job has: SLURM_JOB_NODELIST is {nodes!r}")
+    return _arguments(int(tasks), TASK, listed[0], _FIRST_PORT + int(job) % _PORTS)
+
+
+def write_script(
+    folder: Path,
+    command: Sequence[str],
+    *,
+    first: Sequence[str] = (),
+    arguments: Sequence[str] = (),
+    options: Sequence[str] = (),
+    needs_card: bool,
+    working_folder: Path,
+) -> Path:
+    """Write the batch script of the run in *folder* beside it, and return its path.
+
+    *command*, *first* and *arguments* are as for `BatchJob`; *options* are those of ``sbatch``, as
+    ``time=1:00:00`` or ``exclusive``.  Raises InvalidInput.
+    """
+    given = dict(map(_option, options))
+    script = folder.with_name(f"{folder.name}.sbatch")
+    job = BatchJob(
+        name=folder.name,
+        command=command,
+        first=first,
+        arguments=arguments,
+        run=str(folder),
+        log=str(folder.with_name(f"{folder.name}-%j.log")),
+        needs_card=needs_card,
+        # A second job of the same run waits for the first.
+        options={"chdir": str(working_folder), "dependency": "singleton", **given},
+        header=["# Made by `colablock train --launcher slurm`"],
+    )
+    write_atomic(script, batch_script(job).encode())
+    return script
+
+
+def _option(text: str) -> tuple[str, str]:
+    name, _, value = text.removeprefix("--").partition("=")
+    if not _OPTION.fullmatch(name) or "\n" in value:
+        raise InvalidInput(f"`{text}` is not an option of sbatch", hint="Write it as `time=1:00:00`")
+    return name, value
+
+
+def submit(script: Path, environ: Mapping[str, str]) -> str:
+    """Submit *script* and return the number of its job.  Raises Unmet."""
+    if shutil.which("sbatch", path=environ.get("PATH")) is None:
+        hint = f"Submit it on a machine that has Slurm: `sbatch {shlex.quote(str(script))}`"
+        raise Unmet(f"wrote `{script}`, but there is no `sbatch` here to submit it with", hint=hint)
+    return _output(["sbatch", "--parsable", os.fspath(script)], environ).partition(";")[0].strip()
+
+
+def _output(command: Sequence[str], environ: Mapping[str, str]) -> str:
+    """Return what a command of Slurm prints.  Raises Unmet."""
+    try:
+        done = subprocess.run(
+            command, env=dict(environ), capture_output=True, text=True, check=False, timeout=_QUICK
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unmet(f"`{command[0]}` of Slurm cannot be run: {error}") from error
+    if done.returncode:
+        raise Unmet(f"`{shlex.join(command)}` failed: {done.stderr.strip() or done.returncode}")
+    return done.stdout

@@ -1,0 +1,221 @@
+"""`train` on several hosts: the commands for each, and jobs of Slurm, whose commands are stand-ins.
+
+`tests/training/test_slurm.py` has the real ones.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from colablock.training.runs.folder import RunFolder, State
+from tests.cli.test_train import CommandLine, shell
+from tests.support.paths import ROOT
+from tests.support.slurm import in_job, write_commands
+from tests.support.training_stack import losses_of, read_record, steps_of, until
+
+__all__ = ["shell"]
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> Path:
+    return write_commands(tmp_path / "slurm")
+
+
+def start(shell: CommandLine, *argv: str, store: str, **more: str) -> subprocess.Popen[str]:
+    """Start a call of colablock in a process of its own; *store* is where its ranks meet."""
+    (folder := shell.bench.folder / store).mkdir(exist_ok=True)
+    environ = {**shell.environ(STAND_IN_STORE=str(folder), **more), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "colablock", *argv]
+    return subprocess.Popen(
+        command,
+        env=environ,
+        cwd=shell.bench.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+# -- by hand
+
+
+def test_the_command_for_each_host_is_printed(shell: CommandLine) -> None:
+    given = ("train", "tiny", "--config", "my train.yaml", "--mirror", "/m", "--set", "seed=3", "--anyway")
+    assert shell(*given, "--hosts", "node1, node2", "--", "--num_processes", "8") == 0
+    first, one, second, two = shell.out.splitlines()
+    assert (first, second) == ("# on node1", "# on node2")
+    assert one == (
+        "colablock train tiny --config 'my train.yaml' --set seed=3 --mirror /m --anyway --"
+        " --num_machines 2 --machine_rank 0 --main_process_ip node1 --main_process_port 29500"
+        " --rdzv_backend static --num_processes 8"
+    )
+    assert two == one.replace("--machine_rank 0", "--machine_rank 1")
+    assert shell(*given, "--json", "--hosts", "a,b,c") == 0
+    assert [host["host"] for host in shell.json["hosts"]] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("hosts", "words"),
+    [
+        ("one", "`--hosts` names 1 different hosts in 1 places"),
+        ("a,b,a", "`--hosts` names 2 different hosts in 3 places"),
+        ("a,,b", "`` is not the name or the address of a host"),
+        ("a,b;rm", "`b;rm` is not the name or the address of a host"),
+    ],
+)
+def test_hosts_that_cannot_be_are_refused(shell: CommandLine, hosts: str, words: str) -> None:
+    assert shell("train", "tiny", "--hosts", hosts) == 2
+    assert words in shell.said
+
+
+def test_hosts_train_together_and_go_on_from_the_same_checkpoint(shell: CommandLine) -> None:
+    """On one file system: the second host has a folder of its own, and the checkpoint of the first."""
+    other = RunFolder(shell.bench.folder / "host-1" / "run")
+    argv = shell.argv(
+        "--set", "save_steps=2", "--set", "max_steps=6", "--hosts", "127.0.0.1,localhost", "--json"
+    )
+    assert shell(*argv) == 0
+    words = [host["command"] for host in shell.json["hosts"]]
+    running = [start(shell, *one[1:], store="first", STAND_IN_PAUSE="0.3") for one in words]
+    until(lambda: 2 in steps_of(shell.folder, "save"), told=lambda: str(shell.folder.metrics()))
+    for folder in (shell.folder, other):
+        os.killpg(read_record(folder).process, signal.SIGKILL)
+    for one in running:
+        one.communicate(timeout=60)
+    assert (shell.folder.state(), other.state()) == (State.KILLED, State.KILLED)
+    running = [start(shell, *one[1:], store="second") for one in words]
+    said = [one.communicate(timeout=60)[0] for one in running]
+    assert [one.returncode for one in running] == [0, 0], said
+    assert [read_record(one).resumed_from for one in (shell.folder, other)] == ["checkpoint-2"] * 2
+    assert (shell.folder.state(), other.state()) == (State.DONE, State.DONE)
+    assert read_record(shell.folder).processes == 2
+
+
+# -- Slurm
+
+
+def test_the_tasks_of_a_job_train_together(shell: CommandLine, commands: Path) -> None:
+    (store := shell.bench.folder / "store").mkdir()
+    variables = {**in_job(commands, os.environ["PATH"]), "STAND_IN_STORE": str(store)}
+    assert shell.train("--launcher", "slurm", "--json", **variables) == 0
+    record = read_record(shell.folder)
+    assert list(record.command[:5]) == ["srun", "--ntasks", "2", "--kill-on-bad-exit=1", "--mpi=none"]
+    assert (record.processes, shell.json["state"]) == (2, "done")
+    assert list(losses_of(shell.folder)) == [1, 2, 3, 4, 5, 6]
+    assert not (shell.bench.folder / "host-1").exists()
+
+
+def test_a_job_with_one_task_needs_no_srun(shell: CommandLine, commands: Path) -> None:
+    variables = in_job(commands, os.environ["PATH"], tasks=1)
+    assert shell.train("--launcher", "slurm", "--json", **variables) == 0
+    assert "srun" not in read_record(shell.folder).command
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"SLURM_NTASKS": "two"}, "this is not a job of Slurm: SLURM_JOB_ID is '42', SLURM_NTASKS is 'two'"),
+        ({"PATH": "/nowhere"}, "`scontrol` of Slurm cannot be run"),
+    ],
+)
+def test_an_odd_job_is_refused(
+    shell: CommandLine, commands: Path, changed: dict[str, str], words: str
+) -> None:
+    assert shell.train("--launcher", "slurm", **{**in_job(commands, os.environ["PATH"]), **changed}) in (1, 2)
+    assert words in shell.said
+    assert not shell.folder.record_file.exists()
+
+
+def test_a_job_is_submitted(shell: CommandLine, commands: Path) -> None:
+    path = {"PATH": f"{commands}:{os.environ['PATH']}"}
+    options = ("--sbatch", "nodes=2", "--sbatch", "time=1:00:00", "--sbatch=--exclusive")
+    assert shell.train("--launcher", "slurm", "--fresh", "--anyway", *options, **path) == 0
+    script = shell.bench.folder / "run.sbatch"
+    assert shell.out.split() == ["submitted", "job", "42:", f"`{script}`"]
+    assert (commands / "asked").read_text() == f"--parsable {script}\n"
+    text = script.read_text()
+    lines = text.splitlines()
+    for option in (
+        "nodes=2",
+        "time=1:00:00",
+        "exclusive",
+        "dependency=singleton",
+        "signal=B:USR1@300",
+        "requeue",
+    ):
+        assert f"#SBATCH --{option}" in lines
+    assert not [line for line in lines if "gpus" in line]  # the stack has no build for CUDA
+    assert f"run={shell.folder.path}" in lines
+    (command,) = (line for line in lines if " -m colablock train tiny " in line)
+    assert command.endswith('"${first[@]}" --anyway --launcher slurm &')
+    assert "first=(--fresh)" in text  # not when the job is queued again
+    subprocess.run(["/bin/bash", "-n", str(script)], check=True)
+    assert not shell.folder.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "code", "words"),
+    [
+        ("partition=forbidden", 1, "sbatch: error: invalid partition"),
+        ("Nodes", 2, "`Nodes` is not an option of sbatch"),
+        ("comment=a\nrm -rf", 2, "is not an option of sbatch"),
+    ],
+)
+def test_a_job_that_cannot_be_is_refused(
+    shell: CommandLine, commands: Path, option: str, code: int, words: str
+) -> None:
+    path = {"PATH": f"{commands}:{os.environ['PATH']}"}
+    assert shell.train("--launcher", "slurm", "--sbatch", option, **path) == code
+    assert words in shell.said
+
+
+def test_without_slurm_the_script_is_written(shell: CommandLine) -> None:
+    assert shell.train("--launcher", "slurm", PATH="/nowhere") == 1
+    assert "there is no `sbatch` here to submit it with" in shell.said
+    assert (shell.bench.folder / "run.sbatch").is_file()
+    assert shell.train("--launcher", "slurm", "--hosts", "a,b") == 2
+    assert "`--hosts` cannot be used with `--launcher slurm`" in shell.said
+
+
+def test_a_job_stops_before_its_limit_and_goes_on_when_it_is_queued_again(
+    shell: CommandLine, commands: Path
+) -> None:
+    """The script as Slurm runs it, with the signal that it sends before the limit."""
+    path = {"PATH": f"{commands}:{os.environ['PATH']}"}
+    assert shell.train("--launcher", "slurm", "--fresh", "--set", "max_steps=8", **path) == 0
+    (commands / "asked").unlink()
+    job = batch(shell, commands, "first", STAND_IN_PAUSE="0.3")
+    until(lambda: 2 in steps_of(shell.folder), told=lambda: str(shell.folder.metrics()))
+    job.send_signal(signal.SIGUSR1)
+    said, _ = job.communicate(timeout=60)
+    assert (job.returncode, shell.folder.state()) == (0, State.STOPPED), said
+    assert (commands / "asked").read_text() == "requeue 42\n"
+    stopped = max(losses_of(shell.folder))
+    assert stopped < 8
+    (commands / "asked").unlink()
+    job = batch(shell, commands, "second", SLURM_RESTART_COUNT="1")
+    said, _ = job.communicate(timeout=60)
+    assert (job.returncode, shell.folder.state()) == (0, State.DONE), said
+    assert steps_of(shell.folder, "start") == [0, stopped]
+    assert list(losses_of(shell.folder)) == list(range(1, 9))
+    assert not (commands / "asked").exists()
+
+
+def batch(shell: CommandLine, commands: Path, store: str, **more: str) -> subprocess.Popen[str]:
+    """Run the batch script of a job with two tasks."""
+    (folder := shell.bench.folder / store).mkdir()
+    variables = {**in_job(commands, os.environ["PATH"]), "STAND_IN_STORE": str(folder), **more}
+    return subprocess.Popen(
+        ["/bin/bash", str(shell.bench.folder / "run.sbatch")],
+        env={**shell.environ(**variables), "PYTHONPATH": str(ROOT)},
+        cwd=shell.bench.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
