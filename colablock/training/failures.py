@@ -38,9 +38,9 @@ from colablock.training.runs.known_crashes import (
     cause_in,
     cause_of_signal,
     general_cause_in,
-    is_prose,
     named_cause,
     shortened,
+    without_prose,
 )
 from colablock.training.runs.progress import plain_text
 
@@ -189,7 +189,7 @@ def _raised(lines: Sequence[str]) -> Iterator[Traceback]:
 
 def _cause_of_lines(lines: Sequence[str]) -> Cause | None:
     """Return the cause that the lines themselves tell: all of a short text, else those that say an error."""
-    stated = [line for line in lines[-_LAST_LINES:] if not is_prose(line)]
+    stated = without_prose(lines[-_LAST_LINES:])
     tail = "\n".join(stated)
     told = [line for line in stated if not _WARNING.search(line)]
     is_log = len(lines) > _FEW_LINES

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,11 @@ __all__ = [
     "cause_in",
     "cause_of_signal",
     "general_cause_in",
-    "is_prose",
     "known_causes",
     "named_cause",
     "raising_package",
     "shortened",
+    "without_prose",
 ]
 
 _TABLE = Path(__file__).with_name("known_crashes.toml")
@@ -74,7 +75,12 @@ _PROSE = re.compile(
     r"|^\W*(?:with )?(?:pytest\.|self\.)?(?:raises|assertRaises\w*)\("
     r"|^.{0,80}\bCannot use FA version"
     r"|^(?![\w.]*(?:Error|Exception): ).{0,200}\b(?:accepting this|will not be enabled|falling back to"
-    r"|(?:ignored|skipped|continuing|proceeding) (?:with|anyway))\b"
+    r"|(?:ignored|skipped|continuing|proceeding) (?:with|anyway)|(?:defaulting to|returning) existing"
+    r"|ignore (?:the )?error and continue)\b"
+    r"|^Error while fetching `HF_TOKEN` secret value|^/\S*ld: cannot find -l(?:aio|cufile)\b"
+    r"|^.{0,120}/select_algorithm\.py:"
+    r"|^.{0,60}\b(?:(?:if|when(?:ever)?) (?:you|we|one) (?:see|get|hit)s?|kept getting"
+    r"|used to (?:get|see|fail))\b"
     r"|^\s+at [\w.$<>]+\(|^(?:java|javax|org|com|kotlin|scala)\.[\w.$]+(?:Exception|Error)\b"
     r"|^\W*(?:commit [\da-f]{6}|(?:fix(?:e[sd])?|feat|docs|changelog|faq)(?:\(|: | \d))"
     r"|^.{0,20}(?:<\|\w+\|>|<start_of_turn>|\[INST\])|^.{0,60}\bINFO\b(?!.*\b\w+Error: )"
@@ -85,6 +91,10 @@ _PROSE = re.compile(
     r"|^\W*(?:if|when|to (?:avoid|fix|solve|prevent)|in case|avoid|hint|note|tip)\b(?!.*\b\w+Error: )"
     r"|^(?!.*\b\w+Error: ).{0,40}\b(?:in case of|to avoid|why do|how (?:do|to)|what does|means that)\b",
     re.IGNORECASE,
+)
+# A line after an error that the program has dealt with: it tries again, or has reached another address.
+_DEALT_WITH = re.compile(
+    r"^\W*(?:Trying to resume\b|Retrying (?:in|after)\b)|^Connecting to .{1,200}\bconnected\.$"
 )
 # What a log, a launcher or a program writes before an exception: a rank, a time, a level, a name.
 _AFTER_PREFIX = re.compile(rf"^.{{0,160}}?(?<![\w.'`])(?P<name>{_CLASS})(?:: |\(['\"])(?P<message>.*)")
@@ -168,7 +178,7 @@ def known_causes() -> tuple[Cause, ...]:
 
 def cause_in(text: str, *, is_log: bool = False) -> Cause | None:
     """Return the first cause whose pattern matches *text*: exception messages or, with *is_log*, a log."""
-    text = "\n".join(line for line in shortened(text).splitlines() if not is_prose(line))
+    text = "\n".join(without_prose(shortened(text).splitlines()))
     for one in known_causes():
         if one.pattern is not None and (one.is_in_log or not is_log) and one.pattern.search(text):
             return one
@@ -194,9 +204,13 @@ def general_cause_in(text: str, trace: str = "") -> Cause | None:
     return None
 
 
-def is_prose(line: str) -> bool:
-    """Return whether *line* of a log speaks or quotes, so that words of an error in it state none."""
-    return bool(_PROSE.match(line))
+def without_prose(lines: Sequence[str]) -> list[str]:
+    """Return the *lines* of a log that can state an error: not those that speak, quote, or are dealt with."""
+    return [
+        line
+        for line, after in zip_longest(lines, lines[1:], fillvalue="")
+        if not (_PROSE.match(line) or _DEALT_WITH.match(after))
+    ]
 
 
 def shortened(text: str) -> str:
@@ -237,9 +251,7 @@ def _stated_errors(text: str) -> str:
     An exception begins with its class, whatever a log wrote before it.
     """
     kept, is_error = [], False
-    for line in text.splitlines():
-        if is_prose(line):
-            continue
+    for line in without_prose(text.splitlines()):
         plain = _as_exception(line.strip())
         is_error = bool(plain) and (is_error or bool(_ERROR_LINE.match(plain)))
         if _FOREIGN.match(plain) or (_NO_ERROR_LINE.search(line) and not _BEGINS_WITH_CLASS.match(plain)):
