@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 
     from colablock._vendor.packaging.requirements import Requirement
     from colablock.environment.markers_and_tags import Environment
+    from colablock.network.cache import Cache
     from colablock.network.fetcher import Fetcher
     from colablock.planning.plan import Artifact
 
-__all__ = ["check_believed"]
+__all__ = ["check_believed", "known_metadata"]
 
 _SHOWN = 5  # requirements in a message
 
@@ -37,12 +38,18 @@ def check_believed(
 ) -> None:
     """Raise BadDistribution if *wheel* is not what the plan believed it to be.
 
+    The hash of *wheel* was compared already, so its METADATA is kept by that hash.
     With *states_requires* False, the source does not tell the requirements (a lock of
     another tool).  If the cache has other metadata of the file than the wheel, the
     entry is removed.
     """
-    with wheel.open("rb") as stream:
-        found = read_wheel_metadata(stream, wheel.name)
+    found = known_metadata(artifact, wheel.name, fetcher.cache)
+    if found is None:
+        with wheel.open("rb") as stream:
+            found = read_wheel_metadata(stream, wheel.name)
+        key = _own_key(artifact, wheel.name)
+        if key is not None:
+            fetcher.cache.write_record("metadata", key, found)
     found.check(artifact.name, Version(artifact.version), wheel.name)
     if not (artifact.build or artifact.rebuilt):
         _check_cached(artifact, found, fetcher)
@@ -52,6 +59,19 @@ def check_believed(
         raise _differs(artifact, wheel.name, believed, f"it needs Python {python}")
     if states_requires:
         _check_requires(artifact, wheel.name, found, environment)
+
+
+def known_metadata(artifact: Artifact, filename: str, cache: Cache) -> CoreMetadata | None:
+    """Return the metadata that an earlier call has read in the wheel of that hash; None if none has."""
+    key = _own_key(artifact, filename)
+    return cache.read_record("metadata", key, CoreMetadata) if key is not None else None
+
+
+def _own_key(artifact: Artifact, filename: str) -> str | None:
+    """Return the cache key of the METADATA of a published wheel; None for one that is made here."""
+    sha256 = artifact.hashes.get("sha256")
+    is_made = bool(artifact.build or artifact.rebuilt) or artifact.filename != filename
+    return None if is_made or not sha256 else f"METADATA in the wheel {filename}\nsha256 {sha256.lower()}"
 
 
 def _admits(python: str, environment: Environment) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +20,7 @@ from colablock.index.metadata_fetcher import remote_wheel
 from colablock.index.rebuilt_wheel import pinned_sha256, rebuild
 from colablock.lockfile.lock_source import LockSource
 from colablock.lockfile.package_files import Wheel
-from colablock.planning.believed import check_believed
+from colablock.planning.believed import check_believed, known_metadata
 from colablock.planning.shared_files import wheel_claim
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ class WheelPreparer:
         for artifact in artifacts:
             if artifact.name in archives:
                 wheels[artifact.name] = self._wheel(artifact, archives[artifact.name])
+        wheels.update(self._unpacked([one for one in artifacts if one.name not in wheels], into))
         missing = [artifact for artifact in artifacts if artifact.name not in wheels]
         paths = self.fetcher.download(missing, into, reporter)
         for artifact, path in zip(missing, paths, strict=True):
@@ -76,6 +79,29 @@ class WheelPreparer:
                 states_requires=not isinstance(self.source, LockSource) or self.source.is_ours,
             )
         return wheels
+
+    def _unpacked(self, artifacts: Sequence[Artifact], into: Path) -> dict[NormalizedName, Path]:
+        """Return the wheels in *into* of which the cache has all that is installed, by their hash.
+
+        They are not hashed here: nothing of them is read, unless the store has to unpack one again, and
+        then it hashes the wheel first.
+        """
+        from colablock.unpacking.store import UnpackedStore  # noqa: PLC0415 - not for a plan
+
+        cache = self.fetcher.cache
+        store = UnpackedStore(cache, target=cache.folder, scratch=into)
+        found = {}
+        for artifact in artifacts:
+            sha256 = artifact.hashes.get("sha256", "")
+            is_stored = bool(sha256) and store.has(sha256, artifact.filename)
+            if not is_stored or known_metadata(artifact, artifact.filename, cache) is None:
+                continue
+            copy = self.fetcher.at_hand(artifact)
+            if copy is not None:
+                with suppress(OSError):
+                    os.link(copy.resolve(), into / artifact.filename)
+                    found[artifact.name] = into / artifact.filename
+        return found
 
     def check_at_hand(self, plan: Plan) -> None:
         """Raise FetchFailed with the files of *plan* that are not at hand, if colablock is offline."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,11 @@ from colablock.errors import BadDistribution, FetchFailed
 from colablock.lockfile.lock_source import LockSource
 from colablock.lockfile.pylock import make_lock, read_lock, write_lock
 from colablock.matrix.model import Matrix, Options, PackageEntry
+from colablock.network.fetcher import Fetcher
 from colablock.planning.plan import Plan, Target
 from colablock.planning.planner import make_plan
 from colablock.resolver.model import Resolution
+from colablock.unpacking.store import UnpackedStore
 from tests.support.small_matrices import entry, matrix_of, prepared
 from tests.support.wheels import make_sdist, make_wheel, tar_bytes
 
@@ -85,6 +88,32 @@ def test_a_file_with_another_hash_is_refused(tmp_path: Path, here: Environment) 
     (tmp_path / "files").mkdir()
     with pytest.raises((BadDistribution, FetchFailed), match=r"a-1\.0-py3-none-any\.whl"):
         preparer.gather(plan_of(matrix, resolution), tmp_path / "files", Reporter())
+
+
+def test_a_wheel_whose_files_are_in_the_cache_is_hashed_only_to_be_unpacked_again(
+    tmp_path: Path, here: Environment
+) -> None:
+    """Others may write to find-links, so its bytes are never installed without their hash."""
+    wheel = make_wheel(tmp_path / "links", "a", "1.0", modules={"a/__init__.py": "true = 1\n"})
+    sha256, status = hashlib.sha256(wheel.read_bytes()).hexdigest(), wheel.stat()
+    matrix = matrix_of(entry("a"))
+    preparer, resolution = prepared(matrix, here, links=wheel.parent)
+    fetcher = Fetcher(os.environ, offline=True, folders=[str(wheel.parent)])
+    preparer, cache = replace(preparer, fetcher=fetcher), fetcher.cache
+
+    def installed(into: Path) -> bytes:
+        into.mkdir()
+        (path,) = preparer.gather(plan_of(matrix, resolution), into, Reporter()).values()
+        stored = UnpackedStore(cache, target=cache.folder, scratch=into).get(path, sha256)
+        return (stored.folder / "a" / "__init__.py").read_bytes()
+
+    assert installed(tmp_path / "first") == b"true = 1\n"
+    wheel.write_bytes(bytes(len(wheel.read_bytes())))
+    os.utime(wheel, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert installed(tmp_path / "second") == b"true = 1\n"
+    next(cache.folder.rglob("tree/a/__init__.py")).unlink()
+    with pytest.raises(BadDistribution, match="has another SHA-256"):
+        installed(tmp_path / "third")
 
 
 def test_rebuilt_wheels_are_kept_beside_the_lock(tmp_path: Path, here: Environment) -> None:
