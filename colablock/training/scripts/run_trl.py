@@ -84,8 +84,8 @@ def train(job: dict[str, Any], folder: Path, model: Any, args: Any, peft_config:
 
 
 def sharing() -> dict[str, Any]:
-    """Return the functions of ``shards.py``."""
-    return runpy.run_path(str(Path(__file__).with_name("shards.py")))
+    """Return the functions of ``ranks.py``."""
+    return runpy.run_path(str(Path(__file__).with_name("ranks.py")))
 
 
 def load_tokenizer(job: dict[str, Any]) -> Any:

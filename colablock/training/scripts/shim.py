@@ -25,10 +25,9 @@ import resource
 import runpy
 import shutil
 import signal
-import socket
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ BEGAN = time.monotonic()
 MANIFEST = "colablock.json"
 STEP_EVENT_SECONDS = 0.5  # the least time between events of steps without a log event
 BLOCK = 1 << 20
-SHARING = Path(__file__).with_name("shards.py")
+RANKS = Path(__file__).with_name("ranks.py")
 
 
 def main(folder: Path) -> None:
@@ -45,17 +44,18 @@ def main(folder: Path) -> None:
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     end = RunEnd(folder)
     stop_on_signals(folder)
-    alive = note_rank(folder, rank) if world > 1 else None
+    ranks = runpy.run_path(str(RANKS)) if world > 1 or job.get("shards") else {}
+    alive = ranks["note_rank"](folder, rank, end) if world > 1 else None
     try:
-        check_ranks(job, rank, world)
+        if world > 1:
+            ranks["check_ranks"](job, rank, world)
         for name in job.get("imports_first", ()):
             importlib.import_module(name)
-        sharing = runpy.run_path(str(SHARING)) if job.get("shards") else {}
-        known = {**WORKAROUNDS, **sharing.get("WORKAROUNDS", {})}
+        known = {**WORKAROUNDS, **ranks.get("WORKAROUNDS", {})}
         for name in job["mends"]:
             known[name]()
-        if sharing:
-            sharing["keep_adapters"]()
+        if job.get("shards"):
+            ranks["keep_adapters"]()
         watch = TrainingWatch(folder, job, rank, world)
         hook_trainer(watch, job)
         try:
@@ -69,21 +69,14 @@ def main(folder: Path) -> None:
             keep_template(folder / "adapter", job.get("chat_template"))
             watch.write_event("end", step=watch.step, state=state)
     except BaseException as error:
-        end.failed(error)
+        if alive is None or not end.lost(ranks["killed_before"](folder, error)):
+            end.failed(error)
         raise
     finally:
         if alive is not None:  # it stays if the process is killed
             alive.unlink(missing_ok=True)
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:  # each host has a run folder of its own
         end.ended(state, watch.step)
-
-
-def note_rank(folder: Path, rank: int) -> Path:
-    """Write the process of this rank to a file, so that a follower sees if it is killed."""
-    began = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
-    (file := folder / "ranks" / str(rank)).parent.mkdir(mode=0o700, exist_ok=True)
-    file.write_text(f"{os.getpid()} {began} {socket.gethostname()}", encoding="utf-8")
-    return file
 
 
 def run_entry(job: dict[str, Any], folder: Path) -> None:
@@ -167,6 +160,21 @@ class RunEnd:
         message = "".join(traceback.format_exception_only(type(error), error)).strip()
         self._write({"state": "failed", "error": message, "traceback": trace, "time": time.time()})
 
+    def lost(self, ranks: list[str]) -> bool:
+        """Write that *ranks* were killed, and return true, if there are any."""
+        if ranks:
+            error = f"RankKilled: the process of rank {', '.join(ranks)} was killed"
+            self._write({"state": "failed", "error": error, "time": time.time()})
+        return bool(ranks)
+
+    def has_failed(self) -> bool:
+        """Whether a rank has written that it failed."""
+        try:
+            ended = json.loads((self._folder / "end.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return bool(ended.get("state") == "failed")
+
     def _write(self, value: dict[str, Any]) -> None:
         new = self._folder / f".end-{os.getpid()}"
         new.write_text(json.dumps(value), encoding="utf-8")
@@ -180,46 +188,6 @@ class RunEnd:
                 new.replace(end)
         finally:
             new.unlink(missing_ok=True)
-
-
-def check_ranks(job: Mapping[str, Any], rank: int, world: int) -> None:
-    """Exit unless every rank has the lock, the checkpoint and the installed versions of rank 0.
-
-    Otherwise their gradients would come from different programs or from different steps.
-    """
-    if world == 1 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return
-    from datetime import timedelta
-
-    from torch.distributed import TCPStore
-
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = TCPStore(host, port, is_master=False, timeout=timedelta(minutes=10))
-    checkpoint = Path(job["resume"]).name if job["resume"] else "none"
-    store.set(f"colablock/{rank}", json.dumps([job["lock"], checkpoint, installed_versions()]))
-    facts = [json.loads(store.get(f"colablock/{one}")) for one in range(world)]
-    for at, message in enumerate(
-        (
-            "has a different lock than rank 0: {:.12} instead of {:.12}",
-            "resumes from a different checkpoint than rank 0: {} instead of {}",
-        )
-    ):
-        odd = [one for one in range(world) if facts[one][at] != facts[0][at]]
-        if odd:
-            ranks = ", ".join(str(one) for one in odd)
-            raise SystemExit(f"rank {ranks} {message.format(facts[odd[0]][at], facts[0][at])}")
-    for one, (_, _, versions) in enumerate(facts):
-        here, there = ([*set(a) - set(b)] for a, b in ((versions, facts[0][2]), (facts[0][2], versions)))
-        if here or there:
-            words = f"{min(here, default='nothing')} instead of {min(there, default='nothing')}"
-            raise SystemExit(f"rank {one} has other distributions than rank 0, such as {words}")
-
-
-def installed_versions() -> "list[str]":
-    """Return what is installed here as ``name==version``: a lock says what was meant to be."""
-    from importlib import metadata
-
-    return sorted({f"{one.metadata['Name']}=={one.version}" for one in metadata.distributions()})
 
 
 # Workarounds: named fixes for known conflicts between versions
@@ -319,6 +287,7 @@ def hook_trainer(watch: "TrainingWatch", job: dict[str, Any]) -> None:
         watch.evaluate(self, "before")
         found = train(self, job["resume"], *args, **kwargs)
         watch.evaluate(self, "after")
+        watch.write_peaks()
         return found
 
     def load_in_same_type(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -436,23 +405,33 @@ class TrainingWatch:
         """Write the manifest of the checkpoint, which makes it valid."""
         started = time.monotonic()
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        sharing = runpy.run_path(str(SHARING)) if self._job.get("shards") else {}
-        if sharing:
-            sharing["save_adapter"](model, folder, writes=self._rank == 0)
+        ranks = runpy.run_path(str(RANKS)) if self._job.get("shards") else {}
+        if ranks:
+            ranks["save_adapter"](model, folder, writes=self._rank == 0)
         if self._world > 1:  # each rank writes its own files
             import torch
 
             torch.distributed.barrier()
         if self._rank == 0 and folder.is_dir():
             keep_template(folder, self._job.get("chat_template"))
-            if sharing:
-                sharing["check_shards"](folder, model)
+            if ranks:
+                ranks["check_shards"](folder, model)
             facts = {
                 "bytes": write_manifest(folder, state.global_step),
                 "seconds": time.monotonic() - started,
             }
             self.write_event("save", step=state.global_step, path=folder.name, **facts)
         self._saved = self._last_step = time.monotonic()
+
+    def write_peaks(self) -> None:
+        """Write the peaks of the memory of every rank, if there are several."""
+        if self._world == 1:
+            return
+        import torch
+
+        peaks: list[Any] = [None] * self._world
+        torch.distributed.all_gather_object(peaks, self.memory.facts())
+        self.write_event("memory", step=self.step, ranks=peaks)
 
     def evaluate(self, trainer: Any, when: str) -> None:
         """Write the loss over the job's evaluation rows, if it has any."""

@@ -1,5 +1,6 @@
 """Ranks that meet in a folder, which the launcher names."""
 
+import json
 import os
 import time
 from pathlib import Path
@@ -38,6 +39,13 @@ def broadcast(tensor, src):
     if _rank() == src:
         store.set(key, " ".join(map(str, tensor.values)))
     tensor.values = [int(word) for word in store.get(key).split()]
+
+
+def all_gather_object(found, value):
+    """Put the plain *value* of each rank into the list *found*."""
+    store, key = _store(), _next("gather")
+    store.set(f"{key}/{_rank()}", json.dumps(value))
+    found[:] = [json.loads(store.get(f"{key}/{rank}")) for rank in range(len(found))]
 
 
 def barrier():

@@ -1,4 +1,4 @@
-"""A model that FSDP 2 spreads over the ranks: how it is loaded, and how its adapter is saved as a whole.
+"""Several ranks: they agree on lock and checkpoint, see that one was killed, and share one model by FSDP 2.
 
 ``shim.py`` and ``run_trl.py`` run this file in the target.  It needs the standard library and the target.
 """
@@ -8,14 +8,121 @@
 # mypy: disable-error-code="import-not-found"
 
 import functools
+import json
 import os
-from collections.abc import Callable, Iterator
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 _WRAPPER = "_checkpoint_wrapped_module."  # in the name of a parameter whose layer is recomputed
 _LAYERS = "FSDP_TRANSFORMER_CLS_TO_WRAP"  # read by accelerate, like the other variables of its launcher
+RANKS_SECONDS = 0.5  # between two looks at the other ranks
+ENDING_SECONDS = 1.0  # for a killed process to end, after its connections
+LAST_SECONDS = 2.0  # for a rank to end by itself once another one has
+
+
+def note_rank(folder: Path, rank: int, end: Any) -> Path:
+    """Write the process of this rank to a file, so that others see if it is killed, and look at theirs.
+
+    *end* is the `RunEnd` of the shim.
+    """
+    (file := folder / "ranks" / str(rank)).parent.mkdir(mode=0o700, exist_ok=True)
+    own = f"{os.getpid()} {started_of(os.getpid())} {socket.gethostname()}"
+    file.write_text(own, encoding="utf-8")
+    threading.Thread(target=follow_ranks, args=(folder, file, end), daemon=True).start()
+    return file
+
+
+def started_of(process: int) -> str:
+    """Return the start of *process* in clock ticks since boot; empty if it has ended."""
+    try:
+        facts = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if facts[0] in "ZX" else facts[19]
+
+
+def killed_ranks(folder: Path) -> list[str]:
+    """Return the ranks of this host whose processes have ended without a word."""
+    found = []
+    for file in sorted((folder / "ranks").glob("[0-9]*")):
+        try:
+            process, began, host = file.read_text(encoding="utf-8").split()
+        except (OSError, ValueError):  # it has ended, or is being written
+            continue
+        if host == socket.gethostname() and started_of(int(process)) != began:
+            found.append(file.name)
+    return found
+
+
+def killed_before(folder: Path, error: BaseException) -> list[str]:
+    """Return the ranks that were killed, so that this one got *error*: a connection ends before a process."""
+    until = time.monotonic() + (ENDING_SECONDS if isinstance(error, RuntimeError) else 0.0)
+    while not (found := killed_ranks(folder)) and time.monotonic() < until:
+        time.sleep(ENDING_SECONDS / 10)
+    return found
+
+
+def follow_ranks(folder: Path, alive: Path, end: Any) -> None:
+    """End this process if another rank of this host was killed or has failed: it would wait for it in vain.
+
+    The launcher would end it only after half a minute, since a rank takes the first signal as a wish to stop.
+    """
+    since = 0.0
+    while True:
+        time.sleep(RANKS_SECONDS)
+        if not (killed_ranks(folder) or end.has_failed()):
+            since = 0.0
+        elif not since:
+            since = time.monotonic()
+        elif time.monotonic() - since > LAST_SECONDS:  # its own exception may come first
+            end.lost(killed_ranks(folder))
+            alive.unlink(missing_ok=True)
+            os._exit(1)
+
+
+def check_ranks(job: Mapping[str, Any], rank: int, world: int) -> None:
+    """Exit unless every rank has the lock, the checkpoint and the installed versions of rank 0.
+
+    Otherwise their gradients would come from different programs or from different steps.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return
+    from datetime import timedelta
+
+    from torch.distributed import TCPStore
+
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = TCPStore(host, port, is_master=False, timeout=timedelta(minutes=10))
+    checkpoint = Path(job["resume"]).name if job["resume"] else "none"
+    store.set(f"colablock/{rank}", json.dumps([job["lock"], checkpoint, installed_versions()]))
+    facts = [json.loads(store.get(f"colablock/{one}")) for one in range(world)]
+    for at, message in enumerate(
+        (
+            "has a different lock than rank 0: {:.12} instead of {:.12}",
+            "resumes from a different checkpoint than rank 0: {} instead of {}",
+        )
+    ):
+        odd = [one for one in range(world) if facts[one][at] != facts[0][at]]
+        if odd:
+            ranks = ", ".join(str(one) for one in odd)
+            raise SystemExit(f"rank {ranks} {message.format(facts[odd[0]][at], facts[0][at])}")
+    for one, (_, _, versions) in enumerate(facts):
+        here, there = ([*set(a) - set(b)] for a, b in ((versions, facts[0][2]), (facts[0][2], versions)))
+        if here or there:
+            words = f"{min(here, default='nothing')} instead of {min(there, default='nothing')}"
+            raise SystemExit(f"rank {one} has other distributions than rank 0, such as {words}")
+
+
+def installed_versions() -> "list[str]":
+    """Return what is installed here as ``name==version``: a lock says what was meant to be."""
+    from importlib import metadata
+
+    return sorted({f"{one.metadata['Name']}=={one.version}" for one in metadata.distributions()})
 
 
 def fsdp_on_cpu() -> None:
