@@ -20,6 +20,7 @@ PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 QUICK = ("-m", "not network and not browser and not slow and not stack")
 STACK = "qlora-2026"  # the stack of the session `training`
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+DAEMONS = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"  # where those of Slurm are
 RUNNING = f"{sys.version_info[0]}.{sys.version_info[1]}"
 # The settings of pip and uv that say where to download from are kept.  Others (a target folder, a constraints
 # file, "use the system's Python") would change what the chores do.
@@ -212,18 +213,35 @@ def interpreter(tag: str) -> str | None:
     return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip() or None
 
 
+def applied_stack(session: nox.Session, python: str, folder: str) -> dict[str, str]:
+    """Apply the stack with the torch in *folder*, and return the variable that names it to the tests."""
+    session.install("-e", ".", *group("test"))
+    home = Path(session.create_tmp()).resolve() / "home"
+    where = ("--into", "env", "--variant", "cpu", "--python", python, "--find-links", folder)
+    session.run("colablock", "apply", STACK, *where, env={"COLABLOCK_HOME": str(home)})
+    return {"COLABLOCK_TEST_HOME": str(home)}
+
+
+@nox.session
+def slurm(session: nox.Session) -> None:
+    """Run a job past its time limit in a Slurm on 127.0.0.1 (not run by default); ten minutes, as root."""
+    lacking = [name for name in ("munged", "slurmctld", "slurmd") if not shutil.which(name, path=DAEMONS)]
+    if lacking or os.geteuid() != 0:
+        session.skip(f"needs root, and slurmctld, slurmd, slurm-client and munge; missing: {lacking}")
+    found = python_with_torch()
+    if found is None:
+        session.skip("no folder of pip's find-links has a `+cpu` build of torch")
+    stack = applied_stack(session, *found)
+    session.run("pytest", "-s", "-m", "stack", "tests/training/test_slurm.py", *session.posargs, env=stack)
+
+
 @nox.session
 def training(session: nox.Session) -> None:
     """Apply a stack and train in it on the CPU (``-- --whole``: all tests); needs a `+cpu` torch."""
     found = python_with_torch()
     if found is None:
         session.skip("no folder of pip's find-links has a `+cpu` build of torch")
-    python, folder = found
-    session.install("-e", ".", *group("test"))
-    home = Path(session.create_tmp()).resolve() / "home"
-    where = ("--into", "env", "--variant", "cpu", "--python", python, "--find-links", folder)
-    session.run("colablock", "apply", STACK, *where, env={"COLABLOCK_HOME": str(home)})
-    stack = {"COLABLOCK_TEST_HOME": str(home)}
+    stack = applied_stack(session, *found)
     marks = "stack" if "--whole" in session.posargs else "stack and not slow"
     files = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("tests/training/test_real_stack*.py"))
     more = [argument for argument in session.posargs if argument != "--whole"]

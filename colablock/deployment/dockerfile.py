@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -82,7 +83,8 @@ def _lines(lock: Pylock, target: DeployTarget, requirements: str, wheels: Sequen
         platform=target.platform,
     )
     yield "WORKDIR /opt/colablock"
-    yield from (f'COPY ["{folder}", "{folder}"]' for folder in wheels)
+    for folder in wheels:
+        yield f"COPY {json.dumps([folder, folder])}".replace("$", "\\$")
     yield f"COPY <<'{_END}' requirements.txt"
     _, _, pins = requirements.partition("\n\n")
     yield from pins.splitlines()

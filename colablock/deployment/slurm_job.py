@@ -6,6 +6,7 @@ saves a checkpoint and ends, and the job is queued again.  It goes on from that 
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -78,7 +79,8 @@ class BatchJob:
 
 def batch_script(job: BatchJob) -> str:
     """Return the script of *job*."""
-    options = {"job-name": job.name, **_DEFAULTS, "output": job.log}
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", job.name)
+    options = {"job-name": name, **_DEFAULTS, "output": job.log}
     if not job.needs_card:
         del options["gpus-per-node"]
     options |= job.options
@@ -87,7 +89,9 @@ def batch_script(job: BatchJob) -> str:
         words.append('"${first[@]}"')
     if job.arguments:
         words.append(shlex.join(job.arguments))
-    lines = (f"#SBATCH --{name}{f'={value}' if value else ''}\n" for name, value in options.items())
+    lines = (
+        f"#SBATCH --{name}{f'={shlex.quote(value)}' if value else ''}\n" for name, value in options.items()
+    )
     return _SCRIPT.format(
         header="\n".join(job.header).rstrip(),
         options="".join(lines),

@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from colablock._common.fs import write_atomic
+from colablock._common.fs import write_private
 from colablock.deployment.slurm_job import BatchJob, batch_script
 from colablock.errors import InvalidInput, Unmet
 from colablock.training.runs.launch import TASK
@@ -96,13 +96,13 @@ def write_script(
         options={"chdir": str(working_folder), "dependency": "singleton", **given},
         header=["# Made by `colablock train --launcher slurm`"],
     )
-    write_atomic(script, batch_script(job).encode())
+    write_private(script, batch_script(job).encode())
     return script
 
 
 def _option(text: str) -> tuple[str, str]:
     name, _, value = text.removeprefix("--").partition("=")
-    if not _OPTION.fullmatch(name) or "\n" in value:
+    if not _OPTION.fullmatch(name) or not value.isprintable():
         raise InvalidInput(f"`{text}` is not an option of sbatch", hint="Write it as `time=1:00:00`")
     return name, value
 

@@ -1,11 +1,20 @@
-"""Stand-ins of the commands of Slurm, for machines without it: they start tasks, and note what is asked."""
+"""Slurm: stand-ins of its commands for machines without it, and a cluster of one node for those with it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["in_job", "write_commands"]
+from tests.support.training_stack import until
+
+__all__ = ["ask", "in_job", "missing", "slurm_cluster", "write_commands"]
 
 SRUN = """\
 #!/bin/bash
@@ -51,3 +60,87 @@ def in_job(commands: Path, path: str, *, tasks: int = 2) -> Mapping[str, str]:
         "SLURM_JOB_NODELIST": "node[1-2]",
         "SLURM_CPUS_PER_TASK": "1",
     }
+
+
+CONFIG = """\
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort=16817
+SlurmdPort=16818
+SlurmUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+CryptoType=crypto/munge
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+SwitchType=switch/none
+MpiDefault=none
+ReturnToService=2
+MinJobAge=3600
+SchedulerParameters=sched_interval=5,bf_interval=5,requeue_delay=0
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} State=UNKNOWN
+PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch", "srun")
+_PATH = "/usr/sbin:/sbin"
+
+
+def missing() -> list[str]:
+    """Return the commands of Slurm that this machine lacks."""
+    where = f"{os.environ['PATH']}:{_PATH}"
+    return [name for name in DAEMONS if shutil.which(name, path=where) is None]
+
+
+@contextmanager
+def slurm_cluster() -> Iterator[dict[str, str]]:
+    """Start a cluster of Slurm on 127.0.0.1 with this machine as its one node; needs root.
+
+    Gives the variables for its commands.  The daemons and their files are gone after the block.
+    """
+    with tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp") as name:
+        folder, host = Path(name), socket.gethostname()
+        folder.chmod(0o755)
+        (folder / "state").mkdir()
+        key = folder / "munge.key"
+        key.write_bytes(os.urandom(64))
+        key.chmod(0o600)
+        (folder / "slurm.conf").write_text(CONFIG.format(folder=folder, host=host, cores=os.cpu_count()))
+        environ = {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": f"{os.environ['PATH']}:{_PATH}"}
+        places = {
+            "socket": "munge.socket",
+            "pid-file": "munged.pid",
+            "log-file": "munged.log",
+            "seed-file": "seed",
+        }
+        munge = ["munged", "--foreground", "--force", f"--key-file={key}"]
+        munge += [f"--{option}={folder / file}" for option, file in places.items()]
+        daemons = []
+        try:
+            for command in (munge, ["slurmctld", "-D", "-c"], ["slurmd", "-D"]):
+                log = (folder / f"{command[0]}.out").open("wb")
+                daemons.append(
+                    subprocess.Popen(command, env={**os.environ, **environ}, stdout=log, stderr=log)
+                )
+                log.close()
+                time.sleep(1)
+            until(lambda: "idle" in ask(environ, "sinfo", "--noheader", "--format=%T"), patience=60)
+            yield environ
+        finally:
+            for daemon in reversed(daemons):
+                daemon.terminate()
+            for daemon in daemons:
+                daemon.wait(30)
+
+
+def ask(environ: Mapping[str, str], *command: str) -> str:
+    """Return what a command of Slurm prints."""
+    variables = {**os.environ, **environ}
+    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False).stdout
