@@ -5,6 +5,7 @@ Their own tools judge them in `test_by_their_tools.py`.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -243,15 +244,16 @@ def test_files_of_this_machine_are_copied_into_an_image_and_refused_elsewhere(
     lock = tmp_path / "pylock.toml"
     links = ("--find-links", str(world.folder / "links"))
     succeeds(world.run("lock", "plain", *TARGET, *links, "-o", str(lock)))
-    output, house = tmp_path / "image" / "Dockerfile", tmp_path / "image" / "my wheels"
+    output, house = tmp_path / "image" / "Dockerfile", tmp_path / "image" / 'my "wheels" $HOME'
     command = ("export", "--lock", str(lock), "--format", "dockerfile", "-o", str(output))
     outside = world.run(*command, COLUMNS="400")
     assert outside.code == 2
     assert "Pass `--wheelhouse DIR` with a folder beside the Dockerfile" in outside.err
     succeeds(world.run(*command, "--wheelhouse", str(house)))
     assert [path.name for path in house.iterdir()] == ["colours-1.1-py3-none-any.whl"]
-    assert 'COPY ["my wheels", "my wheels"]\n' in output.read_text()
-    assert "--find-links 'my wheels'\n" in output.read_text()
+    (copied,) = (one for one in instructions(output.read_text()) if one.value.startswith("["))
+    assert json.loads(copied.value.replace("\\$", "$")) == [house.name, house.name]
+    assert f"--find-links '{house.name}'\n" in output.read_text()
     task = world.run(
         "export", "--lock", str(lock), "--format", "skypilot", "-o", str(tmp_path / "t"), COLUMNS="400"
     )
