@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ pytestmark = [
     pytest.mark.skipif(bool(missing()), reason=f"not here: {', '.join(missing())}"),
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can start slurmd"),
 ]
-SETTINGS = {"save_steps": 1000, "gradient_accumulation_steps": 8, "lora_dropout": 0.1}
+SETTINGS: dict[str, Any] = {"save_steps": 1000, "gradient_accumulation_steps": 8, "lora_dropout": 0.1}
 TWO = ("--", "--num_processes", "2")
 #: Slurm sends the signal up to a minute early: 60 to 120 seconds after the start.
 OPTIONS = ("nodes=1", "ntasks-per-node=2", "cpus-per-task=1", "time=0:03:00", "signal=B:USR1@60")
@@ -80,7 +81,7 @@ def steps_in(seconds: float, stack: Stack) -> int:
     times = [event["time"] for event in stack.run_folder("probe").metrics() if event["event"] == "log"]
     times = times[:6]  # the last event is that of the end
     each = (times[-1] - times[1]) / (len(times) - 2)
-    return max(10, round(seconds / each))
+    return max(10, round(seconds / float(each)))
 
 
 def state(slurm: Mapping[str, str], job: str) -> str:
