@@ -1,13 +1,15 @@
 """Say options and commands of the command line as Python does, for callers of the Python API.
 
 Messages are written once, in the words of the command line: `--keep` and `colablock apply NAME`.  A caller
-in Python writes `keep=True` and `colablock.apply("NAME")`.
+in Python writes `keep=True` and `colablock.apply("NAME")`.  A command that Python has no word for is run with
+``%`` in IPython and in a notebook.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
+import sys
 
 __all__ = ["code_in_python", "in_python"]
 
@@ -132,13 +134,19 @@ def _said(code: str) -> str:
     except ValueError:
         return code
     if words[:1] == ["colablock"] and len(words) > 1:
-        return _call(words[1], words[2:]) or code
+        return _call(words[1], words[2:]) or (f"%{code}" if _in_ipython() else code)
     if words[:1] == ["--set"] and len(words) == 2:  # noqa: PLR2004 - the option and its value
         return words[1]
     if words and words[0].startswith("--"):
         arguments = _arguments(words)
         return ", ".join(arguments) if arguments else code
     return code
+
+
+def _in_ipython() -> bool:
+    """Whether a cell of IPython has called; without it, such a command is one of the terminal."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and getattr(ipython, "get_ipython", lambda: None)() is not None
 
 
 def _call(command: str, words: list[str]) -> str | None:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 __all__ = [
+    "PROGRAM",
+    "as_called",
     "count",
     "decoded",
     "memory_text",
@@ -21,6 +23,9 @@ __all__ = [
     "size_text",
     "some_of",
 ]
+
+#: The command, as messages write it.
+PROGRAM: Final = "colablock"
 
 _STEP = 1000
 _SMALL = 9.95  # smaller numbers are shown with one decimal
@@ -72,6 +77,19 @@ def size_text(size: int) -> str:
 def memory_text(size: float) -> str:
     """Return bytes of memory as text, in powers of 1024 as torch does: ``9.5 GiB``, ``450 MiB``."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+# A command in backticks, or on a line of its own.  Elsewhere the word is the name of the tool.
+_COMMAND: Final = re.compile(rf"(?:(?<=`)|(?<=^  )){PROGRAM}(?= [a-z])", re.MULTILINE)
+
+
+def as_called(text: str, program: str, *, is_code: bool = False) -> str:
+    """Return *text* with each command as the caller types it; with *is_code*, all of it is a command."""
+    if program == PROGRAM:
+        return text
+    if is_code and text.startswith(f"{PROGRAM} "):
+        return program + text[len(PROGRAM) :]
+    return _COMMAND.sub(lambda _: program, text)
 
 
 def near(word: str, known: Iterable[str], *, likeness: float = 0.6) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -151,12 +152,19 @@ def _apply(call: Call) -> int:
         written = {"plan": plan_to_json(plan)} if plan is not None else {}
         print_json({**written, "report": report_to_json(report)}, call.out)
     else:
-        render(report_document(report), call.out, verbose=call.args.verbose)
+        told = plan.notes if plan is not None and _is_shown(call, plan) else ()
+        notes = tuple(note for note in report.notes if note not in told)
+        render(report_document(replace(report, notes=notes)), call.out, verbose=call.args.verbose)
     if call.shell is not None:
         from colablock.display.notebook import finish_command
 
         finish_command(report.restart, call.shell, matrix=report.matrix)
     return ExitCode.DONE if report.passed else AppliedNotProven.exit_code
+
+
+def _is_shown(call: Call, plan: Plan) -> bool:
+    """Whether `apply` shows *plan* before it changes anything."""
+    return bool(plan.steps) and not (call.args.quiet or call.args.json)
 
 
 def _carried_out(call: Call, options: ApplyOptions, *, earlier_plans: int = 0) -> tuple[Plan, Report]:
@@ -167,7 +175,7 @@ def _carried_out(call: Call, options: ApplyOptions, *, earlier_plans: int = 0) -
     with session_of(call) as session:
         planned = plan_change(session, options, recover=True)
     plan = planned.plan
-    if plan.steps and not (call.args.quiet or call.args.json):
+    if _is_shown(call, plan):
         _show_plan(call, plan, call.err)
     if plan.steps and plan.target is Target.KERNEL and not agreed(call, "Change this environment?"):
         raise Refused("nothing was changed: the plan was declined", hint="Answer `y`, or pass `--yes`")
@@ -201,12 +209,13 @@ def _verify(call: Call) -> int:
 
     with session_of(call) as session:
         report = verify_last_apply(session, call.args.name)
-        if call.args.json:
-            print_json(report_to_json(report), call.out)
-        else:
-            render(report_document(report), call.out, verbose=call.args.verbose)
         if call.args.receipt is not None and report.passed:
             write_apply_receipt(receipt_of(session, call.args.name, report), call.args.receipt)
+    # Only now has the reporter said its last line.
+    if call.args.json:
+        print_json(report_to_json(report), call.out)
+    else:
+        render(report_document(report), call.out, verbose=call.args.verbose)
     return ExitCode.DONE if report.passed else ExitCode.UNMET
 
 

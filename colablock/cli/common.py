@@ -47,7 +47,8 @@ MATRIX = "a matrix by name, or the path of its file"
 class Call:
     """One call of the command line: its arguments, its environment, its two consoles.
 
-    *shell* is that of the notebook whose cell makes the call.  *noted* are the notes that were given.
+    *shell* is that of the notebook whose cell makes the call.  *noted* are the notes that were given,
+    and *told* those that were shown.
     """
 
     args: argparse.Namespace
@@ -56,6 +57,7 @@ class Call:
     err: Console
     shell: Shell | None = None
     noted: set[str] = field(default_factory=set)
+    told: set[str] = field(default_factory=set)
 
 
 def add_command(
@@ -243,7 +245,8 @@ def session_of(call: Call) -> Iterator[Session]:
 
     sweep()
     is_quiet, in_cell = call.args.quiet or call.args.json, call.shell is not None
-    with reporter_for(call.err, quiet=is_quiet, notebook=in_cell, environ=call.environ) as reporter:
+    made = reporter_for(call.err, quiet=is_quiet, notebook=in_cell, environ=call.environ, told=call.told)
+    with made as reporter:
         yield Session(environ=call.environ, reporter=reporter, in_kernel=in_cell, noted=call.noted)
 
 

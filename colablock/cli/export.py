@@ -116,7 +116,7 @@ def _bundle(call: Call) -> int:
         done = f"wrote {made.path}:" if made.is_changed else f"{made.path} is up to date:"
         call.out.print(f"{done} {made.summary}", markup=False, soft_wrap=True)
         call.out.print(
-            f"Apply it without a network: colablock apply --bundle {shlex.quote(str(made.path))}",
+            f"Apply it without a network: `colablock apply --bundle {shlex.quote(str(made.path))}`",
             markup=False,
             soft_wrap=True,
         )

@@ -10,9 +10,9 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from colablock._common.text import printable
+from colablock._common.text import PROGRAM, as_called, printable
 from colablock._masking import masked
 from colablock._version import __version__
 from colablock.cli import (
@@ -31,6 +31,7 @@ from colablock.cli import (
 from colablock.cli import list as list_command
 from colablock.cli.common import Call, print_json
 from colablock.cli.usage import completion
+from colablock.cli.usage.called_as import called_as
 from colablock.cli.usage.parser import Parser
 from colablock.errors import UNCHANGED, ColablockError, ExitCode, Interrupted, InvalidInput, interrupted_as
 
@@ -108,16 +109,17 @@ def main(
         found = completion.candidates(build_parser(), words[3:], environ)
         sys.stdout.write("".join(f"{one}\n" for one in found))
         return ExitCode.DONE
+    program = called_as(sys.argv, environ) if argv is None else PROGRAM
     try:
         args = _parsed(words)
     except InvalidInput as error:
         options = words[: words.index("--")] if "--" in words else words
         given = argparse.Namespace(json="--json" in options, verbose=False)
-        return _print_error(error, given, *_consoles(environ))
+        return _print_error(error, given, *_consoles(environ, program=program))
     if not hasattr(args, "handler"):
         args.shown.print_help()
         return ExitCode.DONE
-    out, err = _consoles(environ, shell)
+    out, err = _consoles(environ, shell, program)
     try:
         with interrupted_as(_STATES.get(args.command, "Nothing was changed.")):
             code = _run_command(Call(args, environ, out, err, shell))
@@ -205,18 +207,22 @@ def _discard_output() -> None:
     os.close(nowhere)
 
 
-def _consoles(environ: Mapping[str, str], shell: Shell | None = None) -> tuple[Console, Console]:
+def _consoles(
+    environ: Mapping[str, str], shell: Shell | None = None, program: str = PROGRAM
+) -> tuple[Console, Console]:
     from rich.console import Console as RichConsole  # heavy: not for --help
 
     class Console(RichConsole):
         publish = _publisher(shell)
+        program: ClassVar[str] = PROGRAM
 
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError  # rich would exit with code 1
 
         # Every line of every command comes through here, and may quote names and messages of others.
         def print(self, *objects: Any, **options: Any) -> None:
-            super().print(*map(_shown, objects), **{"markup": False, **options})
+            said = (as_called(one, program) if isinstance(one, str) else one for one in objects)
+            super().print(*map(_shown, said), **{"markup": False, **options})
 
         def out(self, *objects: Any, **options: Any) -> None:
             super().out(*map(_shown, objects), **options)
@@ -233,6 +239,7 @@ def _consoles(environ: Mapping[str, str], shell: Shell | None = None) -> tuple[C
         for name, value in environ.items()
         if name not in sizes or (value.isascii() and value.isdigit() and len(value) < 6)  # noqa: PLR2004
     }
+    Console.program = program
     return Console(**keywords), Console(stderr=True, **keywords)
 
 

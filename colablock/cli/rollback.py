@@ -119,12 +119,13 @@ def _agreed(call: Call, options: UndoOptions) -> UndoOptions:
     args = call.args
     with session_of(call) as session:
         changes = list_changes(session, args.python)
-        if not changes:
-            return options  # the undo says why
-        if not (args.quiet or args.json):
-            render(history_document(changes if options.to_first else changes[-1:]), call.err)
-        if not can_ask(call):
-            return options  # the undo judges it, too
+    if not changes:
+        return options  # the undo says why
+    if not (args.quiet or args.json):
+        render(history_document(changes if options.to_first else changes[-1:]), call.err)
+    if not can_ask(call):
+        return options  # the undo judges it, too
+    with session_of(call) as session:
         preview = preview_changes(session, args.python, to_first=options.to_first)
     render(preview_document(preview), call.err)
     if preview.companions and not (options.companions or options.leave_broken):

@@ -283,15 +283,15 @@ def _some(accelerators: Sequence[str], total: int) -> str:
 # The evidence
 
 
-_STEPS = ("resolved", "planned", "applied", "imported", "CPU", "card")
+_STEPS = ("Resolved", "Planned", "Applied", "Imported", "CPU", "Card")
 
 
 def _evidence(evidence: Mapping[str, Mapping[str, Any]] | None) -> str:
     if not evidence:
         return ""
-    heads = "".join(f'<th scope="col">{step[0].upper()}{step[1:]}</th>' for step in ("matrix", *_STEPS))
+    heads = "".join(f'<th scope="col">{step}</th>' for step in ("Matrix", *_STEPS))
     body = "".join(
-        f'<tr><th scope="row"><b>{_plain(name)}</b></th>{"".join(map(_step, _steps(found)))}</tr>\n'
+        f'<tr><th scope="row"><b>{_plain(name)}</b></th>{"".join(map(_step, _STEPS, _steps(found)))}</tr>\n'
         for name, found in evidence.items()
     )
     return (
@@ -323,8 +323,9 @@ def _date(one: Mapping[str, Any]) -> str:
     return f"{one['date']} ({said})" if said else str(one["date"])
 
 
-def _step(lines: Sequence[str]) -> str:
-    return f"<td>{'<br>'.join(map(_plain, lines))}</td>"
+def _step(step: str, lines: Sequence[str]) -> str:
+    # On a narrow screen, a cell has its heading before it.
+    return f'<td data-step="{step}">{"<br>".join(map(_plain, lines))}</td>'
 
 
 # The cards: every detail, matrix by matrix

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 from colablock._common.reporter import Reporter
 from colablock._common.text import count, seconds_text, size_text
 from colablock.display.html import to_html
-from colablock.display.text import to_text
-from colablock.display.view import Bar, Document, Headline, Note, cut, one_line, spoken_in_python
+from colablock.display.text import program_of, to_text
+from colablock.display.view import Bar, Document, Headline, Note, cut, one_line, spoken_as, spoken_in_python
 from colablock.environment.notebook_host import current_shell
 
 if TYPE_CHECKING:
@@ -153,11 +153,11 @@ class LiveReporter(Reporter):
 class DrawingReporter(LiveReporter):
     """Keeps the state under a lock and draws it.  An error while drawing does not stop the work."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, told: set[str] | None) -> None:
         self._lock = threading.RLock()
         self._clock = clock
         self._work = WorkState(clock)
-        self._told: set[str] = set()
+        self._told = set() if told is None else told
 
     def stage(self, text: str) -> None:
         """End the last stage and begin this one."""
@@ -235,14 +235,17 @@ class DrawingReporter(LiveReporter):
 
 def _note_text(text: str, console: Console) -> str:
     """Return a note in lines that fit *console*."""
-    return to_text(Document(blocks=(Note(label="note", text=text),)), width=console.width)
+    document = Document(blocks=(Note(label="note", text=text),))
+    return to_text(spoken_as(document, program_of(console)), width=console.width)
 
 
 class PlainReporter(DrawingReporter):
     """Plain lines for logs and pipes: a stage begins, goes on, ends."""
 
-    def __init__(self, console: Console, *, clock: Clock = time.monotonic) -> None:
-        super().__init__(clock)
+    def __init__(
+        self, console: Console, *, clock: Clock = time.monotonic, told: set[str] | None = None
+    ) -> None:
+        super().__init__(clock, told)
         self._console = console
         self._last = clock()
 
@@ -268,8 +271,10 @@ class PlainReporter(DrawingReporter):
 class TerminalReporter(DrawingReporter):
     """A live line on a terminal; the result of each finished stage stays as a line above it."""
 
-    def __init__(self, console: Console, *, clock: Clock = time.monotonic) -> None:
-        super().__init__(clock)
+    def __init__(
+        self, console: Console, *, clock: Clock = time.monotonic, told: set[str] | None = None
+    ) -> None:
+        super().__init__(clock, told)
         self._console = console
         self._progress: Progress | None = None
         self._task: TaskID | None = None
@@ -324,8 +329,15 @@ class TerminalReporter(DrawingReporter):
 class NotebookReporter(DrawingReporter):
     """One output of a cell, updated in place at most five times a second; at the end one line is left."""
 
-    def __init__(self, shell: Shell, *, clock: Clock = time.monotonic, display_id: str | None = None) -> None:
-        super().__init__(clock)
+    def __init__(
+        self,
+        shell: Shell,
+        *,
+        clock: Clock = time.monotonic,
+        display_id: str | None = None,
+        told: set[str] | None = None,
+    ) -> None:
+        super().__init__(clock, told)
         self._publisher = shell.display_pub
         self._display_id = display_id or f"colablock-{uuid.uuid4().hex}"
         self._shown_at: float | None = None
@@ -400,19 +412,21 @@ def reporter_for(
     notebook: bool = False,
     progress: bool = True,
     environ: Mapping[str, str] = os.environ,
+    told: set[str] | None = None,
 ) -> LiveReporter:
     """Return the reporter for the place where the work is watched; use it in a ``with`` statement.
 
     With *notebook* that is the output of a cell if a kernel runs.  With *progress* False nothing is
     redrawn (``--no-progress``).  Without a console and outside a notebook, or with *quiet*, it is silent.
+    *told* are the notes that another reporter of the same call has shown.
     """
     if quiet:
         return LiveReporter()
     shell = current_shell() if notebook else None
     if shell is not None:
-        return NotebookReporter(shell)
+        return NotebookReporter(shell, told=told)
     if console is None:
         return LiveReporter()
     if progress and can_animate(console, environ):
-        return TerminalReporter(console)
-    return PlainReporter(console)
+        return TerminalReporter(console, told=told)
+    return PlainReporter(console, told=told)

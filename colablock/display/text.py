@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import singledispatch
 from typing import TYPE_CHECKING, NamedTuple
 
+from colablock._common.text import PROGRAM, as_called
 from colablock.display.view import (
     Bar,
     Bullets,
@@ -37,6 +38,7 @@ from colablock.display.view import (
     one_line,
     plain,
     spans_of,
+    spoken_as,
 )
 from colablock.errors import NotRestored
 
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     from colablock.display.view import Block
     from colablock.errors import ColablockError
 
-__all__ = ["error_text", "render", "render_error", "to_text"]
+__all__ = ["error_text", "program_of", "render", "render_error", "to_text"]
 
 _LEAD = 24  # columns for the leads of pairs whose texts are wrapped; a longer lead moves only its own text
 _LEAST = 12  # columns; a cell that is cut to fewer tells nothing
@@ -88,12 +90,14 @@ Lines = Iterator[list[TextSpan]]
 def render(document: Document, console: Console, *, verbose: bool = False) -> None:
     """Write *document* to *console*; *verbose* opens every section and cuts nothing.
 
-    A console of a notebook cell has a function ``publish``, which shows the document as HTML.
+    A console of a notebook cell has a function ``publish``, which shows the document as HTML.  One of a
+    command has ``program``, which is how the caller has called colablock.
     """
     publish: Callable[[Document], None] | None = getattr(console, "publish", None)
     if publish is not None:
         publish(document)
         return
+    document = spoken_as(document, program_of(console))
     _write(_document_lines(document, _Canvas(console.width, verbose)), console)
 
 
@@ -104,7 +108,12 @@ def to_text(document: Document, *, width: int = 80, verbose: bool = False) -> st
 
 def render_error(error: ColablockError, console: Console) -> None:
     """Write *error* to *console*: what failed, why, and what to do."""
-    _write(_error_lines(error, console.width), console)
+    _write(_error_lines(error, console.width, program_of(console)), console)
+
+
+def program_of(console: Console) -> str:
+    """Return how the caller of the command that writes to *console* has called colablock."""
+    return str(getattr(console, "program", PROGRAM))
 
 
 def error_text(error: ColablockError, *, width: int = 80) -> str:
@@ -390,8 +399,9 @@ def _trimmed(line: Sequence[TextSpan]) -> list[TextSpan]:
 # Errors
 
 
-def _error_lines(error: ColablockError, width: int) -> Lines:
-    first, *others = clean(str(error)).splitlines() or [type(error).__name__]
+def _error_lines(error: ColablockError, width: int, program: str = PROGRAM) -> Lines:
+    message = as_called(clean(str(error)), program)
+    first, *others = message.splitlines() or [type(error).__name__]
     yield from _first_lines(one_line(first), f"[{error.reference}]", width)
     if isinstance(error, NotRestored) and error.stash not in str(error):
         others.append(f"the files that were moved away are in `{error.stash}`")
@@ -400,7 +410,8 @@ def _error_lines(error: ColablockError, width: int) -> Lines:
         yield from _wrapped(line.strip(), width, indent, indent + 2)
     if error.hint:
         yield []
-        yield from _wrapped((Span("hint:", Tone.STRONG), f" {error.hint}"), width)
+        hint = as_called(error.hint, program)
+        yield from _wrapped((Span("hint:", Tone.STRONG), f" {hint}"), width)
 
 
 def _first_lines(message: str, reference: str, width: int) -> Lines:

@@ -8,12 +8,13 @@ The modules `plan_view`, `report_view`, `run_view` and so on turn a plan, a repo
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias, cast
 
-from colablock._common.text import printable
+from colablock._common.text import PROGRAM, as_called, printable
 from colablock._python_words import code_in_python, in_python
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "pairs_of",
     "plain",
     "spans_of",
+    "spoken_as",
     "spoken_in_python",
 ]
 
@@ -230,18 +232,26 @@ class Document(NamedTuple):
 
 def spoken_in_python(document: Document) -> Document:
     """Return *document* with options and commands as Python says them; what is quoted stays as it is."""
-    return cast("Document", _spoken(document))
+    return cast("Document", _spoken(document, in_python, code_in_python))
 
 
-def _spoken(value: object) -> object:
+def spoken_as(document: Document, program: str) -> Document:
+    """Return *document* with commands as the caller has to type them; what is quoted stays as it is."""
+    if program == PROGRAM:
+        return document
+    say = partial(as_called, program=program)
+    return cast("Document", _spoken(document, say, partial(say, is_code=True)))
+
+
+def _spoken(value: object, say: Callable[[str], str], say_code: Callable[[str], str]) -> object:
     if isinstance(value, str):
-        return in_python(value)
+        return say(value)
     if isinstance(value, Span):
         is_code = value.tone is Tone.CODE and "`" not in value.text
-        return Span(code_in_python(value.text) if is_code else in_python(value.text), value.tone)
+        return Span((say_code if is_code else say)(value.text), value.tone)
     if isinstance(value, (Picture, Preformatted, Sample)) or not isinstance(value, tuple):
         return value
-    parts = tuple(map(_spoken, value))
+    parts = (_spoken(one, say, say_code) for one in value)
     make: Any = type(value) if hasattr(value, "_fields") else lambda *some: some
     return make(*parts)
 

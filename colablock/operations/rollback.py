@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,15 @@ from colablock.operations.session import Session
 from colablock.planning.options import UndoOptions
 from colablock.planning.plan import steps_text
 from colablock.transaction import apply_record as applied
-from colablock.transaction.history import Change, DamagedChange, damaged_changes, drop, read_history
+from colablock.transaction.history import (
+    BegunChange,
+    Change,
+    DamagedChange,
+    damaged_changes,
+    drop,
+    interrupted_change,
+    read_history,
+)
 from colablock.transaction.isolated_envs import sweep_home
 from colablock.transaction.recovery import RecoveryOutcome, recover
 from colablock.transaction.rollback import UndoneChange, changes_to_undo, roll_back
@@ -71,9 +80,7 @@ def _put_back(session: Session, site: Site, change: Change) -> None:
     """Restore the record of the apply before *change*, which is undone."""
     try:
         applied.put_back(change.matrix, session.home, change.applied_before, prefix=site.prefix)
-        facts = {"matrix": change.matrix, "when": change.when, "why": "rolled back"}
-        steps = steps_text(step.action for step in change.steps)
-        applied.note_undone(session.home, site.prefix, site.purelib, {**facts, "steps": steps})
+        _note_undone(session, site, change, "rolled back")
     except OSError as error:
         session.reporter.note(f"undone, but not recorded in {session.home}: {error.strerror}")
 
@@ -142,7 +149,18 @@ def drop_stashes(
 def recover_interrupted(session: Session, python: str | None = None) -> RecoveryOutcome | None:
     """Undo or finish an interrupted change of the environment of *python*; None where there is none."""
     site = session.site(python)
+    begun = interrupted_change(site)
     outcome = recover(site)
     if outcome is not None:
         session.reporter.note(f"an interrupted change of {site.prefix} {outcome.value}")
+    if outcome is RecoveryOutcome.UNDONE and begun is not None:
+        with suppress(OSError):
+            _note_undone(session, site, begun, "it was interrupted")
     return outcome
+
+
+def _note_undone(session: Session, site: Site, change: Change | BegunChange, why: str) -> None:
+    """Keep in the history that *change* was undone.  Raises OSError."""
+    steps = steps_text(step.action for step in change.steps)
+    facts = {"matrix": change.matrix, "when": change.when, "why": why, "steps": steps}
+    applied.note_undone(session.home, site.prefix, site.purelib, facts)

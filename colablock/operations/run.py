@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from colablock._common.text import some_of
 from colablock.environment.accelerator import detect
 from colablock.errors import Refused
 from colablock.matrix.model import select_variant
@@ -19,13 +20,24 @@ if TYPE_CHECKING:
 
 __all__ = ["proven_environment", "run_command", "run_smoke"]
 
+_SHOWN = 3  # changed distributions in a note
+
 
 def run_command(session: Session, name: str, argv: Sequence[str]) -> int:
     """Run *argv* in the environment of the last apply of *name* and return its exit code.
 
-    Raises NotFound where the matrix has not been applied.
+    What has changed since then, as by a rollback of another matrix, is noted.  Raises NotFound where the
+    matrix has not been applied.
     """
-    return run_in(last_apply(session, name).python, argv, session.environ)
+    last = last_apply(session, name)
+    moved = [drift.text for drift in drifts_since(session, last) if drift.is_pin]
+    if moved:
+        changes = some_of(moved, _SHOWN)
+        session.reporter.note(
+            f"the stack of `{last.name}` has changed since it was proven: {changes};"
+            f" `colablock apply {name}` restores it"
+        )
+    return run_in(last.python, argv, session.environ)
 
 
 def proven_environment(session: Session, name: str) -> ProvenEnvironment:

@@ -113,9 +113,10 @@ class PlannedChange:
                 *self.resolution.pins,
                 *(kernel.snapshot.installed if kernel else ()),
             }
+            absent = f"`colablock why {self.matrix.name} --not {name}` says what adding it would change"
             raise NotFound(
                 f"{name} is neither installed nor part of {self.matrix.name}",
-                hint=near(name, known, likeness=0.75) or f"`colablock why {self.matrix.name} --not {name}`",
+                hint=near(name, known, likeness=0.75) or absent,
             )
         if self.not_kernel is not None:
             lines += self.not_kernel.lines(name)

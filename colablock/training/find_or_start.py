@@ -52,6 +52,7 @@ from colablock.training.start import (
     start_early_for,
     start_job,
     unused_run_id,
+    with_own_folder,
     workarounds_for,
 )
 
@@ -200,6 +201,7 @@ def train(
     given = options.config
     template = template_value(given.chat_template)
     config = replace(given, base_model=local_path(given.base_model), chat_template=template)
+    config = with_own_folder(config, options.launch_arguments, home)
     options = replace(options, config=config)
     folder = RunFolder(folder_of(config, options.launch_arguments))
     secrets, notes = secrets_environment(config, environ, secret_stores(environ))
@@ -211,7 +213,7 @@ def train(
     if options.mirror:
         store = open_store(options.mirror, python=proven.python, environ=mirror_environ)
     with lock_run_folder(folder.path):
-        run = NamedRun(unused_run_id(home, folder.path), folder)
+        run = NamedRun(unused_run_id(home, folder.path, reporter), folder)
         if options.fresh and store is not None and list_archives(store, run.id):
             hint = "Name another mirror, or another `output_dir`"
             raise Refused(f"the mirror has checkpoints of an earlier run `{run.id}`", hint=hint)

@@ -13,6 +13,7 @@ from typing import Any
 
 from colablock._common.decoding import is_plain_name
 from colablock._common.fs import expanded, flock, make_private
+from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.environment.accelerator import Accelerator
 from colablock.errors import InvalidInput, Refused, interrupted_as
@@ -48,6 +49,7 @@ __all__ = [
     "start_early_for",
     "start_job",
     "unused_run_id",
+    "with_own_folder",
     "workarounds_for",
 ]
 
@@ -127,6 +129,22 @@ def default_folder(config: TrainConfig) -> Path:
     return _checked_folder((Path("outputs") / f"{model}-{data}").absolute())
 
 
+def with_own_folder(config: TrainConfig, launch_arguments: tuple[str, ...], home: Path) -> TrainConfig:
+    """Return *config* with an output folder that is called as its run.
+
+    It has a number if a run in another folder is registered in *home* under the name that comes from
+    model and data.  On several hosts the name must not depend on what else each has run.
+    """
+    if config.output_dir or ranks_of(1, launch_arguments).hosts > 1:
+        return config
+    first = folder = default_folder(config)
+    known, number = dict(list_runs(home)), 1
+    while RunFolder(folder).record() is None and _is_of_another(known, folder):
+        number += 1
+        folder = first.with_name(f"{first.name}-{number}")
+    return config if folder == first else replace(config, output_dir=str(folder))
+
+
 def folder_of(config: TrainConfig, launch_arguments: tuple[str, ...]) -> Path:
     """Return the folder of a run on this host, which *launch_arguments* name.
 
@@ -137,14 +155,26 @@ def folder_of(config: TrainConfig, launch_arguments: tuple[str, ...]) -> Path:
     return folder.parent / f"host-{host}" / folder.name if host else folder
 
 
-def unused_run_id(home: Path, folder: Path) -> str:
-    """Return the id of the run in *folder*: the folder's name, with a number if another run has that id."""
+def unused_run_id(home: Path, folder: Path, reporter: Reporter | None = None) -> str:
+    """Return the id of the run in *folder*: the folder's name, with a number if another run has that id.
+
+    A new run that is not called as its folder is noted.
+    """
     known = dict(list_runs(home))
     name, number = folder.name, 1
-    while name in known and known[name].path != folder and known[name].path.exists():
+    while _is_of_another(known, folder, name):
         number += 1
         name = f"{folder.name}-{number}"
+    if reporter is not None and name != folder.name and RunFolder(folder).record() is None:
+        there = known[folder.name].path
+        reporter.note(f"the run in `{folder}` is called `{name}`: `{folder.name}` is the run in `{there}`")
     return name
+
+
+def _is_of_another(known: Mapping[str, RunFolder], folder: Path, name: str | None = None) -> bool:
+    """Whether the id *name*, by default that of *folder*, is one of *known* in another folder."""
+    found = known.get(name or folder.name)
+    return found is not None and found.path != folder and found.path.exists()
 
 
 @contextmanager

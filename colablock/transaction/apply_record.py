@@ -93,7 +93,7 @@ class PastChange:
     when: str
     undone: str
     steps: str  # such as "install 2, remove 1"
-    why: str  # "rolled back", or that a proof failed
+    why: str  # "rolled back", or that a proof failed or it was interrupted
     site: str
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from colablock._common.decoding import Malformed, decode, is_plain_name, read_bounded
 from colablock._vendor.packaging.utils import NormalizedName
-from colablock.environment.site import Site, SiteBounds
+from colablock.environment.site import JOURNAL, Site, SiteBounds
 from colablock.errors import InvalidInput, NotFound, Refused
 from colablock.planning.plan import Action, Step
 from colablock.transaction.disk_operations import Operation, OperationKind, Operations, remove_tree
@@ -27,6 +27,7 @@ __all__ = [
     "STAGE",
     "STASH",
     "UNDONE",
+    "BegunChange",
     "Change",
     "DamagedChange",
     "DoneStep",
@@ -35,6 +36,7 @@ __all__ = [
     "differences",
     "drop",
     "facts_of",
+    "interrupted_change",
     "misplaced",
     "next_folder",
     "read_changes",
@@ -52,6 +54,7 @@ _SCHEMA = 1
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _BECOMES = re.compile(rf"{CHANGES}/{_NUMBER.pattern}/(?:{re.escape(RECORD)}|{re.escape(UNDONE)})")
 _LARGEST_MODE = 0o7777
+_LONGEST_TIME = 64  # characters of a time in ISO 8601
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +85,16 @@ class _ChangeFile:
     is_dropped: bool = False
     origins: Mapping[NormalizedName, str] = field(default_factory=dict)
     schema: int = _SCHEMA
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BegunChange:
+    """What the journal of an apply tells that has not been committed; see `Change`."""
+
+    becomes: str
+    when: str
+    matrix: str
+    steps: tuple[DoneStep, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,6 +259,16 @@ def read_journal(path: Path, site: Site) -> JournalFile:
     if wrong is not None:
         raise _outside(wrong, site)
     return journal
+
+
+def interrupted_change(site: Site) -> BegunChange | None:
+    """Return the apply whose journal is still there; None if there is none, or it was an undo."""
+    try:
+        begun = decode(read_bounded(site.state / JOURNAL), BegunChange, by_python=True)
+    except (OSError, Malformed):
+        return None
+    is_ours = is_plain_name(begun.matrix) and len(begun.when) < _LONGEST_TIME
+    return begun if is_ours and begun.becomes.endswith(f"/{RECORD}") else None
 
 
 def misplaced(bounds: SiteBounds, operations: Iterable[Operation]) -> str | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -59,6 +61,24 @@ SAID = {
 def test_options_and_commands_are_said_as_python_does(text: str) -> None:
     assert in_python(text) == SAID[text]
     assert in_python(SAID[text]) == SAID[text]
+
+
+@pytest.mark.parametrize(
+    "command", ["cache prune", "env list", "new mine", "lock x --all", "runs plot tiny", "schema"]
+)
+def test_a_notebook_runs_what_python_has_no_word_for_as_a_magic(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = f"`colablock {command}` does it"
+    ipython = ModuleType("IPython")
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    assert in_python(text) == text  # a script, which has only imported it
+    ipython.get_ipython = lambda: None  # type: ignore[attr-defined]
+    assert in_python(text) == text
+    ipython.get_ipython = object  # type: ignore[attr-defined]
+    assert in_python(text) == f"`%colablock {command}` does it"
+    assert in_python(in_python(text)) == in_python(text)
+    assert in_python("`colablock apply x`") == '`colablock.apply("x")`'
 
 
 def test_each_call_in_a_message_is_one_of_python() -> None:

@@ -250,6 +250,20 @@ def test_an_isolated_environment_from_first_to_last(world: World, tmp_path: Path
     code = "import sys, colours; print(colours.__version__); sys.exit(7)"
     ran = world.run("run", "tiny", "--", "python", "-c", code, COLABLOCK_HOME=home)
     assert (ran.code, ran.out) == (7, "2.0\n")
+    python = [sys.executable, "-m", "colablock", "verify", "tiny"]
+    environ = world.environ(COLABLOCK_HOME=home, PATH="/usr/bin")
+    merged = subprocess.run(
+        python,
+        cwd=world.folder,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    # The last line is what to do, as it was called, and no progress.
+    last = f"next: {sys.executable} -m colablock run tiny -- python YOUR_SCRIPT.py"
+    assert merged.stdout.splitlines()[-1] == last
     proven = world.run("verify", "tiny", COLABLOCK_HOME=home)
     assert proven.code == 0
     assert "proven" in proven.out
@@ -377,6 +391,34 @@ def test_what_is_kept_for_the_way_back_can_be_dropped(world: World, venv: Venv) 
     assert "its stash was dropped" in refused.err
 
 
+def test_run_says_that_a_rollback_has_taken_the_stack_away(world: World, venv: Venv, tmp_path: Path) -> None:
+    twin = tmp_path / "twin.toml"
+    twin.write_text(TINY.format(name="twin", shapes=">=2", imports=["shapes"]))
+    options = ("--into", "kernel", "--python", venv.python)
+    assert world.run("apply", "tiny", *options).code == ExitCode.DONE
+    assert world.run("apply", str(twin), *options).code == ExitCode.DONE  # it finds nothing to do
+    echo = ("--", "echo", "here")
+    assert world.run("run", str(twin), *echo).err == ""
+    assert world.run("rollback", "--python", venv.python).code == ExitCode.DONE
+    ran = world.run("run", str(twin), *echo)
+    assert (ran.code, ran.out) == (0, "here\n")
+    said = " ".join(ran.err.split())
+    assert said.startswith("note: the stack of `twin` has changed since it was proven: ")
+    assert said.endswith(f"`colablock apply {twin}` restores it")
+    assert "shapes" in said
+
+
+def test_a_note_of_the_plan_is_said_once(world: World, tmp_path: Path) -> None:
+    matrix = tmp_path / "built.toml"
+    text = TINY.format(name="built", shapes=">=2", imports=["shapes"])
+    matrix.write_text(text.replace('in colour"\n', 'in colour"\nprefer-local = "cpu"\n', 1))
+    done = world.run("apply", str(matrix), "--into", "env", COLABLOCK_HOME=str(tmp_path / "home"))
+    said = f"{done.err}{done.out}"
+    assert said.count("note: no `+cpu` build of shapes for Python") == 1
+    notes = re.findall(r"^note: (.*)", said, re.MULTILINE)
+    assert len(notes) == len(set(notes)), notes
+
+
 def test_after_a_crash_the_next_call_puts_back_what_was_interrupted_and_no_more(
     world: World, venv: Venv, tmp_path: Path
 ) -> None:
@@ -409,6 +451,9 @@ def test_after_a_crash_the_next_call_puts_back_what_was_interrupted_and_no_more(
         note = f"an interrupted change of {venv.folder} was undone"
         assert note in " ".join(back.err.split()), command
         assert listing(venv.folder) == before, command
+        *_, past = world.run("history", "--python", venv.python, "--json").json["undone"]
+        assert (past["matrix"], past["why"]) == ("killing", "it was interrupted"), command
+        assert past["steps"] == "install 1"
         shutil.rmtree(venv.folder)
         shutil.copytree(mixed, venv.folder, symlinks=True)
 

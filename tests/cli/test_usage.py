@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from colablock._common.text import as_called
 from colablock.cli.main import build_parser, main
+from colablock.cli.usage.called_as import called_as
 from colablock.cli.usage.completion import candidates
 from colablock.cli.usage.examples import EXAMPLES, GROUPS
-from colablock.errors import ExitCode
+from colablock.errors import ExitCode, InvalidInput
 from tests.support.paths import ROOT
 
 # Each line, what is wrong with it, and the hint.
@@ -103,7 +105,8 @@ def test_every_command_has_a_group_and_two_examples_that_parse(monkeypatch: pyte
     for name, command in commands.items():
         text = command.format_help()
         assert max(map(len, text.splitlines())) <= 80, text
-        assert f"\nmore: docs/reference/cli.md#colablock-{name.replace(' ', '-')}\n" in text
+        anchor = f"docs/reference/cli.md#colablock-{name.replace(' ', '-')}"
+        assert f"\nmore: {anchor} in colablock's repository\n" in text
         assert f"\n## `colablock {name}`\n" in reference
         for example in EXAMPLES[name]:
             assert f"  colablock {example}\n" in text
@@ -194,3 +197,47 @@ def test_json_has_stable_names_as_keys(line: str, capsys: pytest.CaptureFixture[
     assert main([*line.split(), "--json"], dict(os.environ)) == ExitCode.DONE
     keys = keys_of(json.loads(capsys.readouterr().out))
     assert [key for key in keys if not re.fullmatch(r"[a-z][a-z0-9]*([_-][a-z0-9]+)*", key)] == []
+
+
+@pytest.mark.parametrize("word", ["--int", "--variant=cpu --verb", "--no-l", "--prot"])
+def test_an_option_is_not_abbreviated(word: str) -> None:
+    """A later option with the same beginning would change what a script means."""
+    with pytest.raises(InvalidInput, match="has no option `--") as found:
+        build_parser().parse_args(["plan", "x", *word.split(), "env"])
+    (meant,) = re.findall(r"did you mean `(--[a-z-]+)`\?", str(found.value.hint))
+    assert meant.startswith(word.rpartition(" ")[2])
+
+
+def test_colablock_is_called_again_as_it_was_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, other = tmp_path / "my venv/bin", tmp_path / "other/bin"
+    for folder in (own, other):
+        folder.mkdir(parents=True)
+        (folder / "colablock").touch(mode=0o755)
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links/colablock").symlink_to(own / "colablock")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(own / "python"))
+    script, module = str(own / "colablock"), "/site-packages/colablock/__main__.py"
+    for path, argv, orig, expected in (
+        (own, script, "", "colablock"),  # the environment is active
+        (own, module, "python", "colablock"),
+        (tmp_path / "links", script, "", "colablock"),
+        ("/usr/bin", script, "", "'my venv/bin/colablock'"),
+        ("/usr/bin", "my venv/bin/colablock", "", "'my venv/bin/colablock'"),
+        (other, script, "", "'my venv/bin/colablock'"),  # another installation would answer
+        ("/usr/bin", module, str(own / "python"), "'my venv/bin/python' -m colablock"),
+        ("/usr/bin", module, "/usr/bin/python3", "/usr/bin/python3 -m colablock"),
+        ("/usr/bin", "", "", "colablock"),
+    ):
+        monkeypatch.setattr(sys, "orig_argv", [orig])
+        assert called_as([argv], {"PATH": str(path)}) == expected, (path, argv, orig)
+
+
+def test_messages_name_the_command_that_was_called() -> None:
+    program = ".venv/bin/colablock"
+    text = "`colablock apply x` or `colablock.apply` of colablock run by colablock\n  colablock lock x"
+    said = f"`{program} apply x` or `colablock.apply` of colablock run by colablock\n  {program} lock x"
+    assert as_called(text, program) == said
+    assert as_called(said, program) == said
+    assert as_called(text, "colablock") == text
+    assert as_called("colablock run x", program, is_code=True) == ".venv/bin/colablock run x"

@@ -74,6 +74,7 @@ def test_the_second_table_shows_what_is_proven_and_when() -> None:
     assert "NVIDIA <H100> 2026-11-29" in full[5]
     assert "Tesla T4 2026-08-01 (older than 90 days; earlier matrix)" in full[5]
     assert empty == [""] * 6
+    assert [cell.attributes["data-step"] for cell in table.one("tbody").all("td")][:6] == heads[1:]
     assert 'id="evidence"' not in rendered()
 
 

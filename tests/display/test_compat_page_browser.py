@@ -108,6 +108,32 @@ def test_click_on_a_cell_shows_its_reason(open_page: Open) -> None:
     assert "#" not in page.url
 
 
+@pytest.mark.parametrize("dark", [False, True])
+def test_what_is_proven_fits_a_phone(browser: Browser, tmp_path: Path, *, dark: bool) -> None:
+    proof = {"date": "2026-11-29", "old": True, "earlier": True}
+    found = {
+        "a-matrix-with-a-long-name-of-somebody": {
+            **dict.fromkeys(("resolved", "applied", "imported"), proof),
+            "planned": {"kernel": 10, "env": 4},
+            "trained": [{"card": "CPU", **proof}, {"card": "NVIDIA H200 with 141 GB", **proof}],
+        },
+        "empty": {**dict.fromkeys(("resolved", "applied", "imported")), "planned": {}, "trained": []},
+    }
+    file = tmp_path / "page.html"
+    file.write_text(render_page(checks(), matrices=MATRICES, runtimes=RUNTIMES, evidence=found))
+    page = browser.new_page(viewport={"width": 400, "height": 844}, color_scheme="dark" if dark else "light")
+    page.goto(file.as_uri())
+    inner = "one => one.scrollWidth <= one.clientWidth"
+    assert page.evaluate(f"[...document.querySelectorAll('#evidence > div, #evidence td')].every({inner})")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    cells = page.locator("#evidence td:visible")
+    assert cells.count() == 6
+    assert page.evaluate("getComputedStyle(document.querySelector('#evidence td'), '::before').content") == (
+        '"Resolved"'
+    )
+    page.close()
+
+
 def test_script_shows_every_long_reason_in_full(open_page: Open) -> None:
     page = open_page("#qlora-2024/colab-2025.07-cpu")
     assert page.locator(".panel").get_by_text("and 31 distributions that work would break").is_visible()

@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 import threading
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -118,7 +119,7 @@ def test_reporter_is_thread_safe() -> None:
     ],
 )
 def test_reporter_fits_the_console(
-    environ: dict[str, str], *, terminal: bool, options: dict[str, bool], kind: type[LiveReporter]
+    environ: dict[str, str], *, terminal: bool, options: dict[str, Any], kind: type[LiveReporter]
 ) -> None:
     to = Console(file=io.StringIO(), force_terminal=terminal, _environ={"TERM": "xterm"})
     assert type(reporter_for(to, environ=environ, **options)) is kind

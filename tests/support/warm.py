@@ -12,7 +12,6 @@ import atexit
 import importlib
 import json
 import os
-import runpy
 import signal
 import socket
 import subprocess
@@ -142,7 +141,9 @@ def _command(asked: int, out: int, err: int) -> None:
         sys.path[0] = cwd
         sys.argv = ["colablock", *argv]
         try:
-            runpy.run_module("colablock", run_name="__main__", alter_sys=True)
+            from colablock.__main__ import main  # noqa: PLC0415 - as the installed command does
+
+            sys.exit(main())
         except SystemExit as error:
             status = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
         except BaseException:  # noqa: BLE001 - as the interpreter does

@@ -26,8 +26,10 @@ from colablock.training.start import (
     lock_run_folder,
     move_aside,
     unused_run_id,
+    with_own_folder,
     workarounds_for,
 )
+from tests.support.reporters import Notes
 from tests.support.training import a_config
 from tests.support.training_stack import Bench, end_of, read_record
 
@@ -112,6 +114,39 @@ def test_an_id_that_is_in_use_gets_a_number(tmp_path: Path) -> None:
     assert unused_run_id(home, folders[2]) == "run-3"
     folders[0].rmdir()  # the name of one that is gone is free again
     assert unused_run_id(home, folders[3]) == "run"
+
+
+def test_a_folder_without_a_name_of_its_own_is_called_as_its_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, config = tmp_path / "home", a_config()
+    found = []
+    for place in "ab":
+        (tmp_path / place).mkdir()
+        monkeypatch.chdir(tmp_path / place)
+        folder = default_folder(with_own_folder(config, (), home))
+        folder.mkdir(parents=True)
+        run_id = unused_run_id(home, folder)
+        register(home, run_id, folder)
+        found.append((folder.relative_to(tmp_path), run_id))
+        again = with_own_folder(config, (), home)
+        assert default_folder(again) == folder  # the same call finds the run again
+        assert with_own_folder(config, ("--num_machines=2", "--machine_rank=0"), home) == config
+    assert found == [
+        (Path("a/outputs/model-data"), "model-data"),
+        (Path("b/outputs/model-data-2"), "model-data-2"),
+    ]
+
+
+def test_a_run_that_is_not_called_as_its_folder_is_noted(tmp_path: Path) -> None:
+    home, reporter = tmp_path / "home", Notes()
+    for place in "ab":
+        (tmp_path / place / "first").mkdir(parents=True)
+    register(home, "first", tmp_path / "a/first")
+    assert unused_run_id(home, tmp_path / "b/first", reporter) == "first-2"
+    assert reporter.notes == [
+        f"the run in `{tmp_path}/b/first` is called `first-2`: `first` is the run in `{tmp_path}/a/first`"
+    ]
 
 
 def test_a_run_folder_is_locked_once(tmp_path: Path) -> None:

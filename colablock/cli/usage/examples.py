@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["EXAMPLES", "GROUPS", "REFERENCE"]
+__all__ = ["EXAMPLES", "GROUPS", "REFERENCE", "WHERE"]
 
 #: The reference page of the command line, in the source.  It has a heading for each command.
 REFERENCE: Final = "docs/reference/cli.md"
+#: An installed colablock has no pages, and the repository has no address yet.
+WHERE: Final = "in colablock's repository"
 
 #: The headings of the top-level help, in the order of the work.
 GROUPS: Final[Mapping[str, tuple[str, ...]]] = {

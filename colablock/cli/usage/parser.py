@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from colablock._common.text import near
-from colablock.cli.usage.examples import EXAMPLES, GROUPS, REFERENCE
+from colablock.cli.usage.examples import EXAMPLES, GROUPS, REFERENCE, WHERE
 from colablock.errors import InvalidInput
 
 __all__ = ["Parser", "add_group", "examples_of"]
@@ -23,7 +23,13 @@ _KINDS = {"int": "a whole number", "float": "a number"}
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises InvalidInput (exit 2), with the nearest word as its hint."""
+    """A parser that raises InvalidInput (exit 2), with the nearest word as its hint.
+
+    An option is not abbreviated: a later option with the same beginning would change its meaning.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{**options, "allow_abbrev": False})
 
     def error(self, message: str) -> NoReturn:
         """Raise InvalidInput for a message of argparse."""
@@ -70,8 +76,10 @@ class Parser(argparse.ArgumentParser):
             if is_value:  # as argparse reads it
                 continue
             option = word.partition("=")[0]
-            if option.startswith("--") and not any(one.startswith(option) for one in known):
-                hint = near(option, known) or f"`{self.prog} --help` lists its options"
+            if option.startswith("--") and option not in known:
+                begun = [one for one in known if one.startswith(option) and option != "--"]
+                hint = f"did you mean `{begun[0]}`?" if begun else near(option, known)
+                hint = hint or f"`{self.prog} --help` lists its options"
                 raise InvalidInput(f"`{self.prog}` has no option `{option}`", hint=hint)
 
     def _advice(self, message: str) -> str:
@@ -93,7 +101,7 @@ class Parser(argparse.ArgumentParser):
         lines = [f"  {line}" for line in shown]
         if shown:
             anchor = self.prog.replace(" ", "-")
-            lines = ["", "examples:", *lines, "", f"more: {REFERENCE}#{anchor}"]
+            lines = ["", "examples:", *lines, "", f"more: {REFERENCE}#{anchor} {WHERE}"]
         text = super().format_help().rstrip("\n")
         return "\n".join([text, *lines, ""])
 
@@ -132,7 +140,7 @@ def _overview(parser: Parser) -> str:
         "",
         *(parser.epilog or "").splitlines(),
         "",
-        f"more: {REFERENCE}",
+        f"more: {REFERENCE} {WHERE}",
         "",
     ]
     return "\n".join(lines)
