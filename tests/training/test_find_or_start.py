@@ -526,13 +526,15 @@ def test_a_model_of_unknown_shape_is_trained(bench: Bench) -> None:
     assert end_of(call.folder).state() is State.DONE
 
 
-def test_runs_with_one_folder_name_get_different_ids(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_of_two_working_folders_get_different_names(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = []
     for place in ("a", "b", "a"):
         (bench.folder / place).mkdir(exist_ok=True)
         monkeypatch.chdir(bench.folder / place)
         call = Call(bench, bench.config(output_dir=None))
-        assert call.folder.path == bench.folder / place / "outputs" / "model-data"
+        assert call.folder.path == bench.folder / place / "outputs" / call.run.id
         end_of(call.folder)
         names.append(call.run.id)
     assert names == ["model-data", "model-data-2", "model-data"]
