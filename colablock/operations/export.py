@@ -84,7 +84,8 @@ def export_lock(
     cannot be read.
     """
     with scratch_folder() as scratch:
-        path = lock_of(session, options, scratch, python_version, platform)
+        all_files = not isinstance(form, Deployment)
+        path = lock_of(session, options, scratch, python_version, platform, all_files=all_files)
         lock = read_lock(path)
         if options.lock is not None and options.name:
             _check_matrix(lock, options.lock, session.matrix(options.name).name)
@@ -250,9 +251,18 @@ def _build_time(environ: Mapping[str, str]) -> datetime | None:
 
 
 def lock_of(
-    session: Session, options: ApplyOptions, scratch: Path, python_version: str | None, platform: str | None
+    session: Session,
+    options: ApplyOptions,
+    scratch: Path,
+    python_version: str | None,
+    platform: str | None,
+    *,
+    all_files: bool = True,
 ) -> LockFile:
-    """Return the lock file that *options* name, else the one beside the matrix, else a new one."""
+    """Return the lock file that *options* name, else the one beside the matrix, else a new one.
+
+    A new one lists the files of every platform, or without *all_files* those of its target.
+    """
     if options.lock is not None:
         _refuse_choices(options, python_version, platform)
         return options.lock
@@ -263,7 +273,7 @@ def lock_of(
         platform=platform,
         output=scratch / "pylock.toml",
         upgrade=True,
-        all_files=True,
+        all_files=all_files,
     )
     existing = up_to_date_lock(session, options, wanted)
     return existing if existing is not None else lock_matrix(session, options, wanted).path

@@ -28,7 +28,7 @@ TWO = ("--", "--num_processes", "2")
 #: Slurm sends the signal up to a minute early: 60 to 120 seconds after the start.
 OPTIONS = ("nodes=1", "ntasks-per-node=2", "cpus-per-task=1", "time=0:03:00", "signal=B:USR1@60")
 _WORK = 100.0  # seconds of steps, so that the run outlasts the first job
-_LONG = 900.0  # seconds
+_LONG = 1800.0  # seconds; a job that is queued again waits two minutes
 
 
 @pytest.fixture(scope="module")

@@ -140,7 +140,7 @@ def test_a_stop_request_after_the_last_step_has_no_effect(bench: Bench) -> None:
     assert end_of(folder).state() is State.DONE
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_is_a_stop_request(bench: Bench, number: signal.Signals) -> None:
     folder = bench.begin(bench.job(config=bench.config(max_steps=1000)), STAND_IN_PAUSE="0.02")
     at_step(folder, 2)
