@@ -57,7 +57,9 @@ class Ranks:
         asked = environ.get("OMP_NUM_THREADS", "")
         if asked.isdecimal() and int(asked) > 0:
             return int(asked)
-        return max(1, len(os.sched_getaffinity(0)) // self.per_host)
+        of_task = environ.get("SLURM_CPUS_PER_TASK", "")  # Slurm need not bind a task to its cores
+        cores = int(of_task) if of_task.isdecimal() else len(os.sched_getaffinity(0))
+        return max(1, cores // self.per_host)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -161,6 +161,7 @@ def test_the_threads_of_a_rank_can_be_given() -> None:
     given = ranks_of(2, ["--num_cpu_threads_per_process", "5"])
     assert (given.total, given.threads({"OMP_NUM_THREADS": "3"})) == (2, 5)
     assert ranks_of(2).threads({"OMP_NUM_THREADS": "3"}) == 3
+    assert ranks_of(2).threads({"SLURM_CPUS_PER_TASK": "12"}) == 6
 
 
 def test_an_invalid_number_of_ranks_is_refused() -> None:
