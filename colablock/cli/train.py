@@ -116,6 +116,8 @@ def _train(call: Call) -> int:
 
     args = call.args
     is_quiet = args.quiet or args.json
+    if args.sbatch and args.launcher is None:
+        raise InvalidInput("`--sbatch` is an option of a batch script", hint="Add `--launcher slurm`")
     if args.hosts is not None:
         return _print_hosts(call)
     if not args.resume_anyway:
@@ -148,17 +150,9 @@ def _print_hosts(call: Call) -> int:
     args = call.args
     if args.launcher is not None:
         raise InvalidInput("`--hosts` cannot be used with `--launcher slurm`: Slurm chooses the hosts")
-    found = {
-        host: [
-            *_command(args),
-            *_flags(args),
-            *(["--fresh"] if args.fresh else []),
-            "--",
-            *arguments,
-            *args.launch,
-        ]
-        for host, arguments in per_host(args.hosts.split(","))
-    }
+    more = {"--fresh": args.fresh, "--no-wait": not args.wait}
+    words = [*_command(args), *_flags(args), *(name for name, is_set in more.items() if is_set), "--"]
+    found = {host: [*words, *arguments, *args.launch] for host, arguments in per_host(args.hosts.split(","))}
     if args.json:
         print_json({"hosts": [{"host": host, "command": words} for host, words in found.items()]}, call.out)
         return ExitCode.DONE
@@ -202,6 +196,7 @@ def _command(args: argparse.Namespace) -> list[str]:
         "--output-dir": [args.output_dir],
         "--runner": [args.runner],
         "--mirror": [args.mirror],
+        "--shard": [args.shard if args.shard != "auto" else None],
     }
     words = ["colablock", "train", args.name]
     for option, values in given.items():

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from colablock.cli.main import build_parser
 from colablock.training.runs.folder import RunFolder, State
 from tests.cli.test_train import CommandLine, shell
 from tests.support.paths import ROOT
@@ -58,6 +60,30 @@ def test_the_command_for_each_host_is_printed(shell: CommandLine) -> None:
     assert two == one.replace("--machine_rank 0", "--machine_rank 1")
     assert shell(*given, "--json", "--hosts", "a,b,c") == 0
     assert [host["host"] for host in shell.json["hosts"]] == ["a", "b", "c"]
+
+
+def test_every_option_of_a_call_is_repeated(shell: CommandLine, commands: Path) -> None:
+    """Those of the output and of the launch aside; a job waits for its run."""
+    (group,) = (one for one in build_parser()._actions if isinstance(one, argparse._SubParsersAction))
+    options = [one for one in group.choices["train"]._actions if one.option_strings]
+    aside = {"--help", "--json", "--quiet", "--verbose", "--hosts", "--launcher", "--sbatch"}
+    values = {"--runner": "trl", "--shard": "none", "--set": "seed=3", "--output-dir": str(shell.folder.path)}
+    model, data = str(shell.bench.stack.model), str(shell.bench.data)
+    values |= {"--model": model, "--dataset": data, "--config": str(shell.bench.folder / "c.yaml")}
+    (shell.bench.folder / "c.yaml").write_text("seed: 4\n")
+    given = []
+    for one in options:
+        name = next(text for text in one.option_strings if text.startswith("--"))
+        if name not in aside:
+            given.append([name] if one.nargs == 0 else [name, values.get(name, "given")])
+    argv = [word for words in given for word in words]
+    assert shell("train", "tiny", *argv, "--hosts", "a,b", "--json") == 0
+    words = shell.json["hosts"][1]["command"]
+    assert [one for one in given if one[0] not in words or one[-1] not in words] == []
+    path = {"PATH": f"{commands}:{os.environ['PATH']}"}
+    assert shell("train", "tiny", *argv, "--launcher", "slurm", "--json", **path) == 0
+    script = Path(shell.json["script"]).read_text()
+    assert [one for one in given if not all(word in script for word in one)] == [["--no-wait"]]
 
 
 @pytest.mark.parametrize(
@@ -181,6 +207,8 @@ def test_without_slurm_the_script_is_written(shell: CommandLine) -> None:
     assert (shell.bench.folder / "run.sbatch").is_file()
     assert shell.train("--launcher", "slurm", "--hosts", "a,b") == 2
     assert "`--hosts` cannot be used with `--launcher slurm`" in shell.said
+    assert shell.train("--sbatch", "nodes=2") == 2
+    assert "hint: Add `--launcher slurm`" in shell.err
 
 
 def test_a_job_stops_before_its_limit_and_goes_on_when_it_is_queued_again(
