@@ -1,0 +1,136 @@
+"""A model that two processes share by FSDP, on the CPU with gloo: `nox -s training` runs this."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colablock.training.runs.checkpoints import is_sharded, list_checkpoints, newest_valid, verify_checkpoint
+from colablock.training.runs.folder import RunFolder, State
+from tests.support.reporters import Notes
+from tests.support.stack import NEEDS_STACK, Stack, losses_of, wait_for
+from tests.support.training_stack import until
+
+pytestmark = NEEDS_STACK
+NOISE = 2e-5  # of losses and gradient norms in float32, added up in another order
+SECONDS = 20.0  # in which all end after one was killed, on a busy machine
+BATCH: dict[str, Any] = {"micro_batch_size": 1, "gradient_accumulation_steps": 2}
+TWO = ("--", "--num_processes", "2")
+
+
+@pytest.fixture(scope="module")
+def whole(stack: Stack) -> RunFolder:
+    """Return a run in one process with the rows of a step that two have with `BATCH`."""
+    done = stack.train("whole", micro_batch_size=2, gradient_accumulation_steps=2)
+    assert done.code == 0, done.err
+    return stack.run_folder("whole")
+
+
+@pytest.fixture(scope="module")
+def cut(stack: Stack) -> RunFolder:
+    """Return a sharded run of which one rank was killed after the second checkpoint."""
+    done = stack.train("cut", "--shard", "fsdp", "--no-wait", *TWO, **BATCH)
+    assert done.code == 0, done.err
+    folder = stack.run_folder("cut")
+    wait_for(folder, lambda events: sum(event["event"] == "save" for event in events) > 1)
+    os.kill(int((folder.path / "ranks" / "1").read_text().split()[0]), signal.SIGKILL)
+    killed = time.monotonic()
+    until(lambda: not folder.is_alive(), patience=2 * SECONDS)
+    assert time.monotonic() - killed < SECONDS
+    shutil.copytree(folder.path, folder.path.with_name("alone"))
+    return folder
+
+
+def test_all_ranks_end_with_a_clear_word_if_one_is_killed(stack: Stack, cut: RunFolder) -> None:
+    assert cut.state() is State.FAILED
+    assert cut.end()["error"] == "RankKilled: the process of rank 1 was killed"
+    shown = stack.run("runs", "show", "cut")
+    assert "a process of the run was killed (SIGKILL)" in shown.out
+    assert not cut.adapter.exists()
+
+
+def test_a_sharded_checkpoint_is_whole_only_with_every_part(cut: RunFolder, tmp_path: Path) -> None:
+    newest = newest_valid(cut.path, Notes())
+    assert newest is not None
+    assert is_sharded(newest)
+    manifest = json.loads((newest / "colablock.json").read_text())
+    parts = sorted(name for name in manifest["files"] if name.endswith(".distcp"))
+    assert [name.rpartition("/")[2] for name in parts] == ["__0_0.distcp", "__1_0.distcp"] * 2
+    assert "adapter_model.safetensors" in manifest["files"]
+    for number, name in enumerate(parts):
+        copy = tmp_path / str(number) / newest.name
+        shutil.copytree(newest, copy)
+        (copy / name).unlink()
+        assert verify_checkpoint(copy) == (f"`{name}` is missing",)
+
+
+def test_it_goes_on_with_the_losses_of_one_process(stack: Stack, whole: RunFolder, cut: RunFolder) -> None:
+    refused = stack.train("cut", "--shard", "none", *TWO, **BATCH)
+    assert (refused.code, "is sharded, and `--shard none` cannot go on from it" in refused.err) == (1, True)
+    refused = stack.train("cut", "--", "--num_processes", "3", **BATCH)
+    assert (refused.code, "has 4 rows in a step, which 3 processes cannot share" in refused.err) == (1, True)
+    done = stack.train("cut", *TWO, **BATCH)
+    assert done.code == 0, done.err
+    assert_equal(cut, whole)
+    (peaks,) = (event["ranks"] for event in cut.metrics() if event["event"] == "memory")
+    assert [one["memory"] > 0 for one in peaks] == [True, True]
+    assert all(verify_checkpoint(path) == () for path in list_checkpoints(cut.path))
+    record = cut.record()
+    assert record is not None
+    assert (record.processes, record.is_sharded) == (2, True)
+    assert tensors_of(stack, cut.adapter) == pytest.approx(tensors_of(stack, whole.adapter), abs=1e-3)
+
+
+@pytest.mark.slow
+def test_it_goes_on_in_one_process(stack: Stack, whole: RunFolder, cut: RunFolder) -> None:
+    alone = RunFolder(cut.path.with_name("alone"))
+    done = stack.train("alone", **BATCH)
+    assert done.code == 0, done.err
+    assert "going on with 1 instead of 2 processes: a step has the same 4 rows" in " ".join(done.err.split())
+    assert_equal(alone, whole)
+    record = alone.record()
+    assert record is not None
+    assert (record.processes, record.is_sharded, record.config["gradient_accumulation_steps"]) == (1, True, 4)
+    assert is_sharded(list_checkpoints(alone.path)[0])
+
+
+@pytest.mark.slow
+def test_weights_in_full_precision_are_sharded(stack: Stack) -> None:
+    settings: dict[str, Any] = {"adapter": "lora", "lora_dropout": 0.1, "max_steps": 2}
+    done = stack.train("whole-lora", micro_batch_size=2, gradient_accumulation_steps=2, **settings)
+    assert done.code == 0, done.err
+    done = stack.train("shared-lora", "--shard", "fsdp", *TWO, **BATCH, **settings)
+    assert done.code == 0, done.err
+    shared, whole = (losses_of(stack.run_folder(name)) for name in ("shared-lora", "whole-lora"))
+    assert shared[1][0] == pytest.approx(whole[1][0], abs=0.05)  # each rank drops values of its own
+    assert tensors_of(stack, stack.run_folder("shared-lora").adapter)
+
+
+def assert_equal(folder: RunFolder, expected: RunFolder) -> None:
+    """Assert that two runs have the same losses and gradient norms, but for noise."""
+    assert folder.state() is State.DONE
+    found, whole = losses_of(folder), losses_of(expected)
+    assert found.keys() == whole.keys()
+    for step, (loss, norm) in found.items():
+        assert loss == pytest.approx(whole[step][0], abs=NOISE), step
+        assert norm == pytest.approx(whole[step][1], abs=NOISE), step
+
+
+def tensors_of(stack: Stack, adapter: Path) -> list[float]:
+    """Return the norm of each tensor of an adapter, by its name."""
+    script = (
+        "import json, sys; from safetensors.torch import load_file; "
+        "print(json.dumps([float(one.norm()) for _, one in sorted(load_file(sys.argv[1]).items())]))"
+    )
+    file = adapter / "adapter_model.safetensors"
+    done = subprocess.run([stack.python, "-c", script, file], capture_output=True, text=True, check=True)
+    found: list[float] = json.loads(done.stdout)
+    return found
