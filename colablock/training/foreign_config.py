@@ -246,7 +246,8 @@ class _Translator:
         found = {key: value for key, value in found.items() if value is not None}
         if asked or strategies:
             self.values["fsdp_config"] = {"reshard_after_forward": True, **found}
-        if self.values.pop("fsdp_version", None) == 1 or asked.get("version") == 1:
+        if self.values.get("fsdp_version") == 1 or asked.get("version") == 1:
+            self.values.pop("fsdp_version", None)
             self.tell("fsdp_version", 1, "FSDP 2 shards the model")
 
     def _shard_key(self, key: str, value: object) -> Any:

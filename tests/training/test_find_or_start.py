@@ -564,3 +564,42 @@ def test_a_dataset_that_the_hub_does_not_have_is_told_before_anything_is_fetched
         with pytest.raises(NotFound, match="the hub has no dataset `me/lost`"):
             Call(bench, config, environ=online)
         assert hub.asked == ["HEAD /datasets/me/lost/resolve/main/config.json"]
+
+
+def test_another_number_of_processes_keeps_the_rows_of_a_step(bench: Bench) -> None:
+    config = bench.config(micro_batch_size=2, gradient_accumulation_steps=1, max_steps=8, save_steps=2)
+    two, three = (("--num_processes", number) for number in ("2", "3"))
+    folder = cut_off(bench, config, launch_arguments=two)
+    assert read_record(folder).processes == 2
+    with pytest.raises(Refused, match="has 4 rows in a step, which 3 processes cannot share") as caught:
+        Call(bench, config, launch_arguments=three)
+    assert caught.value.hint == "Go on with 2, or another number that divides 4"
+    call = Call(bench, config, environ=SLOW)
+    kill(call.folder)
+    batch = ("micro_batch_size", "gradient_accumulation_steps")
+    assert [read_record(call.folder).config[key] for key in batch] == [2, 2]
+    told = [note for note in call.notes if note.startswith("going on with")]
+    kept = "`micro_batch_size: 2` and `gradient_accumulation_steps: 2`"
+    assert told == [f"going on with 1 instead of 2 processes: a step has the same 4 rows, with {kept}"]
+    four = Call(bench, config, launch_arguments=("--num_processes", "4"), environ=SLOW)  # each has one row
+    kill(four.folder)
+    assert [read_record(four.folder).config[key] for key in batch] == [1, 1]
+    last = Call(bench, config, launch_arguments=two)
+    assert end_of(last.folder).state() is State.DONE
+    assert [read_record(last.folder).config[key] for key in batch] == [2, 1]
+    assert list(losses_of(last.folder)) == list(range(1, 9))
+
+
+def test_a_run_goes_on_as_its_checkpoint_was_saved(bench: Bench) -> None:
+    config = bench.config(max_steps=8, save_steps=2)
+    with pytest.raises(
+        InvalidInput, match="`zero3` is not a way to shard a model: it is one of `auto`, `fsdp`"
+    ):
+        Call(bench, config, shard="zero3")
+    folder = cut_off(bench, config)
+    with pytest.raises(Refused, match="is not sharded, and `--shard fsdp` cannot go on") as caught:
+        Call(bench, config, shard="fsdp")
+    assert "Leave `--shard` out" in str(caught.value.hint)
+    (folder.path / "checkpoint-4" / "pytorch_model_fsdp_0").mkdir()
+    with pytest.raises(Refused, match="checkpoint-4 is sharded, and `--shard none` cannot go on"):
+        Call(bench, config, shard="none")

@@ -530,3 +530,123 @@ def test_a_pattern_of_layers_stays_one_text(tmp_path: Path) -> None:
     pattern = r"model\.layers\.[\d]+\.mlp\..*"
     config, _ = read("axolotl", lora_target_modules=pattern, lora_target_linear=None)
     assert written(tmp_path, config)["lora_target_modules"] == pattern
+
+
+# Keys of axolotl about sharding, what trl takes of them, and the keys that are told as done otherwise.
+SHARDS: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
+    ({}, {}, []),
+    (
+        {"fsdp_version": 2, "fsdp_config": {"reshard_after_forward": False}},
+        {"reshard_after_forward": False},
+        [],
+    ),
+    ({"fsdp": ["full_shard", "auto_wrap"]}, {"reshard_after_forward": True}, []),
+    ({"fsdp": "full_shard auto_wrap offload"}, {"reshard_after_forward": True}, ["offload_params"]),
+    (
+        {  # axolotl's example for FSDP 2
+            "fsdp_version": 2,
+            "fsdp_config": {
+                "offload_params": True,
+                "cpu_ram_efficient_loading": True,
+                "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+                "transformer_layer_cls_to_wrap": "LlamaDecoderLayer",
+                "state_dict_type": "FULL_STATE_DICT",
+                "final_state_dict_type": "FULL_STATE_DICT",
+                "reshard_after_forward": True,
+                "activation_checkpointing": True,
+            },
+        },
+        {"transformer_layer_cls_to_wrap": "LlamaDecoderLayer", "reshard_after_forward": True},
+        ["offload_params", "state_dict_type"],
+    ),
+    (
+        {  # and for FSDP 1, with the older prefix
+            "fsdp": ["full_shard", "auto_wrap"],
+            "fsdp_config": {
+                "fsdp_limit_all_gathers": True,
+                "fsdp_sync_module_states": True,
+                "fsdp_use_orig_params": False,
+                "fsdp_offload_params": False,
+                "fsdp_sharding_strategy": "FULL_SHARD",
+                "fsdp_backward_prefetch": "BACKWARD_PRE",
+                "fsdp_reshard_after_forward": "FULL_SHARD",
+            },
+        },
+        {"reshard_after_forward": True},
+        [],
+    ),
+    ({"fsdp_version": 1, "fsdp_config": {"version": 1}}, {"reshard_after_forward": True}, ["fsdp_version"]),
+    (
+        {"fsdp_config": {"auto_wrap_policy": "SIZE_BASED_WRAP", "min_num_params": 100}},
+        {"reshard_after_forward": True},
+        ["auto_wrap_policy", "min_num_params"],
+    ),
+    (
+        {"fsdp_config": {"transformer_layer_cls_to_wrap": ["A", "B"], "mixed_precision_policy": "fp16"}},
+        {"transformer_layer_cls_to_wrap": ["A", "B"], "reshard_after_forward": True},
+        ["mixed_precision_policy"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "taken", "told"), SHARDS)
+def test_trl_takes_the_keys_of_axolotl_for_shards(
+    given: dict[str, Any], taken: dict[str, Any], told: list[str]
+) -> None:
+    config, said = read("trl", gradient_checkpointing=True, **given)
+    assert (config.fsdp_config, config.extra) == (taken, {})
+    keys = [one.partition("`")[2].partition(":")[0].rpartition(".")[2] for one in said]
+    assert sorted(keys) == sorted(told)
+    assert config.digest() == read("trl")[0].digest()  # the losses are the same
+    passed = read("axolotl", **given)[0]
+    assert passed.fsdp_config == given.get("fsdp_config", {})
+    assert passed.extra.get("fsdp") == given.get("fsdp")
+    least = config_of(None, runner="trl", values={**LEAST, **given})  # also in a config of ours
+    assert least.fsdp_config == taken
+
+
+def test_recomputing_in_shards_is_recomputing() -> None:
+    given = {"gradient_checkpointing": False, "fsdp_config": {"activation_checkpointing": True}}
+    assert read("trl", **given)[0].gradient_checkpointing
+
+
+@pytest.mark.parametrize(
+    ("given", "path", "words"),
+    [
+        (
+            {"fsdp_config": {"reshard_after_forwards": True}},
+            "fsdp_config.reshard_after_forwards",
+            "unknown key",
+        ),
+        (
+            {"fsdp_config": {"reshard_after_forward": 3}},
+            "fsdp_config.reshard_after_forward",
+            "is 3, but must be",
+        ),
+        (
+            {"fsdp_config": {"activation_checkpointing": "yes"}},
+            "fsdp_config.activation_checkpointing",
+            "must be",
+        ),
+        (
+            {"fsdp_config": {"transformer_layer_cls_to_wrap": 1}},
+            "fsdp_config.transformer_layer_cls_to_wrap",
+            "is 1",
+        ),
+        ({"fsdp_config": "full"}, "fsdp_config", "must be a mapping"),
+        ({"fsdp_version": 3}, "fsdp_version", "must be between 1 and 2"),
+        ({"deepspeed": "zero3.json"}, "deepspeed", "the runner trl does not use DeepSpeed"),
+        ({"deepspeed": {"zero_optimization": {"stage": 3}}}, "deepspeed", "does not use DeepSpeed"),
+    ],
+)
+def test_shards_that_trl_cannot_make_are_faults(given: dict[str, Any], path: str, words: str) -> None:
+    assert words in faults("trl", **given)[path][0]
+    assert "deepspeed" not in given or "sharded with FSDP" in str(faults("trl", **given)[path][1])
+
+
+def test_axolotl_gets_deepspeed_and_unsloth_shards_nothing() -> None:
+    assert read("axolotl", deepspeed="zero3.json")[0].extra["deepspeed"] == "zero3.json"
+    config, told = read("unsloth", fsdp_config={"reshard_after_forward": True}, fsdp_version=2)
+    assert (config.fsdp_config, config.fsdp_version) == ({}, None)
+    assert ["each card has the whole model, without FSDP" in one for one in told] == [True, True]
+    assert "unsloth does not use DeepSpeed" in faults("unsloth", deepspeed="zero2.json")["deepspeed"][0]

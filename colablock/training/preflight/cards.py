@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from colablock._common.text import count, memory_text
+from colablock._common.text import memory_text
 from colablock.training.preflight.facts import (
     Card,
     Finding,
@@ -78,6 +78,7 @@ class CardChoice:
     findings: tuple[Finding, ...]
     shards: int = 1
     is_sharded: bool = False  # also with one shard, in a process that goes on alone
+    not_sharded: Finding | None = None  # why the model is not, although a card does not hold it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +147,8 @@ class CardCase:
             if len(fitting) == len(usable):
                 findings.append(_process_note(len(usable), len(fitting), together))
                 return self._choice(usable, together, findings)
-            if self.shard is ShardMode.AUTO and (found := self._shardable(shape, usable, together, findings)):
+            alone = self._choice(roomiest, self._estimate(shape, roomiest), findings)
+            if self.shard is ShardMode.AUTO and (found := self._shared(shape, usable, together, alone)):
                 return found
             findings.append(_process_note(len(usable), len(fitting), together))
         return self._choice(roomiest, self._estimate(shape, roomiest), findings)
@@ -168,19 +170,25 @@ class CardCase:
             findings.append(_shard_note(shards, found, on="cards" if usable else "processes"))
         return self._choice(usable, found, findings, shards, is_sharded=True)
 
-    def _shardable(
-        self, shape: ModelShape, usable: list[int], whole: Estimate, findings: list[Finding]
+    def _shared(
+        self, shape: ModelShape, usable: list[int], whole: Estimate, alone: CardChoice
     ) -> CardChoice | None:
-        """Return the choice of all cards for a sharded model; None if it cannot be, or does not fit."""
+        """Return the choice of all cards for a sharded model; None if it cannot be, or only *alone* fits."""
+        findings = [*alone.findings]
         shards = self.ranks or len(usable) * self.hosts
         obstacle = shard_obstacle(self.config, shape, self._cards(usable), self.stack, self.runner)
         found = self._estimate(shape, usable, shards)
-        room = min(usable_memory(self.machine.cards[at]) for at in usable)
-        if obstacle is None and found.total <= room:
+        room = self._room(usable)
+        fits_alone = alone.estimate is not None and alone.estimate.total <= self._room(list(alone.indices))
+        if obstacle is None and (found.total <= room or not fits_alone):
             findings.append(_shard_note(shards, found, whole, on="cards"))
             return self._choice(usable, found, findings, shards, is_sharded=True)
-        findings.append(_no_shard_note(shards, found, room, obstacle))
-        return None
+        if fits_alone or obstacle is None:
+            return None
+        return replace(alone, not_sharded=_no_shard_note(shards, found, room, obstacle))
+
+    def _room(self, chosen: list[int]) -> int:
+        return min(usable_memory(self.machine.cards[at]) for at in chosen)
 
     def _cards(self, chosen: list[int]) -> list[Card]:
         return [self.machine.cards[at] for at in chosen]
@@ -226,12 +234,10 @@ def _shard_note(shards: int, found: Estimate | None, whole: Estimate | None = No
     return Finding(level=Level.NOTE, what=f"sharding the model over {shards} {on} with FSDP", why=why)
 
 
-def _no_shard_note(shards: int, found: Estimate, room: int, obstacle: Finding | None) -> Finding:
-    what = f"not sharding the model over {count(shards, 'card')}"
-    size = f"each would need about {memory_text(found.total)}, and {memory_text(room)} are free"
-    if obstacle is None:
-        return Finding(level=Level.NOTE, what=what, why=size)
-    return Finding(level=Level.NOTE, what=what, why=f"{obstacle.what}; {size}", fix=obstacle.fix)
+def _no_shard_note(shards: int, found: Estimate, room: int, obstacle: Finding) -> Finding:
+    what = f"sharded over {shards} cards it would need about {memory_text(found.total)} of each"
+    fix = f"{obstacle.fix}, so that the model can be sharded" if found.total <= room else ""
+    return Finding(level=Level.NOTE, what=what, why=f"but {obstacle.what}", fix=fix)
 
 
 def attention_for(shape: ModelShape | None, cards: list[Card], stack: Stack) -> str:

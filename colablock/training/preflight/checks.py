@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from colablock._common.text import memory_text
+from colablock._common.text import count, memory_text
 from colablock.training.preflight.batch_size import batch_findings, largest_batch
 from colablock.training.preflight.cards import CardCase, CardChoice, attention_for, usable_memory
 from colablock.training.preflight.facts import (
@@ -295,18 +295,24 @@ def _memory_findings(
     if not shape.is_known:
         what = f"the estimate assumes that the layers of `{shape.model_type}` are like Llama's"
         yield Finding(level=Level.NOTE, what=what)
+    if choice.shards > 1:
+        where += f" if it is sharded over {count(choice.shards, 'card')}"
     rows = f" for rows of at most {case.config.sequence_len:,} tokens" if case.has_tokens else ""
     needed = (
         f"the run needs about {memory_text(found.total)} of {where}{rows}, and {memory_text(room)} are free"
     )
     if found.total > room:
         why, fix = _shortage(machine, cards, found, room)
+        if choice.not_sharded is not None:
+            why += f"; {choice.not_sharded.what}, {choice.not_sharded.why}"
         changes = changes_to_fit(case.config, shape, setting, room)
         fixes = [fix] if fix else []
+        if choice.not_sharded is not None and choice.not_sharded.fix:
+            fixes.append(choice.not_sharded.fix)
         if changes:
             fixes.append(f"it fits with {', or '.join(changes)}")
-        elif not fix:
-            kind = "a card" if cards else "a machine"
+        elif not fixes:
+            kind = ("more cards, or cards" if choice.shards > 1 else "a card") if cards else "a machine"
             lowest = memory_text(least_estimate(case.config, shape, setting).total)
             fixes.append(
                 f"use a smaller model, or {kind} with more than {lowest} (the lowest estimate for this model)"

@@ -30,7 +30,7 @@ def shard_obstacle(
         return _refusal(
             "a model is not sharded in fp16",
             "FSDP needs bf16 here, and cards below compute capability 8.0 do not have it",
-            "use cards with compute capability 8.0 or later, or `--shard none`",
+            "use cards with compute capability 8.0 or later",
         )
     if (found := _of_stack(config, stack, runner)) is not None:
         return found
@@ -48,11 +48,11 @@ def shard_obstacle(
         )
     if runner != "axolotl" and config.extra.get("peft_use_dora"):
         why = "it needs the norms of whole layers, and each card has a part"
-        return _refusal("`peft_use_dora: true` cannot be sharded", why, "remove it, or use `--shard none`")
+        return _refusal("`peft_use_dora: true` cannot be sharded", why, "remove it")
     return None
 
 
-_TRL = "use `--runner trl`, or `--shard none`"
+_TRL = "use `--runner trl`"
 
 
 def _of_stack(config: TrainConfig, stack: Stack, runner: str) -> Finding | None:
@@ -61,7 +61,7 @@ def _of_stack(config: TrainConfig, stack: Stack, runner: str) -> Finding | None:
             return _refusal(
                 f"axolotl {stack.axolotl} has no FSDP 2",
                 f"it is new in axolotl {_FIRST_AXOLOTL}",
-                "use a matrix with a newer axolotl, or `--shard none`",
+                "use a matrix with a newer axolotl",
             )
         return None
     versions = {
@@ -78,7 +78,7 @@ def _of_stack(config: TrainConfig, stack: Stack, runner: str) -> Finding | None:
     return _refusal(
         f"{old[0]} is too old to shard a model",
         f"colablock shards with FSDP 2, from {name} {_FIRST[name]} on",
-        "use a newer matrix, such as `qlora-2026`, or `--shard none`",
+        "use a newer matrix, such as `qlora-2026`",
     )
 
 

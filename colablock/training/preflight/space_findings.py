@@ -47,6 +47,9 @@ def loading_findings(
             why=why,
             fix="free memory (restarting a kernel frees its own), or use a runtime with more memory",
         )
+    elif shards > 1:
+        what = f"loading the model needs about {memory_text(ram)} of this host's memory"
+        yield Finding(level=Level.NOTE, what=what, why=why)
 
 
 def disk_findings(

@@ -73,6 +73,14 @@ USUAL: dict[str, Any] = {
 GONE = object()
 
 # A config, what was decided, and what is different from the usual in axolotl's words.
+SHARDS = {
+    "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+    "state_dict_type": "SHARDED_STATE_DICT",
+    "final_state_dict_type": "FULL_STATE_DICT",
+    "reshard_after_forward": True,
+    "cpu_ram_efficient_loading": True,
+    "offload_params": False,
+}
 CASES: list[tuple[str, TrainConfig, RunDecisions, dict[str, Any]]] = [
     ("the usual", a_config(), CARD, {}),
     (
@@ -144,6 +152,13 @@ CASES: list[tuple[str, TrainConfig, RunDecisions, dict[str, Any]]] = [
         a_config(report_to=(MetricsTarget.WANDB, MetricsTarget.TENSORBOARD), wandb_project="mine"),
         CARD,
         {"wandb_project": "mine", "use_tensorboard": True},
+    ),
+    ("shards", a_config(), replace(CARD, is_sharded=True), {"fsdp_version": 2, "fsdp_config": SHARDS}),
+    (
+        "shards of its own",
+        a_config(fsdp_version=1, fsdp_config={"offload_params": True}),
+        CARD,
+        {"fsdp_version": 1, "fsdp_config": {**SHARDS, "offload_params": True}},
     ),
     ("a project is not a report", a_config(wandb_project="mine"), CARD, {}),
     (

@@ -1,0 +1,159 @@
+"""Which cards a run takes, and whether they share one model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from colablock.training.preflight.checks import check_run
+from colablock.training.preflight.facts import Level, Stack
+from colablock.training.preflight.memory import Setting, estimate, held_in_memory, runner_profile
+from colablock.training.runs.config import Adapter
+from colablock.training.runs.sharding import ShardMode
+from tests.support.training import GIB, OPEN, SHAPES, T4, TODAY, a_card, a_config, a_machine, refusal
+
+A100_80, A100_40 = (a_card(f"NVIDIA A100-SXM4-{size}GB", "8.0", size) for size in (80, 40))
+RTX_4090, L4 = a_card("NVIDIA GeForce RTX 4090", "8.9", 24), a_card("NVIDIA L4", "8.9", 22.5)
+PREQUANTIZED = replace(SHAPES["70B"], quantized="bitsandbytes")
+
+# The cards, what else is asked for, whether the run passes, the processes, and whether they share one model.
+CASES: list[tuple[list[Any], Mapping[str, Any], bool, int, bool]] = [
+    ([A100_80], {}, True, 1, False),
+    ([A100_80] * 2, {}, True, 2, False),  # 70B in 4 bits fits on each
+    ([A100_80] * 2, {"shard": ShardMode.FSDP}, True, 2, True),
+    ([A100_40] * 2, {}, True, 2, True),
+    ([A100_40] * 2, {"shard": ShardMode.NONE}, False, 1, False),
+    ([RTX_4090] * 2, {}, False, 2, True),
+    ([RTX_4090] * 4, {}, True, 4, True),
+    ([RTX_4090] * 4, {"sequence_len": 8192}, False, 4, True),
+    ([RTX_4090] * 8, {}, True, 8, True),
+    ([RTX_4090] * 8, {"sequence_len": 8192}, False, 8, True),
+    ([RTX_4090] * 8, {"sequence_len": 4096}, True, 8, True),
+    ([L4] * 4, {"sequence_len": 2048}, True, 4, True),
+    ([RTX_4090] * 2, {"hosts": 2}, True, 2, True),  # four cards in all
+    ([RTX_4090] * 4, {"ram": 40}, False, 4, True),
+    ([RTX_4090] * 2, {"model": "8B"}, True, 2, False),
+    ([T4] * 2, {"model": "8B"}, True, 2, False),
+    ([T4] * 2, {}, False, 1, False),  # without bf16
+    ([A100_80, RTX_4090], {}, True, 1, False),  # the larger card alone
+    ([A100_80], {"shard": ShardMode.FSDP}, True, 1, False),  # there is nothing to share with
+    ([A100_80], {"shard": ShardMode.FSDP, "keeps_shards": True}, True, 1, True),
+    ([A100_80] * 2, {"adapter": Adapter.LORA}, False, 2, True),  # half of the 16-bit weights on each
+    ([A100_80] * 4, {"adapter": Adapter.LORA}, True, 4, True),
+    ([A100_80] * 4, {"runner": "unsloth", "adapter": Adapter.LORA}, False, 1, False),
+    ([RTX_4090] * 4, {"runner": "axolotl"}, True, 4, True),
+    ([], {"model": "8B", "shard": ShardMode.FSDP, "ranks": 2, "ram": 200}, True, 1, True),
+]
+
+
+@pytest.mark.parametrize(("cards", "asked", "passes", "processes", "shares"), CASES)
+def test_a_model_is_shared_if_a_card_does_not_hold_it(
+    cards: list[Any], asked: Mapping[str, Any], passes: bool, processes: int, shares: bool
+) -> None:
+    found = check(cards, **asked)
+    assert (found.passed, found.processes, found.is_sharded) == (passes, processes, shares), found.findings
+    assert found.estimate is not None
+    if shares and passes and processes > 1:
+        (note,) = (one for one in found.findings if one.what.startswith("sharding the model over"))
+        assert "each needs about" in note.why
+        assert any("of this host's memory" in one.what for one in found.findings)
+
+
+def check(cards: list[Any], **asked: Any) -> Any:
+    asked = dict(asked)
+    model, runner, ram = asked.pop("model", "70B"), asked.pop("runner", "trl"), asked.pop("ram", 500) * GIB
+    options = {
+        key: asked.pop(key) for key in ("shard", "hosts", "ranks", "keeps_shards", "stack") if key in asked
+    }
+    stack: Stack = options.pop("stack", replace(TODAY, axolotl="0.18.0", unsloth="2026.10.9"))
+    shape = asked.pop("shape", SHAPES[model])
+    machine = a_machine(*cards, ram=ram, ram_free=ram)
+    return check_run(a_config(**asked), shape, machine, stack, OPEN, runner, **options)
+
+
+@pytest.mark.parametrize(
+    ("cards", "asked", "words"),
+    [
+        ([RTX_4090] * 2, {}, ("28.2 GiB of each card's memory if it is sharded over 2 cards", "23.3 GiB")),
+        (
+            [RTX_4090] * 4,
+            {"sequence_len": 8192},
+            ("sharded over 4 cards", "it fits with `sequence_len: 3584`"),
+        ),
+        ([T4] * 2, {}, ("would need about 29.9 GiB of each, but a model is not sharded in fp16",)),
+        (
+            [RTX_4090] * 4,
+            {"optimizer": "paged_adamw_8bit"},
+            ("about 18.2 GiB of each", "set `optimizer: adamw_torch`, so that the model can be sharded"),
+        ),
+        (
+            [RTX_4090] * 4,
+            {"ram": 40},
+            ("63.4 GiB of the machine's memory", "before each card takes its part"),
+        ),
+    ],
+)
+def test_a_refusal_has_the_numbers(
+    cards: list[Any], asked: Mapping[str, Any], words: tuple[str, ...]
+) -> None:
+    one = refusal(check(cards, **asked))
+    for part in words:
+        assert part in f"{one.what}: {one.why}: {one.fix}"
+
+
+OLD: dict[str, Any] = {
+    "accelerate": "1.6.0",
+    "peft": "0.17.0",
+    "bitsandbytes": "0.46.0",
+    "transformers": "4.57.1",
+}
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"runner": "unsloth"}, "Unsloth cannot shard a model"),
+        ({"cards": [T4] * 2, "model": "8B"}, "not sharded in fp16"),
+        ({"shape": PREQUANTIZED}, "4-bit weights of a file cannot be sharded"),
+        ({"optimizer": "adamw_8bit"}, "has no kernels for a sharded adapter"),
+        ({"optimizer": "paged_lion_32bit"}, "has no kernels for a sharded adapter"),
+        ({"extra": {"peft_use_dora": True}}, "`peft_use_dora: true` cannot be sharded"),
+        *(
+            ({"stack": replace(TODAY, **{name: version})}, f"{name} {version} is too old to shard")
+            for name, version in OLD.items()
+        ),
+        ({"runner": "axolotl", "stack": replace(TODAY, axolotl="0.4.0")}, "axolotl 0.4.0 has no FSDP 2"),
+    ],
+)
+def test_what_cannot_be_sharded_is_refused(asked: Mapping[str, Any], words: str) -> None:
+    given = dict(asked)
+    found = check(given.pop("cards", [A100_80] * 2), shard=ShardMode.FSDP, **given)
+    refused = [one for one in found.findings if one.level is Level.REFUSE]
+    assert any(words in one.what for one in refused), found.findings
+    assert all(one.why and one.fix for one in refused)
+
+
+def test_the_estimate_falls_with_the_number_of_shards() -> None:
+    config, shape = a_config(), SHAPES["70B"]
+    usual = Setting(precision=check([A100_80]).precision, profile=runner_profile("trl", TODAY.trl))
+    found = [estimate(config, shape, replace(usual, shards=n, processes=n)) for n in (2, 4, 8, 16)]
+    totals = [one.total for one in found]
+    assert totals == sorted(totals, reverse=True)
+    # The constants of 4-bit weights, gathered layers, activations and the card's own are on every card.
+    assert totals[-1] > 9 * GIB
+    assert found[0].parts["weights"] - found[1].parts["weights"] == round(shape.linear_parameters / 8)
+    once = estimate(replace(config, gradient_accumulation_steps=1), shape, replace(usual, shards=4))
+    assert once.total < totals[1]  # gradients that add up are whole on each card
+
+
+def test_a_host_holds_a_sharded_model_once() -> None:
+    config, shape = a_config(), SHAPES["70B"]
+    usual = Setting(precision=check([A100_80]).precision, profile=runner_profile("trl", TODAY.trl), shards=8)
+    whole = held_in_memory(config, shape, usual, processes=8)
+    assert whole / GIB == pytest.approx(31.9 + 8 * 3.9, rel=0.01)  # embeddings once for each process
+    assert held_in_memory(config, shape, usual, processes=4) == pytest.approx(whole / 2, rel=0.01)
+    lora = held_in_memory(replace(config, adapter=Adapter.LORA), shape, usual, processes=8)
+    assert lora == shape.parameters * 2
