@@ -4,6 +4,7 @@
 
     ColablockError
     ├── InvalidInput            exit 2: wrong usage, or an invalid file
+    │   ├── InvalidCall         a function has no such argument, or cannot use it
     │   ├── InvalidMatrix       every fault of one matrix file, each with its path
     │   ├── InvalidConfig       every fault of a training config, each with its key
     │   ├── InvalidRequirements every fault of requirements files, each with its line
@@ -51,6 +52,7 @@ __all__ = [
     "Fault",
     "FetchFailed",
     "Interrupted",
+    "InvalidCall",
     "InvalidConfig",
     "InvalidInput",
     "InvalidMatrix",
@@ -114,6 +116,10 @@ class InvalidInput(ColablockError):
 
     exit_code = ExitCode.USAGE
     reference = "invalid-input"
+
+
+class InvalidCall(InvalidInput, TypeError):
+    """A function was called with arguments that it does not take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from colablock.api.stack import Name, front_door, open_session
+from colablock.api.front_door import front_door
+from colablock.api.stack import Name, open_session
 from colablock.api.values import Facts, Rows
 from colablock.display.info_view import facts_document, list_document
 from colablock.display.view import Document, Note

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from colablock._common.text import count
 from colablock._vendor.packaging.utils import canonicalize_name
-from colablock.api.stack import Name, apply_options, front_door, open_session, strings
+from colablock.api.front_door import front_door
+from colablock.api.stack import Name, apply_options, open_session, strings
 from colablock.api.values import Exported, Facts, LockBytes
 from colablock.display.notebook import show, show_as
 from colablock.display.text import to_text

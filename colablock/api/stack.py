@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from colablock._common.text import count
 from colablock._common.urls import checked_index
+from colablock.api.front_door import front_door
 from colablock.api.values import Lines, Rows
 from colablock.display.info_view import history_document, undone_document
 from colablock.display.notebook import (
@@ -24,6 +25,7 @@ from colablock.display.notebook import (
     restart_prompt,
     show,
     show_as,
+    show_whole,
 )
 from colablock.display.progress import reporter_for
 from colablock.display.view import Document, Note
@@ -45,7 +47,6 @@ __all__ = [
     "apply_options",
     "choice",
     "explain",
-    "front_door",
     "history",
     "open_session",
     "plan",
@@ -60,17 +61,6 @@ register_displays()  # an error of the first call shows itself, too
 
 C = TypeVar("C", bound=Enum)
 Name = str | os.PathLike[str]
-
-
-@contextmanager
-def front_door(state: str) -> Iterator[None]:
-    """Make errors speak Python, and an interrupt say *state*; a decorator of every function here."""
-    try:
-        with interrupted_as(state):
-            yield
-    except ColablockError as error:
-        error.speak_python()
-        raise
 
 
 @front_door(UNCHANGED)
@@ -90,12 +80,13 @@ def plan(
     default_index: str | None = None,
     find_links: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = (),
     offline: bool = False,
+    verbose: bool = False,
     quiet: bool = False,
 ) -> Plan:
     """Return the changes that `apply` would make, each with its reason.  Nothing is changed.
 
     Takes the options of `apply`, and ``runtime="colab-2026.08-gpu"`` to plan for
-    a recorded runtime.
+    a recorded runtime.  ``verbose=True`` shows every distribution, with its whole reason and its file.
     """
     from colablock.operations.plan import plan_change
 
@@ -116,7 +107,10 @@ def plan(
             find_links=find_links,
             offline=offline,
         )
-        return plan_change(session, _with_bundle(options)).plan
+        found = plan_change(session, _with_bundle(options)).plan
+    if verbose:
+        show_whole(found)
+    return found
 
 
 @front_door(UNCHANGED)

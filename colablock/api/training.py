@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colablock.api.stack import Name, front_door, open_session
+from colablock.api.front_door import front_door
+from colablock.api.stack import Name, open_session
 from colablock.api.values import Lines
 from colablock.display.briefing_view import briefing_document, receipt_document
 from colablock.display.html import sentence_to_html, to_html

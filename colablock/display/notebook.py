@@ -15,7 +15,7 @@ from colablock.display.html import sentence_to_html, to_html
 from colablock.display.plan_view import plan_document
 from colablock.display.report_view import report_document
 from colablock.display.text import error_text, to_text
-from colablock.display.view import Document, Note, Span, Tone, one_line, spoken_in_python
+from colablock.display.view import Document, Note, Span, Tone, one_line, spoken_in_python, unfolded
 from colablock.environment.notebook_host import Shell, current_shell, in_colab
 from colablock.errors import ColablockError
 from colablock.planning.plan import Plan
@@ -37,6 +37,7 @@ __all__ = [
     "restart_prompt",
     "show",
     "show_as",
+    "show_whole",
 ]
 
 _COLAB = "application/vnd.colab-display-data+json"
@@ -120,6 +121,16 @@ def show(value: object, *, shell: Shell | None = None) -> None:
     note_shown(value)
     if isinstance(value, Report):
         _Session.matrix = value.matrix
+
+
+def show_whole(value: object) -> None:
+    """Show all of a value of `show_as`, unfolded: as the output of a cell, or on standard output."""
+    document, shell = unfolded(_DOCUMENTS[type(value)](value)), current_shell()
+    if shell is None:
+        print(to_text(spoken_in_python(document), verbose=True))  # noqa: T201 - this is where it is read
+        return
+    publish(document, shell)
+    note_shown(value)
 
 
 def publish(document: Document, shell: Shell, *, in_python: bool = True) -> None:

@@ -49,6 +49,7 @@ __all__ = [
     "spans_of",
     "spoken_as",
     "spoken_in_python",
+    "unfolded",
 ]
 
 FOLD = 12  # a list with more entries than this is folded, or shown in short
@@ -228,6 +229,17 @@ class Document(NamedTuple):
 
     headline: Headline | None = None
     blocks: tuple[Block, ...] = ()
+
+
+def unfolded(document: Document) -> Document:
+    """Return *document* with every section open, and with all of it in text, too."""
+    return Document(document.headline, tuple(map(_unfolded, document.blocks)))
+
+
+def _unfolded(block: Block) -> Block:
+    if not isinstance(block, Section):
+        return block
+    return block._replace(body=tuple(map(_unfolded, block.body)), brief=None, is_open=True, is_extra=False)
 
 
 def spoken_in_python(document: Document) -> Document:

@@ -17,6 +17,7 @@ import colablock
 from colablock.api.values import Exported
 from colablock.check import Verdict
 from colablock.cli.main import build_parser
+from colablock.errors import InvalidInput
 from tests.support.fixtures import painting, venv_fixture, world_fixture
 from tests.support.runtime import Stub, Venv
 from tests.support.world import World
@@ -42,6 +43,59 @@ def test_a_signature_lists_every_argument(name: str) -> None:
             function(nonsense=1)
 
 
+#: A mistaken call, what is said of it, and the hint.
+MISTAKES = {
+    "plan('x', verbos=1)": ("`colablock.plan()` got an unexpected keyword argument 'verbos'", "`verbose`?"),
+    "apply('x', int='env')": ("`colablock.apply()` got an unexpected keyword argument 'int'", "`into`?"),
+    "verify()": ("`colablock.verify()` needs `name`", "`colablock.verify()` takes name, quiet"),
+    "run()": ("`colablock.run()` needs `name` and `argv`", "takes name, argv"),
+    "plan('a', 'b')": (
+        "`colablock.plan()` takes from 0 to 1 positional arguments but 2 were given",
+        "takes name, ",
+    ),
+    "runs(1)": ("`colablock.runs()` takes 0 positional arguments but 1 was given", "takes no argument"),
+    "plan(5)": ("`colablock.plan()` cannot use an argument: `name` is `5` (expected str", "takes name, "),
+    "plan('x', protect=5)": (
+        "cannot use an argument: `protect` is `5` ('int' object is not iter",
+        "takes name, ",
+    ),
+    "lock('x', output=3)": ("`colablock.lock()` cannot use an argument: `output` is `3`", "takes name, "),
+    "attach(3)": ("`colablock.attach()` cannot use an argument: `run_id` is `3`", "takes run_id"),
+}
+
+
+@pytest.mark.parametrize("call", MISTAKES)
+def test_a_mistaken_call_is_said_in_a_line(call: str) -> None:
+    message, hint = MISTAKES[call]
+    with pytest.raises(InvalidInput) as found:
+        eval(f"colablock.{call}", {"colablock": colablock})  # noqa: S307 - ours
+    assert issubclass(found.type, TypeError)  # as Python raises it
+    assert message in str(found.value)
+    assert hint in str(found.value.hint)
+    assert found.value.__suppress_context__
+
+
+def test_an_error_of_the_library_is_no_mistake_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    def deep(*_: object) -> None:
+        len(5)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("colablock.operations.last_apply.last_apply", deep)
+    with pytest.raises(TypeError, match="has no len") as found:
+        colablock.verify("x")
+    assert not isinstance(found.value, colablock.ColablockError)
+
+
+def test_a_verbose_plan_shows_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "qlora-2026"
+    brief = colablock.plan(name, runtime="colab-2026.08-gpu")
+    assert capsys.readouterr().out == ""
+    assert colablock.plan(name, runtime="colab-2026.08-gpu", verbose=True) == brief
+    shown = " ".join(capsys.readouterr().out.split())
+    for one in brief.kept:
+        assert f"{one.name} {one.version} {one.reason}" in shown
+    assert all(step.artifact is None or step.artifact.filename in shown for step in brief.steps)
+
+
 # What only one of them has, and why: a terminal asks, a notebook restarts its kernel; a file is an argument
 # there and a value here; several locks are written by a command.
 ONLY_THERE = {
@@ -53,7 +107,7 @@ ONLY_THERE = {
     "rollback": {"to", "yes"},
     "smoke": {"receipt"},
     "verify": {"receipt"},
-    "train": {"set"},
+    "train": {"set", "hosts", "launcher", "sbatch"},  # a job is submitted from a terminal
     "why": {"absent"},
 }
 ONLY_HERE = {

@@ -1,0 +1,89 @@
+"""The decorator of every public function: errors speak Python, and a mistaken call is said in a line."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import ParamSpec, TypeVar
+
+from colablock._common.text import near
+from colablock.errors import ColablockError, InvalidCall, interrupted_as
+
+__all__ = ["front_door"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_API = str(Path(__file__).parent)
+_PACKAGE = str(Path(__file__).parents[1])
+_NEAR = 3  # frames: the decorator, the function, and what it hands its arguments to
+_MISSING = re.compile(r"missing \d+ required [\w-]+(?: [\w-]+)? arguments?: (.*)")
+_KEYWORD = re.compile(r"unexpected keyword argument '(\w+)'")
+
+
+def front_door(state: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make errors speak Python, an interrupt say *state*, and a mistaken call raise InvalidCall."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                with interrupted_as(state):
+                    return function(*args, **kwargs)
+            except ColablockError as error:
+                error.speak_python()
+                raise
+            except TypeError as error:
+                odd = _odd_arguments(function, args, kwargs)
+                if not _is_about_arguments(error.__traceback__, has_odd=bool(odd)):
+                    raise  # a bug
+                raise _mistake(function, error, odd) from None
+
+        return call
+
+    return decorate
+
+
+def _is_about_arguments(trace: TracebackType | None, *, has_odd: bool) -> bool:
+    """Whether Python has refused the call, or a conversion of an argument right behind it has.
+
+    The first frame is that of the decorator, the second that of the function.
+    """
+    last, depth = "", 0
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        last, depth = (file, depth + 1) if file.startswith(_PACKAGE) else (last, depth)
+        trace = trace.tb_next
+    return depth == 1 or (has_odd and (last.startswith(_API) or depth <= _NEAR))
+
+
+def _odd_arguments(
+    function: Callable[..., object], args: tuple[object, ...], kwargs: Mapping[str, object]
+) -> list[str]:
+    """Return the arguments of a type that few take, in words."""
+    try:
+        given = inspect.signature(function).bind(*args, **kwargs).arguments
+    except TypeError:
+        return []
+    odd = (int, float, bytes, Mapping, type(None))
+    return [f"`{name}` is `{value!r}`" for name, value in given.items() if isinstance(value, odd)]
+
+
+def _mistake(function: Callable[..., object], error: TypeError, odd: list[str]) -> InvalidCall:
+    """Return the error of a call of *function* that Python, or a conversion of an argument, has refused."""
+    names = [name for name in inspect.signature(function).parameters if name != "self"]
+    owner, _, name = function.__qualname__.rpartition(".")
+    spoken = f"{owner.lower() or 'colablock'}.{name}"
+    told = str(error).removeprefix(f"{function.__qualname__}() ")
+    unknown, missing = _KEYWORD.search(told), _MISSING.search(told)
+    if odd:
+        told = f"cannot use an argument: {' and '.join(odd)} ({told})"
+    elif missing:
+        told = f"needs {missing[1].replace(chr(39), '`')}"
+    hint = near(unknown[1], names) if unknown else None
+    takes = f"takes {', '.join(names)}" if names else "takes no argument"
+    return InvalidCall(f"`{spoken}()` {told}", hint=hint or f"`{spoken}()` {takes}")
