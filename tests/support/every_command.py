@@ -3,6 +3,8 @@
 A script, so that it can be started without the privileges of root.  Standard
 input has JSON: the folder of a `Machine`, the folder of its copy, the name of a
 condition, and the commands.  Standard output gets a JSON line for each command.
+Where only files are spoiled, the processes are forks of one that has imported
+colablock.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.machine import Machine
+from tests.support.warm import become, load
 
 __all__ = ["CONDITIONS", "Condition"]
 
@@ -35,6 +38,11 @@ class Condition:
     open_files: int | None = None
     full_output: bool = False
     deleted_folder: bool = False
+
+    @property
+    def is_of_files(self) -> bool:
+        """Whether only files are spoiled, so that an interpreter starts and imports as ever."""
+        return self == Condition(spoil=self.spoil)
 
 
 def _lock(*names: str) -> Callable[[Machine], None]:
@@ -127,6 +135,9 @@ def _run(machine: Machine, condition: Condition, argv: list[str], no_locks: str)
             (machine.folder / "gone").rmdir()
         if condition.open_files is not None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (condition.open_files,) * 2)
+        if condition.is_of_files:
+            sys.path[0] = str(machine.work)
+            become(argv)
         os.execv(sys.executable, [sys.executable, "-m", "colablock", *argv])  # noqa: S606
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
@@ -150,6 +161,8 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 def main() -> None:
     job = json.loads(sys.stdin.read())
     machine, condition = Machine(Path(job["folder"])), CONDITIONS[job["condition"]]
+    if condition.is_of_files:
+        load()
     for argv in job["commands"]:
         machine.restore(Path(job["kept"]))
         condition.spoil(machine)

@@ -6,14 +6,13 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.paths import ROOT
 from tests.support.runtime import Venv
+from tests.support.warm import run_warm
 from tests.support.wheels import make_wheel
 
 __all__ = ["NOBODY", "UNPRIVILEGED", "Ended", "Machine", "is_root"]
@@ -172,25 +171,19 @@ class Machine:
         *argv: str,
         environ: Mapping[str, str] | None = None,
         cwd: Path | None = None,
-        prefix: Sequence[str] = (),
-        before: Callable[[], None] | None = None,
-        umask: int = -1,
+        umask: int | None = None,
         timeout: float = 120.0,
     ) -> Ended:
-        """Run one command in a process of its own; *before* runs in it first, *prefix* starts it."""
+        """Run one command in a process of its own."""
         try:
-            done = subprocess.run(
-                [*prefix, sys.executable, "-m", "colablock", *argv],
-                env=dict(self.environ() if environ is None else environ),
-                cwd=cwd or self.work,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                preexec_fn=before,
-                umask=umask,
+            code, out, err = run_warm(
+                argv,
+                self.environ() if environ is None else environ,
+                cwd or self.work,
                 timeout=timeout,
-                check=False,
+                umask=umask,
+                errors="replace",
             )
-        except subprocess.TimeoutExpired:
+        except TimeoutError:
             return Ended(argv=argv, code=None, out="", err="it did not end")
-        out, err = (text.decode("utf-8", "replace") for text in (done.stdout, done.stderr))
-        return Ended(argv=argv, code=done.returncode, out=out, err=err)
+        return Ended(argv=argv, code=code, out=out, err=err)

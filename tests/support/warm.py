@@ -19,9 +19,9 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
-__all__ = ["run_warm"]
+__all__ = ["become", "load", "run_warm"]
 
 #: What a command that applies something loads.
 LOADED = (
@@ -41,24 +41,31 @@ _servers: dict[tuple[tuple[str, str], ...], _Server] = {}
 
 
 def run_warm(
-    argv: Sequence[str], environ: Mapping[str, str], cwd: Path, *, timeout: float | None = None
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    cwd: Path,
+    *,
+    timeout: float | None = None,
+    umask: int | None = None,
+    errors: str = "strict",
 ) -> Result:
     """Run a command without input to its end; return its status, its output and its errors.
 
-    Raises TimeoutError after *timeout* seconds, when it has been killed.
+    Raises TimeoutError after *timeout* seconds, when it has been killed.  *errors* says what becomes of
+    output that is not UTF-8.
     """
     key = tuple(sorted((name, value) for name, value in environ.items() if name.startswith(AT_START)))
     server = _servers.get(key)
     if server is None:
         server = _servers[key] = _Server(dict(key))
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        status = server.run(argv, environ, cwd, (out, err), timeout)
-        return status, _text(out), _text(err)
+        status = server.run([list(argv), dict(environ), str(cwd), umask], (out, err), timeout)
+        return status, _text(out, errors), _text(err, errors)
 
 
-def _text(stream: BinaryIO) -> str:
+def _text(stream: BinaryIO, errors: str) -> str:
     stream.seek(0)
-    return stream.read().decode("utf-8")
+    return stream.read().decode("utf-8", errors)
 
 
 class _Server:
@@ -77,16 +84,9 @@ class _Server:
         theirs.close()
         atexit.register(self._end)
 
-    def run(
-        self,
-        argv: Sequence[str],
-        environ: Mapping[str, str],
-        cwd: Path,
-        streams: Sequence[BinaryIO],
-        timeout: float | None,
-    ) -> int:
+    def run(self, command: object, streams: Sequence[BinaryIO], timeout: float | None) -> int:
         with tempfile.TemporaryFile() as asked:
-            asked.write(json.dumps([list(argv), dict(environ), str(cwd)]).encode("utf-8", "surrogateescape"))
+            asked.write(json.dumps(command).encode("utf-8", "surrogateescape"))
             asked.flush()
             files = array.array("i", [asked.fileno(), *(stream.fileno() for stream in streams)])
             self._socket.sendmsg([b"run"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
@@ -107,9 +107,14 @@ class _Server:
         self._process.wait()
 
 
-def _serve(told: socket.socket) -> None:
+def load() -> None:
+    """Import what commands load, so that a process forked from this one has it."""
     for name in LOADED:
         importlib.import_module(name)
+
+
+def _serve(told: socket.socket) -> None:
+    load()
     while True:
         said, files, _, _ = socket.recv_fds(told, 16, 3)
         if not said:
@@ -127,18 +132,28 @@ def _serve(told: socket.socket) -> None:
 
 def _command(asked: int, out: int, err: int) -> None:
     """Become the command that the file *asked* has, and end."""
-    status = 1
     try:
         with os.fdopen(asked, "rb") as file:
             file.seek(0)
-            argv, environ, cwd = json.loads(file.read().decode("utf-8", "surrogateescape"))
+            argv, environ, cwd, umask = json.loads(file.read().decode("utf-8", "surrogateescape"))
         for stream, number in ((out, 1), (err, 2)):
             os.dup2(stream, number)
             os.close(stream)
+        if umask is not None:
+            os.umask(umask)
         os.chdir(cwd)
         os.environ.clear()
         os.environ.update(environ)
         sys.path[0] = cwd
+        become(argv)
+    finally:
+        os._exit(1)
+
+
+def become(argv: Sequence[str]) -> NoReturn:
+    """Run colablock's command line in this process, a fork of one that called `load`, and end."""
+    status = 1
+    try:
         sys.argv = ["colablock", *argv]
         try:
             from colablock.__main__ import main  # noqa: PLC0415 - as the installed command does
