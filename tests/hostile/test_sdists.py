@@ -60,58 +60,66 @@ def header_of(size: int) -> bytes:
     return buffer.getvalue()
 
 
-TARS = {
-    "parent folders": (tar(member(f"{ROOT}/../../outside")), LEAVES),
-    "an absolute path": (tar(member("/outside")), LEAVES),
-    "backslashes": (tar(member("evil\\..\\..\\outside")), LEAVES),
-    "a drive letter": (tar(member("C:/outside")), LEAVES),
-    "a link outside": (tar(member(f"{ROOT}/a", tarfile.SYMTYPE, "../../outside")), LEAVES),
-    "an absolute link": (tar(member(f"{ROOT}/a", tarfile.SYMTYPE, "/etc/passwd")), LEAVES),
-    "a hard link outside": (tar(member(f"{ROOT}/a", tarfile.LNKTYPE, "../outside")), LEAVES),
+# Each archive is made when its test runs: the bombs take seconds.
+TARS: dict[str, tuple[Callable[[], bytes], str]] = {
+    "parent folders": (lambda: tar(member(f"{ROOT}/../../outside")), LEAVES),
+    "an absolute path": (lambda: tar(member("/outside")), LEAVES),
+    "backslashes": (lambda: tar(member("evil\\..\\..\\outside")), LEAVES),
+    "a drive letter": (lambda: tar(member("C:/outside")), LEAVES),
+    "a link outside": (lambda: tar(member(f"{ROOT}/a", tarfile.SYMTYPE, "../../outside")), LEAVES),
+    "an absolute link": (lambda: tar(member(f"{ROOT}/a", tarfile.SYMTYPE, "/etc/passwd")), LEAVES),
+    "a hard link outside": (lambda: tar(member(f"{ROOT}/a", tarfile.LNKTYPE, "../outside")), LEAVES),
     "a chain of links that leaves": (
-        tar(
+        lambda: tar(
             member(f"{ROOT}/a", tarfile.SYMTYPE, "."),
             member(f"{ROOT}/a/b", tarfile.SYMTYPE, "../../../outside"),
         ),
         LEAVES,
     ),
     "a file below a link": (
-        tar(member(f"{ROOT}/a", tarfile.SYMTYPE, "."), member(f"{ROOT}/a/b", tarfile.SYMTYPE, "../x")),
+        lambda: tar(
+            member(f"{ROOT}/a", tarfile.SYMTYPE, "."), member(f"{ROOT}/a/b", tarfile.SYMTYPE, "../x")
+        ),
         "`evil-1.0/a/b`, which is below a link",
     ),
     "a link through a link": (
-        tar(member(f"{ROOT}/a", tarfile.SYMTYPE, "."), member(f"{ROOT}/b", tarfile.SYMTYPE, "a/../../x")),
+        lambda: tar(
+            member(f"{ROOT}/a", tarfile.SYMTYPE, "."), member(f"{ROOT}/b", tarfile.SYMTYPE, "a/../../x")
+        ),
         LEAVES,
     ),
-    "a device": (tar(member(f"{ROOT}/a", tarfile.CHRTYPE)), "`evil-1.0/a` is a device"),
-    "a FIFO": (tar(member(f"{ROOT}/a", tarfile.FIFOTYPE)), "`evil-1.0/a` is a device"),
-    "one path twice": (tar(member(f"{ROOT}/PKG-INFO")), "`evil-1.0/PKG-INFO` twice"),
-    "names that differ in case": (tar(member(f"{ROOT}/pkg-info")), "case and Unicode forms do not count"),
-    "an escape sequence": (tar(member(f"{ROOT}/\x1b[31m")), r"`evil-1.0/\x1b[31m`"),
-    "a device name": (tar(member(f"{ROOT}/nul.txt")), "not a valid file name on every system"),
-    "a deep path": (tar(member("/".join([ROOT, *["d"] * 80]))), "81 folders"),
-    "a huge extended header": (header_of(20 << 20), "parts of more than 16 MiB"),
-    "a gzip bomb": (tar(member(f"{ROOT}/zeros", size=200 << 20)), "200 times"),
-    "an xz bomb": (tar(member(f"{ROOT}/zeros", size=200 << 20), pack=lzma.compress), "200 times"),
-    "a bzip2 bomb": (tar(member(f"{ROOT}/zeros", size=200 << 20), pack=bz2.compress), "200 times"),
-    "no archive": (b"no archive", "cannot be read as an archive"),
-    "an empty file": (b"", "cannot be read as an archive"),
-    "half an archive": (tar(member(f"{ROOT}/x", size=9999))[:-100], "cannot be read as an archive"),
+    "a device": (lambda: tar(member(f"{ROOT}/a", tarfile.CHRTYPE)), "`evil-1.0/a` is a device"),
+    "a FIFO": (lambda: tar(member(f"{ROOT}/a", tarfile.FIFOTYPE)), "`evil-1.0/a` is a device"),
+    "one path twice": (lambda: tar(member(f"{ROOT}/PKG-INFO")), "`evil-1.0/PKG-INFO` twice"),
+    "names that differ in case": (
+        lambda: tar(member(f"{ROOT}/pkg-info")),
+        "case and Unicode forms do not count",
+    ),
+    "an escape sequence": (lambda: tar(member(f"{ROOT}/\x1b[31m")), r"`evil-1.0/\x1b[31m`"),
+    "a device name": (lambda: tar(member(f"{ROOT}/nul.txt")), "not a valid file name on every system"),
+    "a deep path": (lambda: tar(member("/".join([ROOT, *["d"] * 80]))), "81 folders"),
+    "a huge extended header": (lambda: header_of(20 << 20), "parts of more than 16 MiB"),
+    "a gzip bomb": (lambda: tar(member(f"{ROOT}/zeros", size=200 << 20)), "200 times"),
+    "an xz bomb": (lambda: tar(member(f"{ROOT}/zeros", size=200 << 20), pack=lzma.compress), "200 times"),
+    "a bzip2 bomb": (lambda: tar(member(f"{ROOT}/zeros", size=200 << 20), pack=bz2.compress), "200 times"),
+    "no archive": (lambda: b"no archive", "cannot be read as an archive"),
+    "an empty file": (lambda: b"", "cannot be read as an archive"),
+    "half an archive": (lambda: tar(member(f"{ROOT}/x", size=9999))[:-100], "cannot be read as an archive"),
 }
-ZIPS = {
-    "parent folders in a zip": (zipped({f"{ROOT}/../../outside": ""}), LEAVES),
-    "a link outside in a zip": (zipped({}, link="../../outside"), LEAVES),
-    "a NUL in a zip": (zipped({f"{ROOT}/a\0b": ""}), "`evil-1.0/a"),
-    "one path twice in a zip": (zipped({f"{ROOT}/A": "", f"{ROOT}/a": ""}), "case and Unicode forms"),
+ZIPS: dict[str, tuple[Callable[[], bytes], str]] = {
+    "parent folders in a zip": (lambda: zipped({f"{ROOT}/../../outside": ""}), LEAVES),
+    "a link outside in a zip": (lambda: zipped({}, link="../../outside"), LEAVES),
+    "a NUL in a zip": (lambda: zipped({f"{ROOT}/a\0b": ""}), "`evil-1.0/a"),
+    "one path twice in a zip": (lambda: zipped({f"{ROOT}/A": "", f"{ROOT}/a": ""}), "case and Unicode forms"),
 }
 CASES = {**TARS, **ZIPS}
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_hostile_sdist_is_refused(name: str, tmp_path: Path) -> None:
-    data, says = CASES[name]
+    make, says = CASES[name]
     path = tmp_path / ("evil-1.0.zip" if name in ZIPS else "evil-1.0.tar.gz")
-    path.write_bytes(data)
+    path.write_bytes(make())
     with pytest.raises(BadDistribution) as caught, open_archive(path):
         pass
     assert says in str(caught.value)
@@ -121,7 +129,7 @@ def test_a_hostile_sdist_is_refused(name: str, tmp_path: Path) -> None:
 @pytest.mark.slow  # whole commands
 @pytest.mark.parametrize("into", INTO)
 def test_a_hostile_sdist_leaves_the_environment_alone(into: str, target: Target) -> None:
-    (target.wheels / "evil-1.0.tar.gz").write_bytes(TARS["parent folders"][0])
+    (target.wheels / "evil-1.0.tar.gz").write_bytes(TARS["parent folders"][0]())
     target.write_matrix("evil", more='[options]\nallow-build = ["evil"]\n')
     with target.unchanged():
         done = target.apply(into)

@@ -98,6 +98,10 @@ class Shipped:
         assert head is not None
         return head
 
+    @property
+    def has_packages(self) -> bool:
+        return "\n[[packages]]\n" in self.path.read_text("utf-8")
+
     @cached_property
     def packages(self) -> list[dict[str, Any]]:
         packages: list[dict[str, Any]] = tomllib.loads(self.path.read_text("utf-8"))["packages"]
@@ -235,7 +239,7 @@ def of_each_matrix(locks: Iterable[Shipped]) -> list[Shipped]:
     """Return one complete lock for each matrix and variant, and one for its latest runtime with a GPU."""
     chosen: dict[tuple[str, str | None, bool], Shipped] = {}
     for lock in locks:
-        if lock.packages and (lock.head.runtime is None or lock.head.runtime.endswith("-gpu")):
+        if lock.has_packages and (lock.head.runtime is None or lock.head.runtime.endswith("-gpu")):
             chosen[lock.head.matrix, lock.head.variant, lock.head.runtime is None] = lock
     return list(chosen.values())
 
