@@ -32,20 +32,26 @@ def listing(root: Path) -> Listing:
     """
     for state in (root / ".colablock", *root.glob("*/.colablock")):
         _wait_for_deletion(state)
-    found: Listing = {}
-    for folder, folders, files in os.walk(root):
-        for name in [*folders, *files]:
-            path = Path(folder, name)
-            status = path.lstat()
-            mode = stat.S_IMODE(status.st_mode)
-            key = path.relative_to(root).as_posix()
-            if path.is_symlink():
-                found[key] = ("link", mode, str(path.readlink()))
-            elif path.is_dir():
-                found[key] = ("folder", mode, "")
-            else:
-                found[key] = ("file", mode, path.read_bytes())
-    return found
+    return dict(_listed(str(root), ""))
+
+
+def _listed(folder: str, prefix: str) -> Iterator[tuple[str, tuple[str, int, str | bytes]]]:
+    # Hundreds of thousands of paths are listed: each `Path` would take longer than the system call.
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        return
+    for entry in entries:
+        path = prefix + entry.name
+        status = entry.stat(follow_symlinks=False)
+        mode = stat.S_IMODE(status.st_mode)
+        if stat.S_ISLNK(status.st_mode):
+            yield path, ("link", mode, str(Path(entry.path).readlink()))
+        elif stat.S_ISDIR(status.st_mode):
+            yield path, ("folder", mode, "")
+            yield from _listed(entry.path, f"{path}/")
+        else:
+            yield path, ("file", mode, Path(entry.path).read_bytes())
 
 
 def _is_deleting(paths: Collection[str]) -> bool:
