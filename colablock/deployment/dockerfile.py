@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from colablock.deployment.target import installable, target_of
+from colablock.deployment.target import built_from_sdist, installable, target_of
 from colablock.errors import InvalidInput
 from colablock.lockfile.export import Format, export_text, header_lines
 
@@ -39,7 +39,7 @@ sys.exit(None if found == (({versions}), "{machine}") and glibc >= ({glibcs}) el
 _INSTALL = """\
 RUN {mounts}python3 -m venv --without-pip "${{VENV}}" \\
     && python3 -m pip --python "${{VENV}}/bin/python" install --disable-pip-version-check --no-deps \\
-    --only-binary :all: --require-hashes --requirement requirements.txt
+    --only-binary :all:{builds} --require-hashes --requirement requirements.txt
 
 ENV VIRTUAL_ENV=${{VENV}} \\
     PATH=${{VENV}}/bin:${{PATH}} \\
@@ -91,5 +91,9 @@ def _lines(lock: Pylock, target: DeployTarget, requirements: str, wheels: Sequen
     yield _END
     yield ""  # hadolint expects it
     # A private index: `docker build --secret id=netrc,src=$HOME/.netrc`.  It is in no layer.
+    sdists = built_from_sdist(lock)
+    if sdists:
+        yield "# pip builds what has no wheel: the lock pins its sources, not what builds them."
+    builds = "".join(f" --no-binary {name}" for name in sdists)
     mounts = (_CACHE, _SECRET) if "index-url " in pins else (_CACHE,)
-    yield _INSTALL.format(mounts="".join(f"{mount} \\\n    " for mount in mounts)).rstrip()
+    yield _INSTALL.format(mounts="".join(f"{mount} \\\n    " for mount in mounts), builds=builds).rstrip()

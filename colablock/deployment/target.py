@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from colablock._common.limits import SHOWN
 from colablock._common.text import count, printable
 from colablock._common.urls import local_path
-from colablock._vendor.packaging.pylock import Package, PackageArchive, PackageWheel, Pylock
+from colablock._vendor.packaging.pylock import Package, PackageArchive, PackageSdist, PackageWheel, Pylock
 from colablock._vendor.packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from colablock.environment.markers_and_tags import environment_for
 from colablock.errors import InvalidInput
@@ -20,8 +20,9 @@ from colablock.lockfile.tool_table import DELTA, table_of
 if TYPE_CHECKING:
     from colablock._vendor.packaging.tags import Tag
 
-__all__ = ["DeployTarget", "Deployment", "installable", "is_for_cuda", "target_of"]
+__all__ = ["DeployTarget", "Deployment", "built_from_sdist", "installable", "is_for_cuda", "target_of"]
 
+_F = TypeVar("_F", PackageWheel, PackageSdist)
 _GLIBC = re.compile(r"manylinux_(\d{1,3})_(\d{1,3})_([a-z0-9_]{1,32})")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -93,43 +94,56 @@ def is_for_cuda(name: str, version: str) -> bool:
 
 
 def installable(lock: Pylock, target: DeployTarget) -> Pylock:
-    """Return *lock* with files that any machine can install: wheels of an index, by URL, or beside the lock.
+    """Return *lock* with files that any machine can install: those of an index, by URL, or beside the lock.
 
-    A wheel in a folder of this machine becomes one beside the lock, with an absolute path.  A wheel that no
-    index lists becomes a direct reference.  Raises InvalidInput if a package has no wheel: a build runs code
-    that the lock does not pin.
+    A file in a folder of this machine becomes one beside the lock, with an absolute path.  One that no index
+    lists becomes a direct reference.  Raises InvalidInput if a package is an archive of its sources or a
+    folder: nobody has said that it may be built.
     """
-    without = [str(package.name) for package in applicable_packages(lock) if not _has_wheel(package)]
+    without = [str(package.name) for package in applicable_packages(lock) if not _has_files(package)]
     if without:
         names = ", ".join(f"`{printable(name)}`" for name in without)
         raise InvalidInput(
-            f"the lock has no wheel of {names}: a build would run code that the lock does not pin"[:1000],
-            hint="Lock versions that have wheels, or give an archive a name with `[packages]` in a matrix, so"
-            " that colablock builds its wheel beside the lock",
+            f"the lock has neither a wheel nor an sdist of {names}"[:1000],
+            hint="Give an archive a name and a version in a matrix (`[packages.NAME]`): colablock makes its"
+            " wheel, which lies beside the lock",
         )
     tags = environment_for(target.python, target.platform).tags
     return replace(lock, packages=[_installable(package, tags) for package in lock.packages])
 
 
-def _has_wheel(package: Package) -> bool:
-    archive = package.archive
-    return bool(package.wheels) or (
-        archive is not None and (archive.url or archive.path or "").partition("#")[0].endswith(".whl")
+def built_from_sdist(lock: Pylock) -> list[str]:
+    """Return the packages of an `installable` lock that have to be built, which its matrix allows; sorted."""
+    return sorted(
+        str(package.name)
+        for package in applicable_packages(lock)
+        if not package.wheels and (package.archive is None or not _is_wheel(package.archive))
     )
+
+
+def _has_files(package: Package) -> bool:
+    archive = package.archive
+    return bool(package.wheels or package.sdist) or (archive is not None and _is_wheel(archive))
+
+
+def _is_wheel(archive: PackageArchive) -> bool:
+    return (archive.url or archive.path or "").partition("#")[0].endswith(".whl")
 
 
 def _installable(package: Package, tags: tuple[Tag, ...]) -> Package:
     wheels = [_beside(wheel) for wheel in package.wheels or ()]
-    if package.index is None and wheels and not any(wheel.path for wheel in wheels):
-        best = _best(wheels, tags)
+    sdist = _beside(package.sdist) if package.sdist is not None else None
+    files: list[PackageWheel | PackageSdist] = [*wheels, *([sdist] if sdist is not None else [])]
+    if package.index is None and files and not any(file.path for file in files):
+        best = _best(wheels, tags) if wheels else files[0]
         archive = PackageArchive(url=best.url, size=best.size, hashes=best.hashes)
         return replace(package, wheels=None, sdist=None, archive=archive)
-    return replace(package, wheels=wheels) if wheels else package
+    return replace(package, wheels=wheels or None, sdist=sdist)
 
 
-def _beside(wheel: PackageWheel) -> PackageWheel:
-    path = local_path(wheel.url) if wheel.url else None
-    return replace(wheel, url=None, path=str(path)) if path is not None else wheel
+def _beside(file: _F) -> _F:
+    path = local_path(file.url) if file.url else None
+    return replace(file, url=None, path=str(path)) if path is not None else file
 
 
 def _best(wheels: list[PackageWheel], tags: tuple[Tag, ...]) -> PackageWheel:

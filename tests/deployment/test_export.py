@@ -20,6 +20,7 @@ import yaml
 
 import colablock
 from colablock._vendor.packaging.pylock import Pylock
+from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._version import __version__
 from colablock.deployment.dockerfile import dockerfile_text
 from colablock.deployment.target import target_of
@@ -29,7 +30,7 @@ from tests.support.dockerfiles import instructions, shell_of, write_documents
 from tests.support.fixtures import world_fixture
 from tests.support.paths import ROOT
 from tests.support.runtime import site_of
-from tests.support.wheels import make_wheel, tar_bytes
+from tests.support.wheels import make_sdist, make_wheel, tar_bytes
 from tests.support.world import Done, World
 
 DATA = ROOT / "tests" / "data"
@@ -39,8 +40,11 @@ TARGET = ("--python-version", "3.12", "--platform", "manylinux_2_35_x86_64")
 OWN = """\
 schema = 1
 name = "owned"
+[options]
+allow-build = ["lines"]
 [packages]
 shapes = ">=1"
+lines = ">=1"
 [packages.own]
 url = "{archive}"
 version = "1.0"
@@ -59,6 +63,7 @@ def fill(folder: Path) -> None:
     """Write an index, an archive without metadata, and matrices."""
     for name, requires in (("colours", []), ("shapes", ["colours"])):
         make_wheel(folder / "index", name, "1.0", requires=requires)
+    make_sdist(folder / "index", "lines", "1.0", modules={"lines/__init__.py": ""})
     make_wheel(folder / "links", "colours", "1.1")
     archive = folder / "own.tar.gz"
     archive.write_bytes(tar_bytes({"own-main/src/own/__init__.py": b"ready = True\n"}))
@@ -159,9 +164,8 @@ WHEEL: dict[str, Any] = {
         (_tiny(python=""), "does not say for which matrix, Python and platform"),
         (_tiny(python="3.12\nRUN evil"), "is not a supported Python version"),
         (_tiny(variant="cpu\nRUN evil"), "would change the meaning of a line"),
-        (_tiny([_package(sdist=SDIST)]), "the lock has no wheel of `shapes`"),
-        (_tiny([_package(archive=SDIST)]), "the lock has no wheel of `shapes`"),
-        (_tiny([_package(directory={"path": "."})]), "the lock has no wheel of `shapes`"),
+        (_tiny([_package(archive=SDIST)]), "neither a wheel nor an sdist of `shapes`"),
+        (_tiny([_package(directory={"path": "."})]), "neither a wheel nor an sdist of `shapes`"),
         (_tiny([_package(index="https://a.example/\nRUN evil", wheels=[WHEEL])]), "is not a plain URL"),
     ],
 )  # fmt: skip
@@ -221,7 +225,8 @@ def test_what_a_task_needs_is_written_beside_it(world: World, tmp_path: Path) ->
     """The lock with its wheels and a matrix that is not shipped; nothing that is there already."""
     task = tmp_path / "deploy" / "task.yaml"
     succeeds(world.run("export", "owned", *TARGET, "--format", "skypilot", "-o", str(task)))
-    (wheel,) = read_lock(task.parent / "pylock.owned.toml").packages[1].wheels or ()
+    listed = {one.name: one for one in read_lock(task.parent / "pylock.owned.toml").packages}
+    (wheel,) = listed[canonicalize_name("own")].wheels or ()
     assert (task.parent / str(wheel.path)).is_file()
     assert "apply ./owned.toml --lock pylock.owned.toml " in task.read_text()
     succeeds(world.run("export", "more", *TARGET, "--format", "skypilot", "-o", str(task)))
@@ -296,7 +301,8 @@ def test_the_commands_of_a_dockerfile_install_the_lock(world: World, tmp_path: P
     command = ("export", "owned", *here, "--format", "dockerfile", "-o", str(output))
     succeeds(world.run(*command, "--wheelhouse", str(tmp_path / "wheels")))
     text = output.read_text()
-    assert build(text, tmp_path) == ["colours==1.0", "own==1.0", "shapes==1.0"]
+    assert "--only-binary :all: --no-binary lines --require-hashes" in text
+    assert build(text, tmp_path) == ["colours==1.0", "lines==1.0", "own==1.0", "shapes==1.0"]
     assert (tmp_path / "users").read_text() == "--create-home --uid 1000 --user-group trainer\n"
     minor = sys.version_info[1]
     other = tmp_path / "other"
