@@ -95,8 +95,10 @@ class Coefficients:
     # softmax in float32 and its copy in 16 bits.  Temporary: the gradients of softmax and scores in float32.
     score_kept: int = 6
     score_working: int = 8
-    # The buffers of NCCL on each card, for the exchange between the ranks of a sharded model.
-    exchange: int = round(0.35 * GIB)
+    # Two H200, driver 580, torch 2.11.0+cu130: what NCCL has on each card, for the exchange between ranks
+    # that have a model each, and between those that share one.
+    exchange: int = round(0.82 * GIB)
+    exchange_of_shards: int = round(1.26 * GIB)
     gathered_layers: int = 3  # at once
 
 
@@ -294,8 +296,9 @@ def estimate(config: TrainConfig, shape: ModelShape, setting: Setting) -> Estima
     allocated = sum(parts.values())
     parts["slack"] = allocated * COEFFICIENTS.slack
     parts["context"] = COEFFICIENTS.context if on_card else COEFFICIENTS.interpreter
-    if setting.shards > 1 and on_card:
-        parts["context"] += COEFFICIENTS.exchange
+    if setting.processes > 1 and on_card:
+        is_shared = setting.shards > 1
+        parts["context"] += COEFFICIENTS.exchange_of_shards if is_shared else COEFFICIENTS.exchange
     return Estimate(parts={name: round(size) for name, size in parts.items()})
 
 
