@@ -163,7 +163,7 @@ class CardCase:
     ) -> CardChoice:
         """Return the choice of all cards, because sharding was asked for."""
         found = self._estimate(estimated, usable, shards) if estimated is not None else None
-        obstacle = shard_obstacle(self.config, shape, self._cards(usable), self.stack, self.runner)
+        obstacle = self._obstacle(shape, usable)
         if obstacle is not None:
             findings.append(obstacle)
         elif shards > 1:
@@ -176,7 +176,7 @@ class CardCase:
         """Return the choice of all cards for a sharded model; None if it cannot be, or only *alone* fits."""
         findings = [*alone.findings]
         shards = self.ranks or len(usable) * self.hosts
-        obstacle = shard_obstacle(self.config, shape, self._cards(usable), self.stack, self.runner)
+        obstacle = self._obstacle(shape, usable)
         found = self._estimate(shape, usable, shards)
         room = self._room(usable)
         fits_alone = alone.estimate is not None and alone.estimate.total <= self._room(list(alone.indices))
@@ -186,6 +186,10 @@ class CardCase:
         if fits_alone or obstacle is None:
             return None
         return replace(alone, not_sharded=_no_shard_note(shards, found, room, obstacle))
+
+    def _obstacle(self, shape: ModelShape | None, usable: list[int]) -> Finding | None:
+        cards = self._cards(usable)
+        return shard_obstacle(self.config, shape, cards, self.stack, self.runner, hosts=self.hosts)
 
     def _room(self, chosen: list[int]) -> int:
         return min(usable_memory(self.machine.cards[at]) for at in chosen)

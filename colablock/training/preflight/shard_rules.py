@@ -21,9 +21,19 @@ _OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop") 
 
 
 def shard_obstacle(
-    config: TrainConfig, shape: ModelShape | None, cards: list[Card], stack: Stack, runner: str
+    config: TrainConfig,
+    shape: ModelShape | None,
+    cards: list[Card],
+    stack: Stack,
+    runner: str,
+    *,
+    hosts: int = 1,
 ) -> Finding | None:
     """Return the refusal of a sharded run; None if nothing is in the way."""
+    if hosts > 1:
+        why = "each host keeps its own part of a checkpoint, and none would have a whole one"
+        fix = "use one host with more cards, or cards that hold the whole model"
+        return _refusal("a model is not sharded over several hosts", why, fix)
     if runner == "unsloth":
         return _refusal("Unsloth cannot shard a model", "it trains with the whole model on each card", _TRL)
     if precision_for(card.compute_capability for card in cards).fp16:

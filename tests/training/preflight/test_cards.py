@@ -33,7 +33,8 @@ CASES: list[tuple[list[Any], Mapping[str, Any], bool, int, bool]] = [
     ([RTX_4090] * 8, {"sequence_len": 8192}, False, 8, True),
     ([RTX_4090] * 8, {"sequence_len": 4096}, True, 8, True),
     ([L4] * 4, {"sequence_len": 2048}, True, 4, True),
-    ([RTX_4090] * 2, {"hosts": 2}, True, 2, True),  # four cards in all
+    ([RTX_4090] * 4, {"hosts": 2}, False, 1, False),  # a checkpoint would be in parts on both
+    ([A100_80] * 2, {"hosts": 2}, True, 2, False),
     ([RTX_4090] * 4, {"ram": 40}, False, 4, True),
     ([RTX_4090] * 2, {"model": "8B"}, True, 2, False),
     ([T4] * 2, {"model": "8B"}, True, 2, False),
@@ -117,6 +118,7 @@ OLD: dict[str, Any] = {
     [
         ({"runner": "unsloth"}, "Unsloth cannot shard a model"),
         ({"cards": [T4] * 2, "model": "8B"}, "not sharded in fp16"),
+        ({"hosts": 2}, "a model is not sharded over several hosts"),
         ({"shape": PREQUANTIZED}, "4-bit weights of a file cannot be sharded"),
         ({"optimizer": "adamw_8bit"}, "has no kernels for a sharded adapter"),
         ({"optimizer": "paged_lion_32bit"}, "has no kernels for a sharded adapter"),
