@@ -40,22 +40,19 @@ nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "uv"
 nox.options.download_python = "never"  # a missing Python is skipped with a message
 nox.options.error_on_missing_interpreters = False
-nox.options.sessions = [
-    "lint",
-    "types",
-    "tests",
-    "minimums",
-    "training",
-    "docs",
-    "build",
-    "vendor",
-]
+nox.options.sessions = ["everything"]
+BESIDE = ("lint", "types", "minimums", "training", "docs", "build", "vendor")  # what runs beside the tests
 
 
 def pythons() -> list[str]:
     """Return the Pythons of the classifiers, and the running one."""
     promised = nox.project.python_versions(PYPROJECT)
     return promised if RUNNING in promised else [*promised, RUNNING]
+
+
+def available_pythons() -> list[str]:
+    """Return those of `pythons` that are here, the oldest first."""
+    return [python for python in pythons() if python == RUNNING or shutil.which(f"python{python}")]
 
 
 def group(name: str) -> tuple[str, ...]:
@@ -114,6 +111,30 @@ follow_pip()
 follow_pyenv()
 
 
+@nox.session(python=False)
+def everything(session: nox.Session) -> None:
+    """Run the tests of the newest Python and, beside them, one after another, all other sessions of CI.
+
+    Much of the others leaves a core idle.  Their output is printed when they have ended.
+    """
+    newest = available_pythons()[-1]
+    others = [*BESIDE, *(f"tests-{python}" for python in pythons() if python != newest)]
+    command = [sys.executable, "-m", "nox", "--noxfile", __file__, "--session"]
+    log = Path(session.create_tmp()).resolve() / "others.log"
+    with (
+        log.open("wb") as output,
+        subprocess.Popen([*command, *others], stdout=output, stderr=subprocess.STDOUT) as beside,
+    ):
+        try:
+            tests = subprocess.run([*command, f"tests-{newest}"], check=False)
+            beside.wait()
+        finally:
+            beside.terminate()
+    print(log.read_text(encoding="utf-8", errors="replace"), flush=True)
+    if tests.returncode or beside.returncode:
+        session.error(f"tests-{newest} ended with {tests.returncode}, the others with {beside.returncode}")
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style, format, spelling, import layers, and the workflows for security."""
@@ -141,7 +162,7 @@ def tests(session: nox.Session) -> None:
     installed.  The oldest Python runs more than those between, since a difference in one of those shows
     in the oldest or the newest, too.
     """
-    here = [python for python in pythons() if python == RUNNING or shutil.which(f"python{python}")]
+    here = available_pythons()
     is_newest = session.python == here[-1]
     looks = is_newest and has_chromium() and not session.posargs
     session.install("-e", ".", *group("browser" if looks else "test"))
