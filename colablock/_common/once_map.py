@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from colablock._records import dataclass
 from colablock.errors import ColablockError
 
 __all__ = ["OnceMap"]

@@ -21,7 +21,6 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -29,6 +28,7 @@ import uv
 
 from colablock._common.child_environment import Purpose, absolute_path, child_environment
 from colablock._masking import masked
+from colablock._records import dataclass
 from colablock.errors import Unmet
 
 _START = 60.0  # seconds for an interpreter to start

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from colablock._common.limits import SHOWN
 from colablock._masking import MASK, is_secret_parameter, masked
+from colablock._records import dataclass
 from colablock.errors import FetchFailed, InvalidInput
 
 __all__ = [

@@ -13,7 +13,7 @@ import struct
 import zipfile
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
@@ -23,6 +23,7 @@ from colablock._common.decoding import Malformed, open_regular
 from colablock._common.fs import atomic_path, file_digest, make_private, open_private
 from colablock._common.limits import BUNDLE_MANIFEST, TEXT_FILE
 from colablock._common.text import printable, size_text
+from colablock._records import dataclass
 from colablock.bundles.manifest import FILES, NAME, PYTHON, BundleManifest, BundleMember
 from colablock.errors import BadDistribution, InvalidInput
 

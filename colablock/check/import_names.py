@@ -6,10 +6,11 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 from typing import NamedTuple
 
+from colablock._records import dataclass
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
 

@@ -14,10 +14,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from colablock._records import dataclass
 from colablock.check.import_names import ModuleFile
 from colablock.check.import_statements import Statement, read_statements
 from colablock.environment.record import readable_rows

@@ -8,9 +8,10 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
+
+from colablock._records import dataclass
 
 __all__ = ["ImportTime", "Statement", "read_statements"]
 

@@ -7,11 +7,12 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colablock._common.urls import checked_index
+from colablock._records import dataclass
 from colablock.errors import InvalidInput
 from colablock.planning.plan import Remedy, Target
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias, cast
 
 from colablock._common.text import PROGRAM, as_called, printable
 from colablock._python_words import code_in_python, in_python
+from colablock._records import dataclass
 
 __all__ = [
     "FOLD",

@@ -9,11 +9,12 @@ import ctypes
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from colablock._common.child_environment import Purpose, child_environment
 from colablock._common.process import ChildFailed, find_program, run_child
 from colablock._common.text import near
+from colablock._records import dataclass
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.errors import NotFound
 

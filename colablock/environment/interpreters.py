@@ -7,12 +7,12 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 from colablock._common.child_environment import absolute_path
 from colablock._common.process import ChildFailed, run_uv
 from colablock._common.reporter import Reporter
+from colablock._records import dataclass
 from colablock._vendor.packaging.version import Version
 from colablock.environment.probe import ask_interpreter, is_no_interpreter
 from colablock.errors import NotFound, Unmet

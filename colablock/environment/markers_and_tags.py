@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 from typing import Any
 
+from colablock._records import dataclass
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.tags import (
     INTERPRETER_SHORT_NAMES,

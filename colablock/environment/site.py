@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from colablock._common.fs import open_locked
 from colablock._common.ownership import fault_of, trusted_owners
 from colablock._common.process import ChildFailed
+from colablock._records import dataclass
 from colablock.environment.probe import ask_interpreter
 from colablock.errors import NotFound, Refused
 

@@ -11,13 +11,14 @@ import os
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import Enum
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from colablock._common.process import ChildFailed, find_program
+from colablock._records import dataclass
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name, is_normalized_name
 from colablock._vendor.packaging.version import InvalidVersion
 from colablock.environment import _probe

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
+from colablock._records import dataclass
 from colablock.environment.dependency_graph import DependencyGraph, Node, UnmetRequirement, newly_unmet
 from colablock.environment.requirements import same_version
 

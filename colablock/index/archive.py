@@ -7,13 +7,13 @@ import stat
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from colablock._common import limits
 from colablock._common.archive_contents import Contents, UnsafeArchive, check_path
 from colablock._common.archives import UNREADABLE, open_tar, open_zip, read_member
 from colablock._common.text import printable
+from colablock._records import dataclass
 from colablock.errors import BadDistribution
 
 __all__ = ["Member", "SourceArchive", "open_archive"]

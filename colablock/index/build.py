@@ -7,7 +7,7 @@ import re
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from colablock._common.process import (
 )
 from colablock._common.scratch import scratch_folder
 from colablock._common.urls import Url
+from colablock._records import dataclass
 from colablock._vendor import tomli_w
 from colablock.environment.markers_and_tags import Environment
 from colablock.errors import BadDistribution

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, cast
@@ -17,6 +16,7 @@ from colablock._common.limits import DIRECTORY, METADATA, REQUIREMENTS, SHOWN, T
 from colablock._common.text import printable
 from colablock._common.toml import NotToml, load_toml
 from colablock._masking import masked
+from colablock._records import dataclass
 from colablock._vendor.packaging.markers import Marker
 from colablock._vendor.packaging.requirements import InvalidRequirement, Requirement
 from colablock._vendor.packaging.specifiers import InvalidSpecifier

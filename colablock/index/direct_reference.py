@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
 from colablock._common.urls import Url, basename, is_loopback, local_path, redacted, split_fragment
+from colablock._records import dataclass
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
 from colablock.errors import BadDistribution, FetchFailed

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from functools import lru_cache, partial
 from math import prod
 from typing import NamedTuple
 
 from colablock._common.limits import FILE_NAME, TAGS
+from colablock._records import dataclass
 from colablock._vendor.packaging.specifiers import InvalidSpecifier
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion, Version

@@ -18,7 +18,6 @@ import json
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -27,6 +26,7 @@ from colablock._common.fs import atomic_path, file_digest
 from colablock._common.limits import METADATA, SHOWN
 from colablock._common.text import printable
 from colablock._common.urls import split_fragment
+from colablock._records import dataclass
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion, Version

@@ -8,13 +8,14 @@ package, and a path only if the matrix or the user names the file or its folder.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from colablock._common.fs import file_digest
 from colablock._common.urls import Mirrors, local_path, redacted, split_fragment
+from colablock._records import dataclass
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.environment.requirements import parse_requirement
 from colablock.errors import FetchFailed, InvalidInput

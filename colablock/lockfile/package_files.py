@@ -8,11 +8,12 @@ An export adds the others again: see `with_all_files`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from colablock._common.toml import in_utc
+from colablock._records import dataclass
 from colablock._vendor.packaging.pylock import Package, PackageArchive, PackageSdist, PackageWheel, Pylock
 from colablock._vendor.packaging.utils import NormalizedName, parse_sdist_filename, parse_wheel_filename
 from colablock.environment.markers_and_tags import environment_for

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from colablock._common.reporter import Reporter
 from colablock._common.toml import in_utc
 from colablock._common.urls import basename, local_path, redacted, split_fragment
+from colablock._records import dataclass
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.environment.markers_and_tags import platform_family

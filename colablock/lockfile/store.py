@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from colablock._common.fs import write_atomic
 from colablock._common.limits import TEXT_FILE
 from colablock._common.reporter import Reporter
 from colablock._common.toml import load_toml, read_text_file
+from colablock._records import dataclass
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.environment.markers_and_tags import Environment, platform_family
 from colablock.environment.snapshot import Snapshot

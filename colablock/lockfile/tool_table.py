@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from colablock._common.toml import in_utc
+from colablock._records import dataclass
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.pylock import Package, Pylock

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatch
 from functools import lru_cache
 from importlib import resources
@@ -15,6 +15,7 @@ from typing import Protocol
 from colablock._common.fs import working_folder
 from colablock._common.ownership import require_trusted
 from colablock._common.text import near
+from colablock._records import dataclass
 from colablock.errors import ColablockError, Fault, InvalidInput, InvalidMatrix, NotFound
 from colablock.matrix.model import Matrix
 from colablock.matrix.packed_locks import LockFile, packed_locks

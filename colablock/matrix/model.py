@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime
 from typing import Protocol, TypeVar
 
 from colablock._common.text import near
 from colablock._common.urls import Url
+from colablock._records import dataclass
 from colablock._vendor.packaging.markers import Marker
 from colablock._vendor.packaging.requirements import InvalidRequirement, Requirement
 from colablock._vendor.packaging.specifiers import SpecifierSet

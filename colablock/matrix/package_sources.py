@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from colablock._common.urls import Url
+from colablock._records import dataclass
 from colablock.matrix.model import Index
 
 if TYPE_CHECKING:

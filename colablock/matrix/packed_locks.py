@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
 from colablock._common.decoding import is_plain_name
 from colablock._common.limits import RECORD_FILE, SHOWN, TEXT_FILE
+from colablock._records import dataclass
 from colablock.errors import InvalidInput
 from colablock.matrix.lock_pack import LOCK_PACK, MARK
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
@@ -14,6 +14,7 @@ from colablock._common.limits import SHOWN
 from colablock._common.text import near
 from colablock._common.toml import read_text_file
 from colablock._common.urls import Url
+from colablock._records import dataclass
 from colablock._vendor.packaging.markers import Marker
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.specifiers import SpecifierSet

@@ -14,7 +14,6 @@ import shutil
 import zipfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -22,6 +21,7 @@ from urllib.parse import urlsplit
 from colablock._common.archives import UNREADABLE, open_tar, open_zip
 from colablock._common.decoding import Malformed, decode, read_bounded
 from colablock._common.fs import NEW, open_locked
+from colablock._records import dataclass
 from colablock._vendor.packaging.utils import InvalidName, NormalizedName, canonicalize_name
 from colablock.errors import InvalidInput
 from colablock.network.cache import MANIFEST, PARSED, UNFINISHED, UNPACKED, decoded

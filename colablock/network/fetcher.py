@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -17,6 +16,7 @@ from colablock._common.decoding import read_bounded
 from colablock._common.limits import METADATA, PAGE, URL
 from colablock._common.reporter import Reporter
 from colablock._common.urls import Mirrors, basename, local_path, redacted
+from colablock._records import dataclass
 from colablock.errors import BadDistribution, FetchFailed
 from colablock.network.auth import Credentials
 from colablock.network.cache import Cache, cache_folder, link_or_copy

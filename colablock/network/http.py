@@ -16,7 +16,6 @@ import urllib.request
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 from urllib.parse import unquote, urljoin, urlsplit
@@ -26,6 +25,7 @@ from urllib3.exceptions import HTTPError
 
 from colablock._common.limits import PAGE, SHOWN, SLOWEST
 from colablock._common.urls import Mirrors, split_credentials
+from colablock._records import dataclass
 from colablock.errors import FetchFailed, InvalidInput
 from colablock.network.auth import Credentials
 from colablock.network.http_errors import TEMPORARY, Route, is_final, no_answer, refusal

@@ -9,11 +9,12 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from colablock._common.decoding import Malformed, decode
 from colablock._common.limits import PAGE, URL
+from colablock._records import dataclass
 from colablock.network.cache import PARSED, Cache
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ import configparser
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from colablock._common.limits import SETTINGS_FILE
 from colablock._common.text import near
 from colablock._common.toml import read_text_file
 from colablock._common.urls import Url, checked_index, redacted
+from colablock._records import dataclass
 from colablock.errors import InvalidInput
 from colablock.network.cache import cache_folder, distrusted
 

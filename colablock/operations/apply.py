@@ -7,13 +7,14 @@ import shlex
 import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
 from colablock._common.scratch import scratch_folder
 from colablock._common.text import count
+from colablock._records import dataclass
 from colablock.bundles.reader import Bundle
 from colablock.environment.interpreters import fetch_interpreter
 from colablock.environment.snapshot import fingerprint, installed_versions

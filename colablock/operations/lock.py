@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from colablock._common.fs import write_atomic
 from colablock._common.text import near
 from colablock._common.urls import local_path, redacted
+from colablock._records import dataclass
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
 from colablock.environment._probe import interpreter_facts

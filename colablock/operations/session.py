@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from colablock._common.fs import make_private
 from colablock._common.reporter import Reporter
 from colablock._common.text import printable
 from colablock._common.urls import Mirrors, checked_index, is_loopback, local_path, redacted
+from colablock._records import dataclass
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.site import Site, read_site
 from colablock.environment.snapshot import Snapshot, find_executable, is_version, snapshot_of, take_snapshot

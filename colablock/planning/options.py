@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from colablock._common.toml import in_utc
+from colablock._records import dataclass
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.errors import InvalidInput
 from colablock.planning.plan import Remedy, Target

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 
+from colablock._records import dataclass
 from colablock._vendor.packaging.utils import NormalizedName
 
 __all__ = [

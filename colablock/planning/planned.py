@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from colablock._common.text import near, size_text
+from colablock._records import dataclass
 from colablock._vendor.packaging.utils import InvalidName, NormalizedName, canonicalize_name
 from colablock.environment.dependency_graph import DependencyGraph
 from colablock.environment.requirements import same_version

@@ -7,10 +7,11 @@ have one version or only one of them stays, and no version of the stack is chang
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from colablock._records import dataclass
 from colablock._vendor.packaging.version import Version
 from colablock.environment.dependency_graph import DependencyGraph
 from colablock.environment.removable import is_out_of_reach, why_irremovable

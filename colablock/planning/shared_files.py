@@ -15,13 +15,14 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import combinations
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from colablock._common.archives import open_zip
 from colablock._common.decoding import Malformed, read_bounded
+from colablock._records import dataclass
 from colablock.environment.record import Row, read_record, recorded_paths, row_differs
 
 if TYPE_CHECKING:

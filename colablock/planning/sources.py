@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from colablock._common.urls import redacted
+from colablock._records import dataclass
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock.errors import FetchFailed, NoSolution
 from colablock.index.candidates import CandidateOrigin, Reason

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING
 
 from colablock._common.text import size_text
 from colablock._common.urls import redacted
+from colablock._records import dataclass
 from colablock.environment.snapshot import Host, Snapshot
 from colablock.errors import NoSolution, Refused, Unmet
 from colablock.planning.plan import Remedy

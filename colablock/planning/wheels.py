@@ -7,13 +7,14 @@ import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
 from colablock._common.archives import UNREADABLE
 from colablock._common.fs import atomic_path, file_digest
+from colablock._records import dataclass
 from colablock.errors import BadDistribution, ColablockError, FetchFailed
 from colablock.index.candidates import CandidateOrigin, File
 from colablock.index.metadata_fetcher import remote_wheel

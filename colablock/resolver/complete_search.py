@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from colablock._records import dataclass
 from colablock.resolver.model import PYTHON
 from colablock.resolver.search_state import Incompatibility, ProjectState, terms_without_other_wants
 

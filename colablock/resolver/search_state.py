@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
+
+from colablock._records import dataclass
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.version import Version

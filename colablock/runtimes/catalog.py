@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from colablock._common.fs import working_folder, write_atomic
 from colablock._common.ownership import require_trusted
 from colablock._common.toml import read_text_file
+from colablock._records import dataclass
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.environment.accelerator import Accelerator, cuda_of_driver
 from colablock.environment.markers_and_tags import environment_for

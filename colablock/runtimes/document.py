@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
 from colablock._common.limits import SHOWN
+from colablock._records import dataclass
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name, is_normalized_name
 from colablock.environment.direct_url import from_freeze
 from colablock.environment.markers_and_tags import environment_for

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from colablock._common.decoding import read_bounded
 from colablock._common.fs import write_atomic
 from colablock._common.limits import RUN_FILE
 from colablock._common.plain_values import from_plain
+from colablock._records import dataclass
 from colablock.errors import InvalidInput
 from colablock.training.receipts import (
     STALE,

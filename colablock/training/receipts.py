@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from colablock._common.decoding import read_bounded
 from colablock._common.fs import write_atomic
 from colablock._common.limits import RUN_FILE
 from colablock._common.plain_values import from_plain
+from colablock._records import dataclass
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.environment.accelerator import Accelerator
 from colablock.errors import InvalidInput

@@ -6,7 +6,7 @@ import filecmp
 import importlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from colablock._common.fs import make_private
 from colablock._common.reporter import Reporter
 from colablock._common.text import count
+from colablock._records import dataclass
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._version import __version__
 from colablock.environment.removable import link_above, packages_of_nobody

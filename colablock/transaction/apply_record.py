@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, field, fields
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from colablock._common.fs import expanded, locked_file, machine_error, make_priv
 from colablock._common.limits import RUN_FILE
 from colablock._common.ownership import require_trusted
 from colablock._common.plain_values import from_plain
+from colablock._records import dataclass
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.errors import InvalidInput, NotFound, Unmet
 from colablock.planning.plan import Target

@@ -15,11 +15,11 @@ import os
 import shutil
 import stat
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 from colablock._common.fs import replace_file, sync
+from colablock._records import dataclass
 
 __all__ = [
     "TEMPORARY",

@@ -11,13 +11,13 @@ import time
 import zipfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
 
 from colablock._common.archives import open_zip
 from colablock._common.fs import free_space
 from colablock._common.text import size_text
+from colablock._records import dataclass
 from colablock.environment.record import Row, readable_rows, recorded_paths
 from colablock.environment.snapshot import Installed, Snapshot
 from colablock.errors import Unmet

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from colablock._records import dataclass
 from colablock.environment.dependency_graph import Demand, DependencyGraph
 from colablock.transaction.history import differences
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from heapq import heapify, heappop, heappush
 from itertools import chain
 from pathlib import Path
 
+from colablock._records import dataclass
 from colablock.environment.record import readable_rows, recorded_paths
 from colablock.environment.removable import own_files, removable_rows, removal_hint
 from colablock.environment.site import Site, is_state_path

@@ -10,10 +10,11 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from colablock._common.decoding import Malformed, decode, is_plain_name, read_bounded
+from colablock._records import dataclass
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.environment.site import JOURNAL, Site, SiteBounds
 from colablock.errors import InvalidInput, NotFound, Refused

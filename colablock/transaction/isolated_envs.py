@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,6 +36,7 @@ from colablock._common.process import quiet_python, run_uv
 from colablock._common.reporter import Reporter
 from colablock._common.scratch import scratch_folder
 from colablock._common.text import count
+from colablock._records import dataclass
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.environment.snapshot import installed_versions
 from colablock.errors import InvalidInput, NotFound, Refused, Unmet

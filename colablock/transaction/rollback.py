@@ -6,7 +6,7 @@ import importlib
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from pathlib import Path
 from colablock._common.fs import make_private
 from colablock._common.reporter import Reporter
 from colablock._common.text import count
+from colablock._records import dataclass
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.environment.dependency_graph import unmet_text
 from colablock.environment.site import Site, SiteBounds, check_state

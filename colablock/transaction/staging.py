@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colablock._common.fs import file_digest, make_private
 from colablock._common.reporter import Reporter
 from colablock._common.text import count
+from colablock._records import dataclass
 from colablock._vendor.packaging.direct_url import ArchiveInfo, DirectUrl
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.environment.record import Row, read_record, recorded_paths

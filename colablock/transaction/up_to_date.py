@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colablock._common.fs import file_digest
+from colablock._common.scratch import sweep
 from colablock.environment.site import is_unfinished
 from colablock.environment.snapshot import installed_versions
 from colablock.errors import InvalidInput
@@ -33,6 +34,7 @@ def up_to_date_report(options: ApplyOptions, environ: Mapping[str, str]) -> Repo
     """Return the report of the last apply if the request and the state on disk are the same, else None.
 
     Names and versions are read from directory names, without a solve, the network or metadata files.
+    Temporary folders that a killed call has left are removed.
     """
     matrix = find_matrix(options.name, environ=environ)
     last = applied.load(matrix.name, applied.home_folder(environ))
@@ -48,6 +50,7 @@ def up_to_date_report(options: ApplyOptions, environ: Mapping[str, str]) -> Repo
         return None
     if not report.passed:
         return None
+    sweep()  # a call that has something to do sweeps when it opens its session
     # A process that had loaded the old modules still has them.
     waits = report.needs_restart and last.process == os.getpid()
     restart = report.restart if waits else ()

@@ -11,11 +11,12 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from colablock._common.process import safe_umask
 from colablock._common.text import printable
+from colablock._records import dataclass
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.environment.record import Row, hash_text, write_record
 from colablock.errors import BadDistribution

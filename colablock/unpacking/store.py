@@ -18,7 +18,7 @@ import os
 import shutil
 import stat
 import weakref
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ from colablock._common.decoding import Malformed, decode, encode, read_bounded
 from colablock._common.fs import NEW, file_digest, is_same_disk, make_private, open_locked, write_private
 from colablock._common.limits import UNPACKED_MANIFEST
 from colablock._common.process import safe_umask
+from colablock._records import dataclass
 from colablock.errors import BadDistribution
 from colablock.index.wheel_check import RULES
 from colablock.network.cache import MANIFEST, UNPACKED

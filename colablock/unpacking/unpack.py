@@ -11,13 +11,14 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import IO, NamedTuple
 
 from colablock._common.archives import UNREADABLE, open_zip
 from colablock._common.process import safe_umask
 from colablock._common.text import printable
+from colablock._records import dataclass
 from colablock.environment.record import HASHES, Row, digest, hash_text, read_record
 from colablock.environment.site import STATE, is_state_path
 from colablock.errors import BadDistribution

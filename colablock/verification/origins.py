@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
 
 from colablock._common.decoding import Malformed, read_bounded
+from colablock._records import dataclass
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.environment.record import readable_rows
 

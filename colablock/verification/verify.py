@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from colablock._common.process import last_lines
 from colablock._common.reporter import Reporter
 from colablock._common.scratch import scratch_folder
 from colablock._common.text import count
+from colablock._records import dataclass
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion
 from colablock.environment.dependency_graph import DependencyGraph, UnmetRequirement, newly_unmet, unmet_text

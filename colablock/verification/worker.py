@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from importlib import resources
 from pathlib import Path
 from tempfile import mkdtemp
@@ -20,6 +20,7 @@ from colablock._common.decoding import Malformed, decode
 from colablock._common.limits import ARGUMENT, WORKER_ANSWER
 from colablock._common.process import exit_words, kill_session, last_lines, source_command, start_session
 from colablock._masking import masked
+from colablock._records import dataclass
 from colablock.environment.accelerator import NF4_ON_CPU
 
 __all__ = ["Child", "Job", "JobResult", "RunningCommand", "is_python", "run_jobs"]

@@ -69,6 +69,17 @@ def test_an_up_to_date_apply_is_reported_as_unchanged(applied: ApplyOptions) -> 
     assert (report.changed, report.needs_restart, report.seconds) == (False, False, 0.0)
 
 
+def test_an_up_to_date_apply_removes_what_a_killed_one_has_left(
+    applied: ApplyOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    left = tmp_path / "colablock-tmp-abcd1234"
+    left.mkdir(mode=0o700)
+    (left / "demo-1.0-py3-none-any.whl").touch()
+    assert up_to_date_report(applied, os.environ) is not None
+    assert not left.exists()
+
+
 def test_a_changed_environment_is_not_up_to_date(applied: ApplyOptions, tmp_path: Path) -> None:
     (tmp_path / "site" / "demo-1.0.dist-info").rename(tmp_path / "site" / "demo-2.0.dist-info")
     assert up_to_date_report(applied, os.environ) is None
