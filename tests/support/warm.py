@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import array
 import atexit
+import gc
 import importlib
 import json
 import os
+import pkgutil
 import signal
 import socket
 import subprocess
@@ -21,19 +23,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
+import colablock
+
 __all__ = ["become", "load", "run_warm"]
 
-#: What a command that applies something loads.
-LOADED = (
-    "colablock.cli.main",
-    "colablock.cli.apply",
-    "colablock.display.plan_view",
-    "colablock.display.report_view",
-    "colablock.display.text",
-    "colablock.operations.apply",
-    "colablock.operations.plan",
-    "colablock.transaction.up_to_date",
-)
+#: Modules that no command of this process loads: scripts for other interpreters, and the start of a process.
+NOT_LOADED = ("colablock.__main__", "colablock._vendor.", "colablock.training.scripts.")
 AT_START = ("PYTHON", "LANG", "LC_", "TZ", "LD_", "MALLOC_")
 Result = tuple[int, str, str]
 
@@ -109,8 +104,10 @@ class _Server:
 
 def load() -> None:
     """Import what commands load, so that a process forked from this one has it."""
-    for name in LOADED:
-        importlib.import_module(name)
+    for module in pkgutil.walk_packages(colablock.__path__, "colablock."):
+        if not module.name.startswith(NOT_LOADED):
+            importlib.import_module(module.name)
+    gc.freeze()  # no collection of a fork goes through all that again
 
 
 def _serve(told: socket.socket) -> None:
