@@ -44,7 +44,7 @@ def setting_for(
     runner: str,
     *,
     processes: int = 1,
-    shards: int = 1,
+    shards: int | None = None,
     workarounds: frozenset[str] = frozenset(),
 ) -> Setting:
     """Return the setting of `estimate` for a run on *cards*; without cards, on the CPU."""
@@ -69,15 +69,14 @@ def usable_memory(card: Card) -> int:
 class CardChoice:
     """The chosen cards, by index and as values, with the estimate for a process and the findings.
 
-    *shards* is the number of parts of the model, which are on as many ranks; 1 if each rank has the whole.
+    *shards* is the number of parts of the model, which are on as many ranks; None if each rank has the whole.
     """
 
     indices: tuple[int, ...]
     cards: list[Card]
     estimate: Estimate | None
     findings: tuple[Finding, ...]
-    shards: int = 1
-    is_sharded: bool = False  # also with one shard, in a process that goes on alone
+    shards: int | None = None
     not_sharded: Finding | None = None  # why the model is not, although a card does not hold it
 
 
@@ -100,7 +99,7 @@ class CardCase:
     keeps_shards: bool = False
     has_tokens: bool = False  # *config* has the length of the longest row
 
-    def setting(self, shape: ModelShape, cards: list[Card], shards: int = 1) -> Setting:
+    def setting(self, shape: ModelShape, cards: list[Card], shards: int | None = None) -> Setting:
         """Return the setting for the chosen *cards*."""
         return setting_for(
             shape,
@@ -168,7 +167,7 @@ class CardCase:
             findings.append(obstacle)
         elif shards > 1:
             findings.append(_shard_note(shards, found, on="cards" if usable else "processes"))
-        return self._choice(usable, found, findings, shards, is_sharded=True)
+        return self._choice(usable, found, findings, shards)
 
     def _shared(
         self, shape: ModelShape, usable: list[int], whole: Estimate, alone: CardChoice
@@ -182,7 +181,7 @@ class CardCase:
         fits_alone = alone.estimate is not None and alone.estimate.total <= self._room(list(alone.indices))
         if obstacle is None and (found.total <= room or not fits_alone):
             findings.append(_shard_note(shards, found, whole, on="cards"))
-            return self._choice(usable, found, findings, shards, is_sharded=True)
+            return self._choice(usable, found, findings, shards)
         if fits_alone or obstacle is None:
             return None
         return replace(alone, not_sharded=_no_shard_note(shards, found, room, obstacle))
@@ -197,7 +196,7 @@ class CardCase:
     def _cards(self, chosen: list[int]) -> list[Card]:
         return [self.machine.cards[at] for at in chosen]
 
-    def _estimate(self, shape: ModelShape, chosen: list[int], shards: int = 1) -> Estimate:
+    def _estimate(self, shape: ModelShape, chosen: list[int], shards: int | None = None) -> Estimate:
         return estimate(self.config, shape, self.setting(shape, self._cards(chosen), shards))
 
     def _choice(
@@ -205,9 +204,7 @@ class CardCase:
         chosen: list[int],
         found: Estimate | None,
         findings: list[Finding],
-        shards: int = 1,
-        *,
-        is_sharded: bool = False,
+        shards: int | None = None,
     ) -> CardChoice:
         return CardChoice(
             indices=tuple(chosen),
@@ -215,7 +212,6 @@ class CardCase:
             estimate=found,
             findings=tuple(findings),
             shards=shards,
-            is_sharded=is_sharded,
         )
 
 

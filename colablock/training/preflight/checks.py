@@ -167,7 +167,7 @@ def check_run(  # noqa: PLR0917 - each has its own type
         attention=attention,
         cards=choice.indices,
         config=config,
-        is_sharded=choice.is_sharded,
+        is_sharded=choice.shards is not None,
     )
 
 
@@ -290,13 +290,14 @@ def _memory_findings(
     machine, cards = case.machine, choice.cards
     setting = case.setting(shape, cards, choice.shards)
     room = min((usable_memory(card) for card in cards), default=machine.ram_free)
-    of_card = "each card's memory" if choice.shards > 1 else "the card's memory"
+    shards = choice.shards or 1
+    of_card = "each card's memory" if shards > 1 else "the card's memory"
     where = of_card if cards else "memory"
     if not shape.is_known:
         what = f"the estimate assumes that the layers of `{shape.model_type}` are like Llama's"
         yield Finding(level=Level.NOTE, what=what)
-    if choice.shards > 1:
-        where += f" if it is sharded over {count(choice.shards, 'card')}"
+    if shards > 1:
+        where += f" if it is sharded over {count(shards, 'card')}"
     rows = f" for rows of at most {case.config.sequence_len:,} tokens" if case.has_tokens else ""
     needed = (
         f"the run needs about {memory_text(found.total)} of {where}{rows}, and {memory_text(room)} are free"
@@ -312,7 +313,8 @@ def _memory_findings(
         if changes:
             fixes.append(f"it fits with {', or '.join(changes)}")
         elif not fixes:
-            kind = ("more cards, or cards" if choice.shards > 1 else "a card") if cards else "a machine"
+            of_card = "more cards, or cards" if shards > 1 else "a card"
+            kind = of_card if cards else "a machine"
             lowest = memory_text(least_estimate(case.config, shape, setting).total)
             fixes.append(
                 f"use a smaller model, or {kind} with more than {lowest} (the lowest estimate for this model)"

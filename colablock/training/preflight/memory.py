@@ -216,7 +216,8 @@ class Setting:
     """What memory depends on besides the config and the model.
 
     *attention* is that of `Preflight`.  *has_fused_attention* is true if sdpa has a kernel that
-    does not store the scores.  *shards* is the number of ranks that share one model.
+    does not store the scores.  *shards* is the number of ranks that share one model;
+    None if each has its own.
     """
 
     precision: Precision
@@ -224,7 +225,7 @@ class Setting:
     attention: str = "sdpa"
     has_fused_attention: bool = True
     processes: int = 1
-    shards: int = 1
+    shards: int | None = None
     on_card: bool = True
 
     @property
@@ -278,7 +279,7 @@ def estimate(config: TrainConfig, shape: ModelShape, setting: Setting) -> Estima
     kept = (tokens * shape.hidden * s if config.gradient_checkpointing else layer) * shape.layers
     working = (layer if config.gradient_checkpointing else 0) + _layer_working(config, shape, setting, s)
     loss = _loss(shape, setting, tokens, s)
-    if setting.shards > 1:
+    if setting.shards is not None:
         own = _sharded(config, shape, setting, adapters=adapters, residual=s)
     else:
         own = {
@@ -297,7 +298,7 @@ def estimate(config: TrainConfig, shape: ModelShape, setting: Setting) -> Estima
     parts["slack"] = allocated * COEFFICIENTS.slack
     parts["context"] = COEFFICIENTS.context if on_card else COEFFICIENTS.interpreter
     if setting.processes > 1 and on_card:
-        is_shared = setting.shards > 1
+        is_shared = setting.shards is not None
         parts["context"] += COEFFICIENTS.exchange_of_shards if is_shared else COEFFICIENTS.exchange
     return Estimate(parts={name: round(size) for name, size in parts.items()})
 
@@ -306,7 +307,7 @@ def _sharded(
     config: TrainConfig, shape: ModelShape, setting: Setting, *, adapters: int, residual: int
 ) -> dict[str, float]:
     """Return what a rank has of the model, its adapters and their optimizer states; see the docstring."""
-    c, n = setting.precision.size, setting.shards
+    c, n = setting.precision.size, setting.shards or 1
     size = _adapter_size(config, shape, setting)
     is_quantized = _is_quantized(config, shape)
     weight, constants = (_PACKED, _CONSTANTS) if is_quantized else (c, 0)
@@ -317,7 +318,7 @@ def _sharded(
         "weights": shape.linear_parameters * (weight / n + constants),
         "embeddings": shape.embedding_parameters * residual / n,
         "adapters": adapters * size / n,
-        "gradients": adapters * (size / n + (c if adds_up else 0)),
+        "gradients": adapters * (size / n + (4 if adds_up else 0)),  # added up in float32
         "optimizer": adapters * _state_bytes(config.optimizer, size) / n,
         "gathered": head + COEFFICIENTS.gathered_layers * layer,
     }
@@ -328,7 +329,7 @@ def held_in_memory(config: TrainConfig, shape: ModelShape, setting: Setting, *, 
     c = setting.precision.size
     if not _is_quantized(config, shape):
         return shape.parameters * c  # one process of the host reads them
-    parts = shape.linear_parameters * _PACKED * processes / setting.shards
+    parts = shape.linear_parameters * _PACKED * processes / (setting.shards or 1)
     return round(parts + processes * shape.embedding_parameters * c)
 
 

@@ -22,7 +22,7 @@ def loading_findings(
     setting: Setting,
     *,
     processes: int,
-    shards: int,
+    shards: int | None,
 ) -> Iterator[Finding]:
     """Yield whether the machine has enough memory to load the model, in *processes* of this host.
 
@@ -35,7 +35,7 @@ def loading_findings(
         f"{'each process' if processes > 1 else 'a process'} needs {memory_text(_PROCESS_RAM)} and the size "
         "of the largest tensor"
     )
-    if shards > 1:
+    if shards is not None:
         whole = held_in_memory(config, shape, setting, processes=processes)
         ram += whole
         why += f", and the model has {memory_text(whole)} before each card takes its part"
@@ -47,7 +47,7 @@ def loading_findings(
             why=why,
             fix="free memory (restarting a kernel frees its own), or use a runtime with more memory",
         )
-    elif shards > 1:
+    elif shards is not None:
         what = f"loading the model needs about {memory_text(ram)} of this host's memory"
         yield Finding(level=Level.NOTE, what=what, why=why)
 

@@ -78,17 +78,17 @@ def check(cards: list[Any], **asked: Any) -> Any:
 @pytest.mark.parametrize(
     ("cards", "asked", "words"),
     [
-        ([RTX_4090] * 2, {}, ("28.2 GiB of each card's memory if it is sharded over 2 cards", "23.3 GiB")),
+        ([RTX_4090] * 2, {}, ("29.5 GiB of each card's memory if it is sharded over 2 cards", "23.3 GiB")),
         (
             [RTX_4090] * 4,
             {"sequence_len": 8192},
-            ("sharded over 4 cards", "it fits with `sequence_len: 3584`"),
+            ("sharded over 4 cards", "it fits with `sequence_len: 2944`"),
         ),
-        ([T4] * 2, {}, ("would need about 29.9 GiB of each, but a model is not sharded in fp16",)),
+        ([T4] * 2, {}, ("would need about 31.2 GiB of each, but a model is not sharded in fp16",)),
         (
             [RTX_4090] * 4,
             {"optimizer": "paged_adamw_8bit"},
-            ("about 18.2 GiB of each", "set `optimizer: adamw_torch`, so that the model can be sharded"),
+            ("about 19.5 GiB of each", "set `optimizer: adamw_torch`, so that the model can be sharded"),
         ),
         (
             [RTX_4090] * 4,
