@@ -135,5 +135,5 @@ def _next_commands(listed: list[Listed], output: Path, name: str) -> Iterator[st
     shown = name if listed and _is_at(listed[0], output) else shlex.quote(str(output))
     newest = max(runtimes(), key=lambda runtime: (runtime.date, runtime.name))
     yield f"colablock lock {shown} --all"
-    yield f"colablock check {shown}"
+    yield f"colablock check {shown} --update"
     yield f"colablock plan {shown} --runtime {newest.name}"

@@ -130,8 +130,10 @@ def _show_plan(call: Call, plan: Plan, console: Console) -> None:
     """Write *plan*, and how the rest of it is shown."""
     from colablock.display.plan_view import plan_document
     from colablock.display.text import render
-    from colablock.display.view import Document, Note
+    from colablock.display.view import Document, Note, one_line
 
+    if plan.shadow is not None and one_line(plan.shadow) in call.told:
+        plan = replace(plan, shadow=None)
     render(plan_document(plan), console, verbose=call.args.verbose)
     if not call.args.verbose and call.shell is None and (plan.steps or plan.kept):
         text = "`--verbose` lists every distribution, with its whole reason and its file"

@@ -148,7 +148,9 @@ class PlannedChange:
             asker = self._named(parent.name) or parent.path
             asker = "`--with`" if asker.startswith("with: ") else asker
             asked = f"{asker} asks for {parent.requirement}"
-            if not any(line.endswith(f": {asked}") for line in lines):  # the reason of its step
+            reasons = (f": {asked}", f": {asker} needs {parent.requirement}")
+            said = (line.endswith(reasons) or f": {asked}: " in line for line in lines)
+            if not any(said):  # the reason of its step
                 lines.append(asked)
         chain = self._chain(name)
         if len(chain) > _PAIR:

@@ -149,7 +149,8 @@ def changes_to_undo(site: Site, *, to_first: bool = False) -> tuple[Change, ...]
 
 
 def _nothing(site: Site) -> NotFound:
-    return NotFound(f"there is nothing to undo: colablock has not changed `{site.prefix}`")
+    hint = "An isolated environment has changed nothing else: `colablock env list` lists them"
+    return NotFound(f"there is nothing to undo: colablock has not changed `{site.prefix}`", hint=hint)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -132,7 +132,7 @@ def test_new_prints_the_file_and_the_next_steps(
         "\n"
         "Next, after you have filled in every `why`:\n"
         "  colablock lock my-stack --all\n"
-        "  colablock check my-stack\n"
+        "  colablock check my-stack --update\n"
         "  colablock plan my-stack --runtime colab-2026.08-gpu\n"
     )
 
@@ -156,12 +156,12 @@ def test_shadowing_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["notes"] == [
         "the name `qlora-2026` refers to `matrices/qlora-2026.toml`, which is found first"
     ]
-    assert found["next"][1] == "colablock check more/qlora-2026.toml"
+    assert found["next"][1] == "colablock check more/qlora-2026.toml --update"
 
 
 def test_a_file_name_other_than_the_matrix_name_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
     new("mine", "--output", "matrices/yours.toml", "--json")
-    assert json.loads(capsys.readouterr().out)["next"][1] == "colablock check matrices/yours.toml"
+    assert json.loads(capsys.readouterr().out)["next"][1] == "colablock check matrices/yours.toml --update"
 
 
 # --- what is refused ---------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from colablock._vendor.packaging.pylock import Pylock
 from colablock.cli.main import main
 from colablock.errors import ExitCode
 from tests.support.fixtures import venv_fixture, world_fixture
-from tests.support.paths import DATA
+from tests.support.paths import DATA, ROOT
 from tests.support.recorded_index import RecordedIndex
 from tests.support.runtime import Stub, Venv, find_python, make_venv
 from tests.support.server import JSON, Fault
@@ -406,6 +406,14 @@ def test_run_says_that_a_rollback_has_taken_the_stack_away(world: World, venv: V
     assert said.startswith("note: the stack of `twin` has changed since it was proven: ")
     assert said.endswith(f"`colablock apply {twin}` restores it")
     assert "shapes" in said
+
+
+def test_the_note_about_a_copy_of_a_shipped_matrix_is_said_once(today: World, tmp_path: Path) -> None:
+    (tmp_path / "matrices").mkdir()
+    shutil.copy(ROOT / "matrices/qlora-2026.toml", tmp_path / "matrices")
+    for more in ((), ("--quiet",)):  # it is in the plan where the progress does not show it
+        done = today.run("plan", "qlora-2026", "--runtime", "colab-2026.08-gpu", *more, cwd=tmp_path)
+        assert " ".join(f"{done.err}{done.out}".split()).count("a copy of the shipped qlora-2026") == 1, more
 
 
 def test_a_note_of_the_plan_is_said_once(world: World, tmp_path: Path) -> None:

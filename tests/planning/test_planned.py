@@ -69,8 +69,8 @@ REASONS = {
     ),
     "a dependency": (
         ("harmless", "tints"),
-        ["colours 1.0 asks for tints", "chain: harmless -> shapes 2.0 -> colours 1.0 -> tints 1.0"],
-        [],
+        ["colours 1.0 needs tints", "chain: harmless -> shapes 2.0 -> colours 1.0 -> tints 1.0"],
+        ["asks for tints"],  # in other words once more
     ),
     "what is not concerned": (("harmless", "numpy"), ["is installed, and this plan does not concern it"], []),
     "the kernel as target": (
@@ -155,7 +155,7 @@ NOT = {
     "a conflict": (("harmless", "grey"), ["`grey` cannot be added: no candidate fits `colours>=5`"], ["+ "]),
     "another version": (
         ("harmless", "tints<1"),
-        ["colours 1.0 asks for tints", "tints 1.0 -> 0.5"],
+        ["colours 1.0 needs tints", "tints 1.0 -> 0.5"],
         ["nothing"],
     ),
     "harm in the kernel": (
@@ -195,7 +195,7 @@ def test_unknown_names_have_a_hint(world: World) -> None:
     assert caught.value.hint == "did you mean `numpy`?"
     with pytest.raises(NotFound) as caught:
         told(world, "harmless", "xyzzy")
-    assert caught.value.hint == "`colablock why harmless --not xyzzy`"
+    assert caught.value.hint == "`colablock why harmless --not xyzzy` says what adding it would change"
     with pytest.raises(InvalidInput, match="not a valid requirement"):
         told(world, "harmless", absent="!!")
 
