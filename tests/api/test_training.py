@@ -16,7 +16,7 @@ import pytest
 
 import colablock
 from colablock.api.training import Run
-from colablock.errors import ColablockError, InvalidConfig, NotFound, Refused, TrainingFailed
+from colablock.errors import ColablockError, InvalidConfig, InvalidInput, NotFound, Refused, TrainingFailed
 from colablock.training.find_or_start import NamedRun
 from colablock.training.receipts import Receipt
 from colablock.training.runs.summary import watch
@@ -245,6 +245,7 @@ def test_several_files_and_launcher_arguments_are_accepted(applied: Bench) -> No
         "tiny",
         quiet=True,
         launch_arguments=["--num_cpu_threads_per_process", "3"],
+        shard="none",
         **asked(applied, dataset=[applied.data, str(other)]),
     )
     assert run.record is not None
@@ -260,6 +261,8 @@ def test_invalid_calls_raise(applied: Bench) -> None:
         colablock.train("another", quiet=True, **asked(applied))
     with pytest.raises(Refused, match="needs a card"):
         colablock.train("tiny", quiet=True, **asked(applied, optimizer="paged_adamw_8bit"))
+    with pytest.raises(InvalidInput, match="`tensor` is not a way to shard a model"):
+        colablock.train("tiny", quiet=True, shard="tensor", **asked(applied))
     with pytest.raises(NotFound, match="there are no runs"):
         colablock.attach()
     assert colablock.runs() == []

@@ -303,3 +303,36 @@ def test_the_job_file_has_everything_for_the_shim(bench: Bench) -> None:
     told = json.loads(folder.job_file.read_text())
     assert (told["save_steps"], told["save_seconds"]) == (3, 1e9)  # the user's own interval, and no clock
     end_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "recomputes"),
+    [({}, True), ({"lora_dropout": 0.1}, False), ({"gradient_checkpointing": False}, False)],
+)
+def test_a_sharded_run_is_launched_with_every_argument(
+    bench: Bench, changes: dict[str, Any], recomputes: bool
+) -> None:
+    shards = {"reshard_after_forward": False, "transformer_layer_cls_to_wrap": "OneLayer,OtherLayer"}
+    config = bench.config(fsdp_config=shards, fsdp_version=2, **changes)
+    folder = bench.begin(bench.job(config=config, processes=2, is_sharded=True))
+    end_of(folder)  # the stand-in of accelerate does not shard
+    record, job = read_record(folder), json.loads(folder.job_file.read_text())
+    assert (record.is_sharded, record.processes) == (True, 2)
+    command = " ".join(record.command)
+    assert "--use_fsdp --fsdp_version 2" in command
+    assert "--fsdp_transformer_layer_cls_to_wrap OneLayer,OtherLayer" in command
+    assert "--fsdp_reshard_after_forward false" in command
+    assert f"--fsdp_activation_checkpointing {str(recomputes).lower()}" in command
+    assert "--multi_gpu" not in command
+    assert (job["shards"], job["shards_recompute"]) == (True, recomputes)
+    assert job["mends"] == ["fsdp-on-cpu"]
+    assert (folder.path / "accelerate.yaml").read_text().count("FSDP") == 1
+
+
+def test_axolotl_shards_by_itself(bench: Bench) -> None:
+    job = bench.job(runner="axolotl", processes=2, is_sharded=True)
+    folder = bench.begin(job)
+    end_of(folder)
+    assert "--use_fsdp" not in read_record(folder).command
+    assert "fsdp_version: 2" in folder.config_file.read_text()
+    assert json.loads(folder.job_file.read_text())["shards"] is True
