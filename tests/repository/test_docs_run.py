@@ -173,7 +173,8 @@ def reader_in(folder: Path, place: Place, group: Group) -> Iterator[Reader]:
         (venv.folder / "bin" / name).chmod(0o755)
     (venv.folder / "bin" / "uv").symlink_to(uv.find_uv_bin())
     write_files(folder / "files", place, group)
-    index = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(place.wheels)}
+    # What pip installs is compiled as it is imported: most of it never is.
+    index = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(place.wheels), "PIP_COMPILE": "0"}
     if group.small:
         index = {"COLABLOCK_DEFAULT_INDEX": place.small.url, "PIP_INDEX_URL": place.small.url}
     environ = place.world.environ(
