@@ -19,10 +19,16 @@ __all__ = [
     "current_shell",
     "in_colab",
     "in_notebook",
+    "modules_of_kernel",
     "versions_when_loaded",
 ]
 
 N = TypeVar("N", bound=str)
+M = TypeVar("M")
+
+# `distutils-precedence.pth` of setuptools loads it whenever Python starts.  It only finds `distutils`, in
+# whichever setuptools is installed then.
+_AT_START = frozenset({"_distutils_hack"})
 
 
 class Publisher(Protocol):
@@ -77,6 +83,14 @@ def in_colab(environ: Mapping[str, str] = os.environ) -> bool:
 
 # The version that was installed when a module was seen first, by module; it ends with the kernel.
 _SEEN: dict[str, tuple[int, str]] = {}
+
+
+def modules_of_kernel(modules: Mapping[str, M]) -> dict[str, M]:
+    """Return a copy of *modules*, without those that every Python loads at its start.
+
+    It is a copy because another thread may import at the same time.
+    """
+    return {name: module for name, module in dict(modules).items() if name not in _AT_START}
 
 
 def versions_when_loaded(

@@ -25,7 +25,7 @@ from colablock.environment import _probe
 from colablock.environment.accelerator import Accelerator, detect
 from colablock.environment.direct_url import archive_sha256, editable_folder, read_direct_url
 from colablock.environment.markers_and_tags import Environment
-from colablock.environment.notebook_host import versions_when_loaded
+from colablock.environment.notebook_host import modules_of_kernel, versions_when_loaded
 from colablock.environment.probe import AnswerStore, ask_interpreter
 from colablock.environment.record import readable_rows
 from colablock.environment.requirements import applies, parse_requirement, same_version, version_of
@@ -175,7 +175,7 @@ def take_snapshot(
     *loaded_modules* is ``sys.modules`` if this process is the kernel of the notebook,
     else None.  The accelerator is detected unless it is given.
     """
-    modules = dict(loaded_modules or {})  # a copy, because another thread may import at the same time
+    modules = modules_of_kernel(loaded_modules or {})
     snapshot = _assemble(
         _probe.probe(_probe.import_path(environ)),
         environ=environ,

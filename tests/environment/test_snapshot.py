@@ -532,6 +532,17 @@ def loaded_in(site: Path, monkeypatch: pytest.MonkeyPatch, **modules: object) ->
     return {str(name): names for name, names in snapshot.loaded.items()}
 
 
+def test_what_every_python_loads_at_its_start_is_not_loaded_by_the_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else no change of setuptools would do without a restart."""
+    names = ("setuptools", "_distutils_hack")
+    site = build_site(tmp_path / "site", [Stub(name="setuptools", version="65", import_names=names)])
+    both = {name: module(name, site / name / "__init__.py") for name in names}
+    assert loaded_in(site, monkeypatch, _distutils_hack=both["_distutils_hack"]) == {}
+    assert loaded_in(site, monkeypatch, **both) == {"setuptools": ("setuptools",)}
+
+
 def test_a_module_belongs_to_the_owner_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stubs = [
         Stub(name="pillow", version="11", import_names=("PIL",), files={"PIL/Image.py": ""}),
