@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from colablock.training.adapter import adapter_of
 from colablock.training.runs.checkpoints import is_sharded, list_checkpoints, newest_valid, verify_checkpoint
 from colablock.training.runs.folder import RunFolder, State
 from tests.support.reporters import Notes
@@ -57,7 +58,9 @@ def test_all_ranks_end_with_a_clear_word_if_one_is_killed(stack: Stack, cut: Run
     assert not cut.adapter.exists()
 
 
-def test_a_sharded_checkpoint_is_whole_only_with_every_part(cut: RunFolder, tmp_path: Path) -> None:
+def test_a_sharded_checkpoint_is_whole_only_with_every_part(
+    stack: Stack, cut: RunFolder, tmp_path: Path
+) -> None:
     newest = newest_valid(cut.path, Notes())
     assert newest is not None
     assert is_sharded(newest)
@@ -65,6 +68,8 @@ def test_a_sharded_checkpoint_is_whole_only_with_every_part(cut: RunFolder, tmp_
     parts = sorted(name for name in manifest["files"] if name.endswith(".distcp"))
     assert [name.rpartition("/")[2] for name in parts] == ["__0_0.distcp", "__1_0.distcp"] * 2
     assert "adapter_model.safetensors" in manifest["files"]
+    assert adapter_of(cut.path, reporter=Notes()) == newest  # what `generate` and `merge` read
+    assert min(tensors_of(stack, newest)) > 0
     for number, name in enumerate(parts):
         copy = tmp_path / str(number) / newest.name
         shutil.copytree(newest, copy)
