@@ -226,6 +226,10 @@ class _Judged(NamedTuple):
     rejections: Sequence[Callable[[], Rejection]] = ()
 
 
+#: Every file is after the cut-off.  A matrix of the past rejects most, so only a report reads their names.
+_TOO_NEW = _Judged()
+
+
 class _ProjectEvaluator:
     """Evaluates each version of one project once.  May be used by several threads."""
 
@@ -246,7 +250,11 @@ class _ProjectEvaluator:
     def judged(self, version: Version) -> _Judged:
         """Return what comes of one version."""
         known = self._judged.get(version)
-        return known or self._judged.setdefault(version, self._judge(version))
+        if known is None:
+            files = self._listed.read(version)
+            is_too_new = bool(files) and not any(map(self._is_old_enough, files))
+            known = self._judged.setdefault(version, _TOO_NEW if is_too_new else self._judge(version, files))
+        return known
 
     def rejections(self) -> Iterator[Rejection]:
         """Yield the rejections, those without a version first, then those of the newest version."""
@@ -255,11 +263,14 @@ class _ProjectEvaluator:
             if isinstance(found, Rejection):
                 yield found
         for version in self._listed.versions:
-            for rejection in self.judged(version).rejections:
+            judged = self.judged(version)
+            if judged is _TOO_NEW:
+                judged = self._judge(version, self._listed.read(version))
+            for rejection in judged.rejections:
                 yield rejection()
 
-    def _judge(self, version: Version) -> _Judged:
-        named = [_read_name(self._name, file) for file in self._listed.read(version)]
+    def _judge(self, version: Version, files: Iterable[File]) -> _Judged:
+        named = [_read_name(self._name, file) for file in files]
         there = [one for one in named if isinstance(one, _NamedFile) and one.version == version]
         trusted = [one for one in there if one.file.untrusted is None]
         refusals: list[Callable[[], Rejection]] = [

@@ -307,6 +307,9 @@ def _check_version(version: str, url: str) -> None:
         raise FetchFailed(message, url=redacted(url), hint="a newer colablock may read it")
 
 
+_EPOCH = datetime.fromtimestamp(0, timezone.utc)
+
+
 def _moment(text: str | None) -> datetime | None:
     """Return a PEP 700 upload time in UTC; None if it is missing or invalid."""
     if not text:
@@ -316,6 +319,8 @@ def _moment(text: str | None) -> datetime | None:
             head, _, fraction = text.removesuffix("Z").partition(".")
             text = f"{head}.{fraction[:6]:0<6}" if fraction else head
         moment = datetime.fromisoformat(text)
+        if moment.tzinfo is timezone.utc:  # as good as always
+            return moment if moment >= _EPOCH else None
         seconds = (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
         return datetime.fromtimestamp(seconds, timezone.utc) if seconds >= 0 else None
     except (ValueError, OverflowError):
