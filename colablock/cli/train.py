@@ -165,13 +165,17 @@ def _submit(call: Call, config: TrainConfig, versions: Mapping[str, str]) -> int
     """Write the batch script of a run in a stack with *versions*, and submit it."""
     from colablock.deployment.target import is_for_cuda
     from colablock.training.hosts import submit, write_script
-    from colablock.training.start import default_folder
+    from colablock.training.start import default_folder, with_own_folder
+    from colablock.transaction.apply_record import home_folder
 
     args = call.args
+    # The job must not choose another folder than the one with the stop file.
+    folder = default_folder(with_own_folder(config, tuple(args.launch), home_folder(call.environ)))
+    where = [] if args.output_dir else ["--output-dir", str(folder)]
     arguments = [*_flags(args), "--launcher", "slurm", *(["--", *args.launch] if args.launch else [])]
     script = write_script(
-        default_folder(config),
-        [sys.executable, "-m", *_command(args)],
+        folder,
+        [sys.executable, "-m", *_command(args), *where],
         first=["--fresh"] if args.fresh else (),
         arguments=arguments,
         options=args.sbatch,

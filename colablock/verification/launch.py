@@ -35,7 +35,8 @@ class Ranks:
     """The processes of a run: *total*, spread evenly over *hosts*, of which this one has the number *host*.
 
     They meet at *address* and *port*, those of host 0.  None leaves that to accelerate, which a single
-    process needs none of.  *threads_each* is the number of threads of each, if that was given.
+    process needs none of.  *threads_each* is the number of threads of each, if that was given.  With
+    *shares_folder* the hosts work in one output folder.
     """
 
     total: int = 1
@@ -44,6 +45,7 @@ class Ranks:
     address: str | None = None
     port: int | None = None
     threads_each: int | None = None
+    shares_folder: bool = False
 
     @property
     def per_host(self) -> int:

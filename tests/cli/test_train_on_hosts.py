@@ -201,6 +201,19 @@ def test_a_job_that_cannot_be_is_refused(
     assert words in shell.said
 
 
+def test_a_job_keeps_the_folder_that_its_script_stops(shell: CommandLine, commands: Path) -> None:
+    """Without `--output-dir` the name depends on what else has run."""
+    path = {"PATH": f"{commands}:{os.environ['PATH']}"}
+    argv = shell.argv()
+    at = argv.index("--output-dir")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(shell.bench.folder)
+        assert shell(*argv[:at], *argv[at + 2 :], "--launcher", "slurm", "--json", **path) == 0
+    folder = shell.bench.folder / "outputs" / "model-data"
+    assert f"run={folder}\n" in (text := Path(shell.json["script"]).read_text())
+    assert f"--output-dir {folder} " in text
+
+
 def test_without_slurm_the_script_is_written(shell: CommandLine) -> None:
     assert shell.train("--launcher", "slurm", PATH="/nowhere") == 1
     assert "there is no `sbatch` here to submit it with" in shell.said

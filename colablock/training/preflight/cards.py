@@ -84,8 +84,8 @@ class CardChoice:
 class CardCase:
     """The run to find cards for, and what it would run on.
 
-    *ranks* is the number of all ranks, if that was given, and *hosts* that of the hosts.  *keeps_shards* is
-    true for a run that goes on from a sharded checkpoint.
+    *ranks* is the number of all ranks, if that was given, and *hosts* that of the hosts, which may work in
+    one folder (*shares_folder*).  *keeps_shards* is true for a run that goes on from a sharded checkpoint.
     """
 
     config: TrainConfig
@@ -95,6 +95,7 @@ class CardCase:
     workarounds: frozenset[str]
     shard: ShardMode = ShardMode.AUTO
     hosts: int = 1
+    shares_folder: bool = False
     ranks: int | None = None
     keeps_shards: bool = False
     has_tokens: bool = False  # *config* has the length of the longest row
@@ -106,7 +107,7 @@ class CardCase:
             cards,
             self.stack,
             self.runner,
-            processes=self.ranks or len(cards) * self.hosts or 1,
+            processes=self.ranks or max(len(cards), 1) * self.hosts,
             shards=shards,
             workarounds=self.workarounds,
         )
@@ -132,7 +133,7 @@ class CardCase:
             findings.append(Finding(level=Level.NOTE, what=f"not using {others}", why=why))
         roomiest = sorted(usable, key=lambda at: (-usable_memory(cards[at]), at))[:1]
         is_estimated = shape is not None and shape.unsupported is None
-        shards = self.ranks or len(usable) * self.hosts or 1
+        shards = self.ranks or max(len(usable), 1) * self.hosts
         if self.keeps_shards or (self.shard is ShardMode.FSDP and shards > 1):
             return self._sharded(shape if is_estimated else None, shape, usable, findings, shards)
         if self.shard is ShardMode.FSDP:
@@ -188,7 +189,8 @@ class CardCase:
 
     def _obstacle(self, shape: ModelShape | None, usable: list[int]) -> Finding | None:
         cards = self._cards(usable)
-        return shard_obstacle(self.config, shape, cards, self.stack, self.runner, hosts=self.hosts)
+        apart = 1 if self.shares_folder else self.hosts
+        return shard_obstacle(self.config, shape, cards, self.stack, self.runner, hosts=apart)
 
     def _room(self, chosen: list[int]) -> int:
         return min(usable_memory(self.machine.cards[at]) for at in chosen)

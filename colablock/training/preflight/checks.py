@@ -91,6 +91,7 @@ def check_run(  # noqa: PLR0917 - each has its own type
     sizes_batch: bool = False,
     shard: ShardMode = ShardMode.AUTO,
     hosts: int = 1,
+    shares_folder: bool = False,
     ranks: int | None = None,
     keeps_shards: bool = False,
 ) -> Preflight:
@@ -100,7 +101,8 @@ def check_run(  # noqa: PLR0917 - each has its own type
     *workarounds* are those that the run will apply.  *longest* is the number of tokens of the longest
     row, once it is known: the memory is estimated for it if it is less than `sequence_len`.  With
     *sizes_batch* the run takes as many rows at a time as fit on its cards.  *ranks* is the number of all
-    ranks, if that was given, and *hosts* that of the hosts, which have equal cards.  *keeps_shards* is true
+    ranks, if that was given, and *hosts* that of the hosts, which have equal cards, and perhaps one output
+    folder (*shares_folder*).  *keeps_shards* is true
     for a run that goes on from a sharded checkpoint.
     """
     case = CardCase(
@@ -111,6 +113,7 @@ def check_run(  # noqa: PLR0917 - each has its own type
         workarounds=workarounds,
         shard=shard,
         hosts=hosts,
+        shares_folder=shares_folder,
         ranks=ranks,
         keeps_shards=keeps_shards,
         has_tokens=longest is not None,

@@ -56,6 +56,7 @@ class RunCase:
             shard=self.shard,
             keeps_shards=self.keeps_shards,
             hosts=self.ranks.hosts,
+            shares_folder=self.ranks.shares_folder,
             ranks=self.ranks.total if self.ranks.total > self.ranks.hosts else None,
         )
 

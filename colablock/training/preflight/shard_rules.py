@@ -29,10 +29,15 @@ def shard_obstacle(
     *,
     hosts: int = 1,
 ) -> Finding | None:
-    """Return the refusal of a sharded run; None if nothing is in the way."""
+    """Return the refusal of a sharded run; None if nothing is in the way.
+
+    *hosts* is the number of hosts with an output folder of their own.
+    """
     if hosts > 1:
         why = "each host keeps its own part of a checkpoint, and none would have a whole one"
-        fix = "use one host with more cards, or cards that hold the whole model"
+        fix = (
+            "use a job of Slurm, whose hosts share a folder (`--launcher slurm`), or one host with more cards"
+        )
         return _refusal("a model is not sharded over several hosts", why, fix)
     if runner == "unsloth":
         return _refusal("Unsloth cannot shard a model", "it trains with the whole model on each card", _TRL)

@@ -80,6 +80,7 @@ def ranks_of(processes: int, extra: Sequence[str] = ()) -> Ranks:
         address=given.main_process_ip,
         port=given.main_process_port,
         threads_each=given.num_cpu_threads_per_process,
+        shares_folder=TASK in extra,
     )
 
 

@@ -67,7 +67,9 @@ def check(cards: list[Any], **asked: Any) -> Any:
     asked = dict(asked)
     model, runner, ram = asked.pop("model", "70B"), asked.pop("runner", "trl"), asked.pop("ram", 500) * GIB
     options = {
-        key: asked.pop(key) for key in ("shard", "hosts", "ranks", "keeps_shards", "stack") if key in asked
+        key: asked.pop(key)
+        for key in ("shard", "hosts", "shares_folder", "ranks", "keeps_shards", "stack")
+        if key in asked
     }
     stack: Stack = options.pop("stack", replace(TODAY, axolotl="0.18.0", unsloth="2026.10.9"))
     shape = asked.pop("shape", SHAPES[model])
@@ -136,6 +138,14 @@ def test_what_cannot_be_sharded_is_refused(asked: Mapping[str, Any], words: str)
     refused = [one for one in found.findings if one.level is Level.REFUSE]
     assert any(words in one.what for one in refused), found.findings
     assert all(one.why and one.fix for one in refused)
+
+
+def test_hosts_that_share_a_folder_shard_a_model() -> None:
+    """As the tasks of a job of Slurm do: two cards on each of two hosts."""
+    found = check([A100_80] * 2, shard=ShardMode.FSDP, hosts=2, shares_folder=True)
+    assert (found.passed, found.is_sharded, found.processes) == (True, True, 2)
+    alone = check([A100_80] * 2, shard=ShardMode.FSDP)
+    assert found.estimate.total < alone.estimate.total
 
 
 def test_the_estimate_falls_with_the_number_of_shards() -> None:
