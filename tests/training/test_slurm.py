@@ -1,6 +1,7 @@
 """A job of a real Slurm in a real stack: `nox -s slurm` installs neither, and applies the stack.
 
-Slurm keeps time limits in minutes and looks at them twice a minute, so this takes five minutes.
+Slurm keeps time limits in minutes, and a job that is queued again waits two, so this takes ten minutes or
+more.
 """
 
 from __future__ import annotations
