@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -490,6 +491,7 @@ def as_values(outcomes: Sequence[Outcome], runs: int, index_url: str | None) -> 
         for outcome in outcomes
     ]
     on = {
+        "date": datetime.now(timezone.utc).date().isoformat(),
         "python": platform.python_version(),
         "machine": platform.machine(),
         "cores": os.cpu_count(),

@@ -550,9 +550,11 @@ def contests_table(results: Mapping[str, Any]) -> str:
     """Return what was measured on, and a row for each contest."""
     on = results["on"]
     where = "a real index" if on["index"] == "named" else "an index on 127.0.0.1"
+    turns = sorted({len(one["ours"]) for one in results["contests"]})
     about = (
-        f"With {where}, Python {on['python']} and {on['cores']} cores of a {on['machine']} machine with a"
-        f" load of {on['load']}: medians of {results['runs']} turns.\n\n"
+        f"On {on['date']}, with {where}, Python {on['python']} and {on['cores']} cores of a {on['machine']}"
+        f" machine with a load of {on['load']}: medians of {' or '.join(map(str, turns))} turns. The rows of"
+        " `apply` have an index on 127.0.0.1.\n\n"
     )
 
     def row(one: Mapping[str, Any]) -> tuple[str, ...]:
