@@ -9,10 +9,12 @@ import lzma
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from colablock._common.limits import ARCHIVE_RATIO_FROM
 from colablock.errors import BadDistribution
 from colablock.index.archive import open_archive
 from tests.support.hostile import INTO, Target, refused
@@ -20,6 +22,7 @@ from tests.support.hostile_wheels import entry
 
 ROOT = "evil-1.0"
 INFO = "Metadata-Version: 2.2\nName: evil\nVersion: 1.0\n"
+BOMB = ARCHIVE_RATIO_FROM + (1 << 20)
 LEAVES = "which leaves the archive"
 
 
@@ -99,9 +102,12 @@ TARS: dict[str, tuple[Callable[[], bytes], str]] = {
     "a device name": (lambda: tar(member(f"{ROOT}/nul.txt")), "not a valid file name on every system"),
     "a deep path": (lambda: tar(member("/".join([ROOT, *["d"] * 80]))), "81 folders"),
     "a huge extended header": (lambda: header_of(20 << 20), "parts of more than 16 MiB"),
-    "a gzip bomb": (lambda: tar(member(f"{ROOT}/zeros", size=200 << 20)), "200 times"),
-    "an xz bomb": (lambda: tar(member(f"{ROOT}/zeros", size=200 << 20), pack=lzma.compress), "200 times"),
-    "a bzip2 bomb": (lambda: tar(member(f"{ROOT}/zeros", size=200 << 20), pack=bz2.compress), "200 times"),
+    "a gzip bomb": (lambda: tar(member(f"{ROOT}/zeros", size=BOMB)), "200 times"),
+    "an xz bomb": (
+        lambda: tar(member(f"{ROOT}/zeros", size=BOMB), pack=partial(lzma.compress, preset=0)),
+        "200 times",
+    ),
+    "a bzip2 bomb": (lambda: tar(member(f"{ROOT}/zeros", size=BOMB), pack=bz2.compress), "200 times"),
     "no archive": (lambda: b"no archive", "cannot be read as an archive"),
     "an empty file": (lambda: b"", "cannot be read as an archive"),
     "half an archive": (lambda: tar(member(f"{ROOT}/x", size=9999))[:-100], "cannot be read as an archive"),
