@@ -305,6 +305,7 @@ def explain(
     from colablock.training.runs.crash import Explanation
 
     show_as(Explanation, explanation_document)
+    register_displays()
     failure = _last_exception() if failure is None else failure
     if isinstance(failure, ColablockError):
         found = explain_error(failure)

@@ -84,9 +84,9 @@ def compared(
     InvalidInput if the committed file cannot be read.
     """
     path = results_path(matrix, folder)
-    committed, before = _read(path), f"`{path}`"
+    committed, before = _read(path), f"those of `{path}`"
     if committed is None:
-        committed, before = _read(results_path(matrix, Path(matrix.source).parent)), "the shipped results"
+        committed, before = _read(results_path(matrix, Path(matrix.source).parent)), "the shipped ones"
     found: tuple[Mapping[str, Any], ...] | None = None
     if imports is not None:
         found = tuple(dict(one) for one in imports)

@@ -98,9 +98,10 @@ def _check(call: Call) -> int:
     if args.json:
         print_json({"checks": [one.facts() for one in checked]}, call.out)
     else:
-        for one in checked:
+        for at, one in enumerate(checked):
+            if at:
+                call.out.print()
             render(check_document(one, updated=args.update), call.out, verbose=args.verbose)
-            call.out.print()
     is_current = args.update or not any(one.drift for one in checked)
     return ExitCode.DONE if is_current else ExitCode.UNMET
 

@@ -142,7 +142,7 @@ def _lines(one: LockResult, *, checked: bool) -> Iterator[str]:
     if one.refusal is not None:
         yield f"no lock      {what}: {one.refusal.splitlines()[0]}"
         return
-    changed = "not current" if checked else "wrote"
+    changed = "wrote" if not checked else "missing" if one.is_new else "not current"
     hosts = f", files from {', '.join(one.hosts)}" if one.hosts else ""
     # The path has the line to itself: it is long, and is copied from here.
     yield f"{changed if one.is_changed else 'up to date':<11}  {one.path}"

@@ -58,7 +58,7 @@ def check_document(checked: MatrixCheck, *, updated: bool = False) -> Document:
         blocks.append(Section(title="Imports", body=(Items(imports),)))
     if not checked.drift:
         dated = f", now with the date of today in `{checked.path}`" if updated else ""
-        text = f"the results are those of {checked.before}{dated}"
+        text = f"the results are {checked.before}{dated}"
         blocks.append(Note(label="unchanged", text=text, tone=Tone.GOOD))
     else:
         drift = "Drift" if not checked.is_first else "Nothing to compare with"

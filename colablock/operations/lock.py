@@ -75,6 +75,7 @@ class LockResult:
     packages: int = 0
     moved: tuple[str, ...] = ()
     is_changed: bool = False
+    is_new: bool = False  # there was no such file
     hosts: tuple[str, ...] = ()  # of the files, sorted
     refusal: str | None = None
 
@@ -340,6 +341,7 @@ def _write(
         packages=len(lock.packages),
         moved=moved,
         is_changed=text != before,
+        is_new=before is None,
         hosts=tuple(sorted(_hosts(lock))),
     )
 

@@ -250,7 +250,7 @@ def test_a_shipped_matrix_is_compared_with_the_shipped_results(world: World, cop
     (copy / "matrices/good.checks.json").rename(shipped / "good.checks.json")
     done = world.run("check", "good", cwd=copy, **variables)
     assert (done.code, list((copy / "matrices").iterdir())) == (ExitCode.DONE, [])
-    assert "unchanged: the results are those of the shipped results of 20" in done.out
+    assert "unchanged: the results are the shipped ones of 20" in done.out
 
 
 def test_without_locks_the_verdict_is_unknown_with_a_hint(world: World, copy: Path) -> None:

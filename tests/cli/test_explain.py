@@ -159,3 +159,11 @@ def test_without_arguments_the_last_exception_counts(monkeypatch: pytest.MonkeyP
         colablock.explain()
     monkeypatch.setattr(sys, "last_value", KeyError("qwen3"), raising=False)
     assert colablock.explain(quiet=True).cause == "unknown-architecture"
+
+
+def test_the_explanation_of_an_own_error_is_shown_as_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It opens no session, which is what tells a notebook how to show values."""
+    told: list[bool] = []
+    monkeypatch.setattr("colablock.api.stack.register_displays", lambda: told.append(True))
+    colablock.explain(InvalidInput("no"), quiet=True)
+    assert told

@@ -98,8 +98,8 @@ def test_first_results_are_no_drift_once_they_are_written() -> None:
 
 
 def test_the_verdict_is_said_also_where_nothing_has_changed() -> None:
-    same = check(outcome("colab-1-cpu", "kernel", "none"), before="the shipped results of 2026-11-29")
-    last = "unchanged: the results are those of the shipped results of 2026-11-29"
+    same = check(outcome("colab-1-cpu", "kernel", "none"), before="the shipped ones of 2026-11-29")
+    last = "unchanged: the results are the shipped ones of 2026-11-29"
     assert to_text(check_document(same)).splitlines()[-1] == last
     dated = " ".join(to_text(check_document(same, updated=True)).split())
     assert dated.endswith(f"{last}, now with the date of today in `{LONG}`")

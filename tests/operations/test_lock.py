@@ -191,6 +191,8 @@ def test_the_versions_of_a_lock_stay_until_they_are_upgraded(world: World) -> No
     checked = world.run("lock", "tiny", "--runtime", "small-1", "--check", "--upgrade")
     assert checked.code == ExitCode.UNMET
     assert "\nnot current  matrices/pylock.tiny" in f"\n{checked.err}"
+    other = world.run("lock", "tiny", "--check", "--python-version", "3.12")
+    assert (other.code, other.err.splitlines()[-2].split()[0]) == (ExitCode.UNMET, "missing")
     assert locked(world) == first
     assert versions(locked(world, "-P", "shapes")) == {**versions(first), "shapes": "2.1"}
     done = world.run("lock", "tiny", "--runtime", "small-1", "--upgrade")
