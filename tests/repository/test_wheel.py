@@ -89,7 +89,7 @@ def test_the_wheel_holds_the_locks_as_one_file(wheel: Path, tmp_path: Path) -> N
 
 
 def test_the_wheel_is_small(wheel: Path) -> None:
-    assert wheel.stat().st_size < 1_550_000  # the locks of eight matrices are 160 kB of it
+    assert wheel.stat().st_size < 1_600_000  # the locks of eight matrices are 160 kB of it
 
 
 def test_the_wheel_holds_the_licences_of_what_is_vendored(names: set[str]) -> None:
