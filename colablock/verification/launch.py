@@ -34,12 +34,14 @@ _HELP = ("--help",)
 class Ranks:
     """The processes of a run: *total*, spread evenly over *hosts*, of which this one has the number *host*.
 
+    *given* is the total that the call asks for; None if it follows from the cards.
     They meet at *address* and *port*, those of host 0.  None leaves that to accelerate, which a single
     process needs none of.  *threads_each* is the number of threads of each, if that was given.  With
     *shares_folder* the hosts work in one output folder.
     """
 
     total: int = 1
+    given: int | None = None
     hosts: int = 1
     host: int = 0
     address: str | None = None

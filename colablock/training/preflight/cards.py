@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from colablock._common.text import memory_text
+from colablock._common.text import count, memory_text
 from colablock.training.preflight.facts import (
     Card,
     Finding,
@@ -117,7 +117,7 @@ class CardCase:
 
         By default, each process holds the whole model.  If the model does not fit on every card, it is
         sharded over all of them.  If that is not possible, one process runs on the card with the most usable
-        memory.
+        memory.  With fewer ranks than cards, these are the cards with the most usable memory.
         """
         cards = self.machine.cards
         usable = [
@@ -131,7 +131,10 @@ class CardCase:
             others = ", ".join(card.name for at, card in enumerate(cards) if at not in usable)
             why = "torch has no kernels for it"
             findings.append(Finding(level=Level.NOTE, what=f"not using {others}", why=why))
-        roomiest = sorted(usable, key=lambda at: (-usable_memory(cards[at]), at))[:1]
+        by_room = sorted(usable, key=lambda at: (-usable_memory(cards[at]), at))
+        roomiest = by_room[:1]
+        if self.ranks:
+            usable = sorted(by_room[: max(1, self.ranks // self.hosts)])
         is_estimated = shape is not None and shape.unsupported is None
         shards = self.ranks or max(len(usable), 1) * self.hosts
         if self.keeps_shards or (self.shard is ShardMode.FSDP and shards > 1):
@@ -220,7 +223,7 @@ class CardCase:
 def _process_note(cards: int, fitting: int, found: Estimate) -> Finding:
     size = memory_text(found.total)
     if fitting == cards:
-        what = f"training with {cards} processes, one for each card"
+        what = f"training with {count(cards, 'process', 'processes')}, one for each card"
         why = f"the whole model fits on each card ({size})"
     else:
         what = f"training with 1 process on 1 of {cards} cards"

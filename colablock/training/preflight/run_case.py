@@ -57,7 +57,7 @@ class RunCase:
             keeps_shards=self.keeps_shards,
             hosts=self.ranks.hosts,
             shares_folder=self.ranks.shares_folder,
-            ranks=self.ranks.total if self.ranks.total > self.ranks.hosts else None,
+            ranks=self.ranks.given,
         )
 
     def check_tokens(self, largest: int) -> None:
@@ -97,8 +97,7 @@ class RunCase:
 
     def ranks_of(self, preflight: Preflight) -> int:
         """Return the number of ranks, on all hosts, of a run that is decided on as *preflight* says."""
-        given = self.ranks.total
-        return given if given > self.ranks.hosts else preflight.processes * self.ranks.hosts
+        return self.ranks.given or preflight.processes * self.ranks.hosts
 
 
 def resumed_mode(asked: str | None, config: TrainConfig, checkpoint: Path | None) -> tuple[ShardMode, bool]:

@@ -75,6 +75,7 @@ def ranks_of(processes: int, extra: Sequence[str] = ()) -> Ranks:
     hosts = max(1, given.num_machines or 1)
     return Ranks(
         total=max(1, given.num_processes or processes * hosts),
+        given=max(1, given.num_processes) if given.num_processes else None,
         hosts=hosts,
         host=given.machine_rank or 0,
         address=given.main_process_ip,

@@ -10,8 +10,11 @@ import pytest
 
 from colablock.training.preflight.checks import check_run
 from colablock.training.preflight.facts import Level, Stack
+from colablock.training.preflight.hub import ModelFacts
 from colablock.training.preflight.memory import Setting, estimate, held_in_memory, runner_profile
+from colablock.training.preflight.run_case import RunCase
 from colablock.training.runs.config import Adapter
+from colablock.training.runs.launch import ranks_of
 from colablock.training.runs.sharding import ShardMode
 from tests.support.training import GIB, OPEN, SHAPES, T4, TODAY, a_card, a_config, a_machine, refusal
 
@@ -46,6 +49,12 @@ CASES: list[tuple[list[Any], Mapping[str, Any], bool, int, bool]] = [
     ([A100_80] * 4, {"adapter": Adapter.LORA}, True, 4, True),
     ([A100_80] * 4, {"runner": "unsloth", "adapter": Adapter.LORA}, False, 1, False),
     ([RTX_4090] * 4, {"runner": "axolotl"}, True, 4, True),
+    ([A100_80] * 2, {"ranks": 1}, True, 1, False),  # as asked for, with one card left over
+    ([RTX_4090] * 4, {"ranks": 1}, False, 1, False),
+    ([RTX_4090] * 4, {"ranks": 1, "shard": ShardMode.FSDP}, False, 1, False),
+    ([A100_40] * 4, {"ranks": 2}, True, 2, True),
+    ([A100_80] * 4, {"ranks": 2, "hosts": 2}, True, 1, False),
+    ([RTX_4090, A100_80], {"ranks": 1}, True, 1, False),
     ([], {"model": "8B", "shard": ShardMode.FSDP, "ranks": 2, "ram": 200}, True, 1, True),
 ]
 
@@ -61,6 +70,34 @@ def test_a_model_is_shared_if_a_card_does_not_hold_it(
         (note,) = (one for one in found.findings if one.what.startswith("sharding the model over"))
         assert "each needs about" in note.why
         assert any("of this host's memory" in one.what for one in found.findings)
+
+
+@pytest.mark.parametrize(
+    ("cards", "extra", "processes"),
+    [
+        (2, "", 2),
+        (2, "--num_processes 1", 1),
+        (4, "--num_machines 2", 8),
+        (4, "--num_machines 2 --num_processes 2", 2),
+        (4, "--num_machines 2 --num_processes 4", 4),
+    ],
+)
+def test_as_many_processes_are_counted_as_start(cards: int, extra: str, processes: int) -> None:
+    case = RunCase(
+        config=a_config(),
+        runner="trl",
+        machine=a_machine(*[A100_80] * cards),
+        workarounds=(),
+        facts=ModelFacts(config=None, access=OPEN),
+        shape=SHAPES["8B"],
+        stack=TODAY,
+        shard=ShardMode.AUTO,
+        keeps_shards=False,
+        ranks=ranks_of(1, extra.split()),
+    )
+    found = case.check()
+    assert case.ranks_of(found) == ranks_of(found.processes, extra.split()).total == processes
+    assert len(found.cards) * case.ranks.hosts == processes
 
 
 def check(cards: list[Any], **asked: Any) -> Any:
