@@ -172,7 +172,8 @@ def test_an_interrupt_leaves_the_run_running(tmp_path: Path, home: Path, environ
             following.send_signal(signal.SIGINT)
             rest = following.stderr.read()
         assert first.startswith(("starting", "step 1/3"))
-        assert "the run continues; `colablock.attach('tiny')` or `colablock runs follow tiny`" in rest
+        assert "the run continues; `colablock.attach('tiny')` or `" in rest
+        assert "colablock runs follow tiny` follows it again" in rest  # called as this command was
         assert following.returncode == 130
         assert not folder.stop_file.exists()
         assert folder.is_alive()
