@@ -41,7 +41,8 @@ def front_door(state: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 odd = _odd_arguments(function, args, kwargs)
                 if not _is_about_arguments(error.__traceback__, has_odd=bool(odd)):
                     raise  # a bug
-                raise _mistake(function, error, odd) from None
+                # What Python refuses has no traceback of ours.  Another error may be a bug: it is kept.
+                raise _mistake(function, error, odd) from (error if odd else None)
 
         return call
 
@@ -64,13 +65,23 @@ def _is_about_arguments(trace: TracebackType | None, *, has_odd: bool) -> bool:
 def _odd_arguments(
     function: Callable[..., object], args: tuple[object, ...], kwargs: Mapping[str, object]
 ) -> list[str]:
-    """Return the arguments of a type that few take, in words."""
+    """Return the arguments of a type that few take, in words.  A mapping or bytes may be secret."""
+    signature = inspect.signature(function)
     try:
-        given = inspect.signature(function).bind(*args, **kwargs).arguments
+        given = signature.bind(*args, **kwargs).arguments
     except TypeError:
         return []
     odd = (int, float, bytes, Mapping, type(None))
-    return [f"`{name}` is `{value!r}`" for name, value in given.items() if isinstance(value, odd)]
+    return [
+        f"`{name}` is `{value!r}`"
+        if value is None or isinstance(value, (int, float))
+        else f"`{name}` is a `{type(value).__name__}`"
+        for name, value in given.items()
+        if isinstance(value, odd)
+        and not isinstance(value, bool)
+        and value != signature.parameters[name].default
+        and signature.parameters[name].kind is not inspect.Parameter.VAR_KEYWORD
+    ]
 
 
 def _mistake(function: Callable[..., object], error: TypeError, odd: list[str]) -> InvalidCall:

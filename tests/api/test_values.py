@@ -61,6 +61,11 @@ MISTAKES = {
     ),
     "lock('x', output=3)": ("`colablock.lock()` cannot use an argument: `output` is `3`", "takes name, "),
     "attach(3)": ("`colablock.attach()` cannot use an argument: `run_id` is `3`", "takes run_id"),
+    "train(7, hub_token='s3cr3t', wandb_key='s3cr3t')": (
+        "cannot use an argument: `name` is `7` (",
+        "takes name",
+    ),
+    "plan(5, quiet=True)": ("cannot use an argument: `name` is `5` (", "takes name"),
 }
 
 
