@@ -100,6 +100,7 @@ def export_lock(
                 names = _listed(str(file) for file in files)
                 hint = "Pass `-o FILE` to have all written to its folder"
                 raise InvalidInput(f"the file needs {names} beside it", hint=hint)
+            _check_not_replaced(files)
         else:
             text, files = _pinned_text(found, form, output, wheelhouse)
     for destination, content in files.items():
@@ -219,6 +220,16 @@ def _matrix_for(session: Session, name: str, output: Path) -> tuple[str, dict[Pa
         return f"./{_from(output, Path(matrix.source))}", {}
     sources = matrix_sources(session, name)
     return f"./{matrix.name}.toml", {output.parent / file: made.content for file, made in sources.items()}
+
+
+def _check_not_replaced(files: Mapping[Path, bytes]) -> None:
+    """Raise InvalidInput if a file that goes beside a script is there with another content."""
+    other = [path.name for path, content in files.items() if path.exists() and path.read_bytes() != content]
+    if other:
+        raise InvalidInput(
+            f"the export would replace {_listed(other)} in the folder of its file",
+            hint="Move it away, or name a file in another folder with `-o`",
+        )
 
 
 def _check_local(form: Format | Deployment, lock: Pylock) -> None:

@@ -231,6 +231,14 @@ def test_what_a_task_needs_is_written_beside_it(world: World, tmp_path: Path) ->
     assert "apply ./owned.toml --lock pylock.owned.toml " in task.read_text()
     succeeds(world.run("export", "more", *TARGET, "--format", "skypilot", "-o", str(task)))
     assert (task.parent / "plain.base.toml").read_text() == PLAIN
+    text = (task.parent / "more.toml").read_text()
+    (task.parent / "more.toml").write_text("# mine\n")
+    refused = world.run("export", "more", *TARGET, "--format", "skypilot", "-o", str(task))
+    assert refused.code == 2
+    assert "the export would replace `more.toml` in the folder of its file" in refused.err
+    assert (task.parent / "more.toml").read_text() == "# mine\n"
+    (task.parent / "more.toml").write_text(text)
+    succeeds(world.run("export", "more", *TARGET, "--format", "skypilot", "-o", str(task)))
     assert 'extends = "plain.base.toml"' in (task.parent / "more.toml").read_text()
     lock = tmp_path / "own" / "locks" / "pylock.plain.toml"
     succeeds(world.run("lock", "plain", *TARGET, "-o", str(lock)))
