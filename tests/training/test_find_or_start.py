@@ -590,6 +590,23 @@ def test_another_number_of_processes_keeps_the_rows_of_a_step(bench: Bench) -> N
     assert list(losses_of(last.folder)) == list(range(1, 9))
 
 
+def test_fewer_rows_at_a_time_are_not_those_of_the_checkpoint(bench: Bench) -> None:
+    config = bench.config(micro_batch_size=4, gradient_accumulation_steps=1, max_steps=8, save_steps=2)
+    folder = cut_off(bench, config)
+    assert rows_at_a_time(folder, 4) == 4
+    call = Call(bench, config, launch_arguments=("--num_processes", "2"))
+    assert end_of(folder).state() is State.DONE
+    assert any("the same 4 rows, with `micro_batch_size: 2` and" in note for note in call.notes)
+    assert rows_at_a_time(folder, 8) == 2
+
+
+def rows_at_a_time(folder: RunFolder, step: int) -> int:
+    """Return the rows at a time that the trainer had in each process when it saved *step*."""
+    state = json.loads((folder.path / f"checkpoint-{step}" / "trainer_state.json").read_text())
+    assert isinstance(state["train_batch_size"], int)
+    return state["train_batch_size"]
+
+
 def test_a_run_goes_on_as_its_checkpoint_was_saved(bench: Bench) -> None:
     config = bench.config(max_steps=8, save_steps=2)
     with pytest.raises(

@@ -285,6 +285,8 @@ def hook_trainer(watch: "TrainingWatch", job: dict[str, Any]) -> None:
         if job["cast_trainable"]:
             cast_trainable(self.model)
         watch.evaluate(self, "before")
+        if job["resume"]:
+            keep_batch_size(self.args)
         found = train(self, job["resume"], *args, **kwargs)
         watch.evaluate(self, "after")
         watch.write_peaks()
@@ -300,6 +302,25 @@ def hook_trainer(watch: "TrainingWatch", job: dict[str, Any]) -> None:
     Trainer.__init__, Trainer.train = init, train_resumed
     if load is not None:
         Trainer._load_from_checkpoint = load_in_same_type  # noqa: SLF001
+
+
+def keep_batch_size(args: Any) -> None:
+    """Have a run that goes on take the rows at a time of *args*.
+
+    transformers before 5.0 takes those of the checkpoint, and another number of ranks has others.
+    """
+    from transformers import TrainerState
+
+    load = TrainerState.load_from_json.__func__
+
+    @functools.wraps(load)
+    def load_from_json(cls: Any, *given: Any, **kwargs: Any) -> Any:
+        state = load(cls, *given, **kwargs)
+        if not args.auto_find_batch_size:
+            state.train_batch_size = args.train_batch_size
+        return state
+
+    TrainerState.load_from_json = classmethod(load_from_json)
 
 
 def cast_trainable(model: Any) -> None:

@@ -50,6 +50,11 @@ class TrainingArguments:
     dataloader_pin_memory: bool = True
     ddp_find_unused_parameters: bool = None
     disable_tqdm: bool = False
+    auto_find_batch_size: bool = False
+
+    @property
+    def train_batch_size(self):
+        return self.per_device_train_batch_size
 
 
 @dataclass
@@ -57,10 +62,15 @@ class TrainerState:
     epoch: float = 0.0
     global_step: int = 0
     max_steps: int = 0
+    train_batch_size: int = None
     log_history: list = field(default_factory=list)
 
     def save_to_json(self, path):
         Path(path).write_text(json.dumps(asdict(self)))
+
+    @classmethod
+    def load_from_json(cls, path):
+        return cls(**json.loads(Path(path).read_text()))
 
 
 @dataclass
@@ -117,12 +127,16 @@ class Trainer:
     def train(self, resume_from_checkpoint=None, **kwargs):
         del kwargs
         args = self.args
-        whole = args.per_device_train_batch_size * args.gradient_accumulation_steps
-        of_epoch = math.ceil(len(self.train_dataset) / whole)
         random.seed(args.seed)
+        self._train_batch_size = args.train_batch_size
         if resume_from_checkpoint is not None:
             self._load(Path(resume_from_checkpoint))
+            if self.state.train_batch_size is not None:  # as releases before 5.0 do
+                self._train_batch_size = self.state.train_batch_size
         state = self.state
+        whole = self._train_batch_size * args.gradient_accumulation_steps
+        of_epoch = math.ceil(len(self.train_dataset) / whole)
+        state.train_batch_size = self._train_batch_size
         state.max_steps = (
             args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * of_epoch)
         )
@@ -183,8 +197,8 @@ class Trainer:
         self._momentum = [_FORGETS * one for one in self._momentum]
         loss = 0.0
         for part in range(args.gradient_accumulation_steps):
-            begin = first + part * args.per_device_train_batch_size
-            places = [(begin + at) % len(rows) for at in range(args.per_device_train_batch_size)]
+            begin = first + part * self._train_batch_size
+            places = [(begin + at) % len(rows) for at in range(self._train_batch_size)]
             inputs = self.data_collator([rows[at] for at in places])
             loss += self.training_step(self.model, inputs) / args.gradient_accumulation_steps
         rate = self._rate() * _SPEED
@@ -226,7 +240,7 @@ class Trainer:
         self._tell("on_save")
 
     def _load(self, folder):
-        self.state = TrainerState(**json.loads((folder / "trainer_state.json").read_text()))
+        self.state = TrainerState.load_from_json(folder / "trainer_state.json")
         self.model.adapter.data.values = json.loads((folder / "adapter_model.safetensors").read_text())
         self._momentum = json.loads((folder / "optimizer.pt").read_text())
         version, numbers, spare = json.loads(next(folder.glob("rng_state*")).read_text())
