@@ -20,10 +20,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from colablock._common.archives import open_zip
+from colablock._common.archives import UNREADABLE, open_zip
 from colablock._common.decoding import Malformed, read_bounded
 from colablock._records import dataclass
 from colablock.environment.record import Row, read_record, recorded_paths, row_differs
+from colablock.errors import BadDistribution
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
@@ -86,9 +87,12 @@ def modules_of(name: NormalizedName, folder: str, paths: Iterable[str]) -> Claim
 
 
 def wheel_claim(name: NormalizedName, folder: str, wheel: Path | IO[bytes]) -> Claim:
-    """Return the claim of a *wheel* that is to be installed into *folder*.  Raises `UNREADABLE`."""
-    with wheel.open("rb") if isinstance(wheel, Path) else wheel as stream, open_zip(stream) as archive:
-        listed = archive.namelist()
+    """Return the claim of a *wheel* that is to be installed into *folder*.  Raises BadDistribution."""
+    try:
+        with wheel.open("rb") if isinstance(wheel, Path) else wheel as stream, open_zip(stream) as archive:
+            listed = archive.namelist()
+    except UNREADABLE as error:
+        raise BadDistribution(f"the wheel of {name} cannot be read: {error}") from error
     return modules_of(name, folder, (_IN_DATA.sub("", path) for path in listed))
 
 

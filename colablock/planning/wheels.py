@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -82,10 +81,10 @@ class WheelPreparer:
         return wheels
 
     def _unpacked(self, artifacts: Sequence[Artifact], into: Path) -> dict[NormalizedName, Path]:
-        """Return the wheels in *into* of which the cache has all that is installed, by their hash.
+        """Return links in *into* to the wheels of the cache that are unpacked there, too, by their hash.
 
-        They are not hashed here: nothing of them is read, unless the store has to unpack one again, and
-        then it hashes the wheel first.
+        They are not hashed here: the store hashes a wheel before it unpacks it again.  Of find-links, which
+        other users may write to, nothing is taken: what is read there is hashed first.
         """
         from colablock.unpacking.store import UnpackedStore  # noqa: PLC0415 - not for a plan
 
@@ -97,10 +96,10 @@ class WheelPreparer:
             is_stored = bool(sha256) and store.has(sha256, artifact.filename)
             if not is_stored or known_metadata(artifact, artifact.filename, cache) is None:
                 continue
-            copy = self.fetcher.at_hand(artifact)
+            copy = cache.file(sha256)
             if copy is not None:
-                with suppress(OSError):
-                    os.link(copy.resolve(), into / artifact.filename)
+                with suppress(OSError):  # a disk without links: the wheel is copied there
+                    (into / artifact.filename).symlink_to(copy.resolve())
                     found[artifact.name] = into / artifact.filename
         return found
 

@@ -11,6 +11,7 @@ import pytest
 
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.environment.snapshot import Installed
+from colablock.errors import BadDistribution
 from colablock.planning.shared_files import families, is_whole, modules_of, shared_paths, wheel_claim
 from tests.support.runtime import Stub, build_site
 
@@ -164,6 +165,13 @@ def test_the_modules_of_a_wheel_are_those_that_go_into_the_site(tmp_path: Path) 
     claim = wheel_claim(canonicalize_name("a"), "/s", wheel)
     assert {"/s/a/b.py", "/s/c.py"} <= claim.paths
     assert not {path for path in claim.paths if path.endswith(("e.txt", "f.py"))}
+
+
+def test_what_is_no_archive_is_no_wheel(tmp_path: Path) -> None:
+    path = tmp_path / "a-1.0-py3-none-any.whl"
+    path.write_bytes(bytes(3000))
+    with pytest.raises(BadDistribution, match="the wheel of a cannot be read: "):
+        wheel_claim(canonicalize_name("a"), "/site", path)
 
 
 def test_a_build_is_whole_if_the_shared_files_are_its_own(tmp_path: Path) -> None:

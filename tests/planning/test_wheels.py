@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,30 +94,49 @@ def test_a_file_with_another_hash_is_refused(tmp_path: Path, here: Environment) 
         preparer.gather(plan_of(matrix, resolution), tmp_path / "files", Reporter())
 
 
-def test_a_wheel_whose_files_are_in_the_cache_is_hashed_only_to_be_unpacked_again(
-    tmp_path: Path, here: Environment
+@pytest.mark.parametrize("is_cached", [True, False], ids=["of the cache", "of find-links"])
+def test_a_wheel_that_is_unpacked_already_is_not_copied_if_it_is_of_the_cache(
+    tmp_path: Path, here: Environment, *, is_cached: bool
 ) -> None:
-    """Others may write to find-links, so its bytes are never installed without their hash."""
+    """Others may write to find-links, so nothing there is read without its hash."""
     wheel = make_wheel(tmp_path / "links", "a", "1.0", modules={"a/__init__.py": "true = 1\n"})
     sha256, status = hashlib.sha256(wheel.read_bytes()).hexdigest(), wheel.stat()
     matrix = matrix_of(entry("a"))
     preparer, resolution = prepared(matrix, here, links=wheel.parent)
     fetcher = Fetcher(os.environ, offline=True, folders=[str(wheel.parent)])
     preparer, cache = replace(preparer, fetcher=fetcher), fetcher.cache
+    if is_cached:
+        kept = cache.keep_file(sha256, Path(shutil.copy(wheel, tmp_path / "fetched")))
 
-    def installed(into: Path) -> bytes:
-        into.mkdir()
+    def gathered(into: Path) -> Path:
+        into.mkdir(exist_ok=True)
         (path,) = preparer.gather(plan_of(matrix, resolution), into, Reporter()).values()
-        stored = UnpackedStore(cache, target=cache.folder, scratch=into).get(path, sha256)
+        return path
+
+    def installed(path: Path) -> bytes:
+        stored = UnpackedStore(cache, target=cache.folder, scratch=path.parent).get(path, sha256)
         return (stored.folder / "a" / "__init__.py").read_bytes()
 
-    assert installed(tmp_path / "first") == b"true = 1\n"
+    assert installed(gathered(tmp_path / "first")) == b"true = 1\n"
     wheel.write_bytes(bytes(len(wheel.read_bytes())))
     os.utime(wheel, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert installed(tmp_path / "second") == b"true = 1\n"
-    next(cache.folder.rglob("tree/a/__init__.py")).unlink()
-    with pytest.raises(BadDistribution, match="has another SHA-256"):
-        installed(tmp_path / "third")
+    if not is_cached:
+        with pytest.raises(BadDistribution, match="sha256"):
+            gathered(tmp_path / "second")
+        return
+    with scratch_elsewhere(tmp_path) as folder:  # temporary files are often on another disk than the cache
+        again = gathered(folder)
+        assert again.samefile(kept)
+        next(cache.folder.rglob("tree/a/__init__.py")).unlink()
+        assert installed(again) == b"true = 1\n"
+
+
+@contextmanager
+def scratch_elsewhere(near: Path) -> Iterator[Path]:
+    """Give a folder for temporary files, on another disk than *near* if this machine has one."""
+    shared = Path("/dev/shm")  # noqa: S108 - on Linux
+    with tempfile.TemporaryDirectory(dir=shared if os.access(shared, os.W_OK) else near) as folder:
+        yield Path(folder)
 
 
 def test_rebuilt_wheels_are_kept_beside_the_lock(tmp_path: Path, here: Environment) -> None:
