@@ -1,7 +1,8 @@
 """The batch script of a Slurm job that trains, stops before its time limit, and is queued again.
 
 Slurm sends the script SIGUSR1 before the limit.  The script then writes the stop file of the run, the run
-saves a checkpoint and ends, and the job is queued again.  It goes on from that checkpoint.
+saves a checkpoint and ends, and the job is queued again.  It goes on from that checkpoint.  A run that has
+not begun is not started.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 __all__ = ["BatchJob", "batch_script"]
 
 _WARNED = 300  # seconds before the time limit
+_RESTARTS = 3  # of a job that ran out of time before its run began
 _DEFAULTS = {
     "nodes": "1",
     "ntasks-per-node": "1",
@@ -23,34 +25,57 @@ _DEFAULTS = {
     "signal": f"B:USR1@{_WARNED}",
     "requeue": "",
     "open-mode": "append",
+    "dependency": "singleton",  # a second job of that name waits for the first
 }
 _SCRIPT = """\
 #!/bin/bash
 {header}
 {options}
 set -euo pipefail
-{setup}
+
 # Before the time limit, Slurm sends SIGUSR1: the run saves a checkpoint after its current step, and stops.
 run={run}
 out_of_time=no
-trap 'out_of_time=yes; touch "$run/stop" || kill "$training"' USR1
-{first}
-{command} &
-training=$!
-code=138  # 128 + SIGUSR1: the signal has interrupted `wait`
-while [ "$code" -eq 138 ]; do
+trap 'out_of_time=yes; touch "$run/stop" 2>/dev/null || true' USR1
+{setup}{first}
+code=130  # the job was interrupted before its run began
+if [ "$out_of_time" = no ]; then
+    {command} &
+    training=$!
+    while kill -0 "$training" 2>/dev/null; do
+        if [ "$out_of_time" = no ]; then
+            wait "$training" || true  # the signal interrupts it
+        else
+            # Ask until it ends: a call that has only begun removes the request to an earlier one.
+            touch "$run/stop" 2>/dev/null || kill "$training" || true
+            sleep 1
+        fi
+    done
     code=0
     wait "$training" || code=$?
-done
-
-if [ "$out_of_time" = yes ] && [ "$code" -eq 0 ]; then
-    scontrol requeue "$SLURM_JOB_ID"  # the next start goes on from the checkpoint
 fi
-exit "$code"
+
+if [ "$out_of_time" = yes ]; then
+    case "$code" in
+        0) scontrol requeue "$SLURM_JOB_ID" ;;  # the next start goes on from the checkpoint
+        130 | 143)  # interrupted before the first step; 143 is 128 + SIGTERM
+            if [ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ]; then
+                scontrol requeue "$SLURM_JOB_ID"
+            else
+                echo "the job has no time for its run to begin, and is not queued again: raise its limit" >&2
+            fi
+            ;;
+    esac
+fi
+{last}exit "$code"
 """
 _FIRST = """\
+
+# For the first start only: a run that began after this file was written is the run of this job.
+mark=$run.first-$SLURM_JOB_ID
+[ -e "$mark" ] || touch "$mark"
 first=()
-if [ "${{SLURM_RESTART_COUNT:-0}}" -eq 0 ]; then
+if [ ! "$run/run.json" -nt "$mark" ]; then
     first=({words})
 fi
 """
@@ -60,7 +85,7 @@ fi
 class BatchJob:
     """A job of Slurm: its *name*, and the *command* that starts the run in the folder *run* and follows it.
 
-    *first* are arguments that are added when the job is not one that was queued again.  *options* are those
+    *first* are arguments that are added until a run of this job has begun.  *options* are those
     of ``sbatch`` without the dashes, and replace the defaults; an empty value is a flag.  *setup* are
     commands that run before.  *header* are comments.
     """
@@ -97,6 +122,8 @@ def batch_script(job: BatchJob) -> str:
         options="".join(lines),
         setup="".join(f"\n{shlex.join(line)}\n" for line in job.setup),
         run=shlex.quote(job.run),
+        restarts=_RESTARTS,
         first=_FIRST.format(words=shlex.join(job.first)) if job.first else "",
         command=" ".join(words),
+        last='[ "$out_of_time" = yes ] || rm -f "$mark"\n' if job.first else "",
     )

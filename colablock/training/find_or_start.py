@@ -10,7 +10,15 @@ from typing import Any, NamedTuple
 
 from colablock._common.fs import working_folder
 from colablock._common.reporter import Reporter
-from colablock.errors import Fault, InvalidConfig, InvalidInput, NotFound, Refused, interrupted_as
+from colablock.errors import (
+    Fault,
+    Interrupted,
+    InvalidConfig,
+    InvalidInput,
+    NotFound,
+    Refused,
+    interrupted_as,
+)
 from colablock.training.chat_templates import template_value
 from colablock.training.foreign_config import translate
 from colablock.training.git import git_revision
@@ -261,6 +269,7 @@ class _TrainCall:
                 raise Refused(f"the run `{record.id}` is running", hint=f"`colablock runs stop {record.id}`")
             self.reporter.note(f"following the run `{record.id}`, which is already running")
             return
+        folder.stop_file.unlink(missing_ok=True)  # a later one is for the run that this call starts
         if options.fresh:
             self._start_over()
             return
@@ -385,6 +394,10 @@ class _TrainCall:
                 resumed_from=checkpoint.name if checkpoint else None,
             )
         )
+        if folder.stop_file.exists():
+            raise Interrupted(
+                f"The run `{self.run.id}` was asked to stop before it began: nothing was started."
+            )
         move_aside_later(folder.path, checkpoint)
         revision = git_revision(working_folder(), environ)
         start_job(job, prepared, folder, home=self.home, environ=environ, revision=revision, early=early)

@@ -6,6 +6,7 @@ address of the first.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shlex
@@ -85,15 +86,15 @@ def write_script(
     given = dict(map(_option, options))
     script = folder.with_name(f"{folder.name}.sbatch")
     job = BatchJob(
-        name=folder.name,
+        # Of this run alone: Slurm runs jobs with one name, one after the other.
+        name=f"{folder.name}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]}",
         command=command,
         first=first,
         arguments=arguments,
         run=str(folder),
         log=str(folder.with_name(f"{folder.name}-%j.log")),
         needs_card=needs_card,
-        # A second job of the same run waits for the first.
-        options={"chdir": str(working_folder), "dependency": "singleton", **given},
+        options={"chdir": str(working_folder), **given},
         header=["# Made by `colablock train --launcher slurm`"],
     )
     write_private(script, batch_script(job).encode())

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import signal
 import subprocess
@@ -178,6 +179,7 @@ def test_a_job_is_submitted(shell: CommandLine, commands: Path) -> None:
         assert f"#SBATCH --{option}" in lines
     assert not [line for line in lines if "gpus" in line]  # the stack has no build for CUDA
     assert f"run={shell.folder.path}" in lines
+    assert "#SBATCH --job-name=run-" in text  # and a hash of the folder: jobs with one name wait
     (command,) = (line for line in lines if " -m colablock train tiny " in line)
     assert command.endswith('"${first[@]}" --anyway --launcher slurm &')
     assert "first=(--fresh)" in text  # not when the job is queued again
@@ -210,6 +212,8 @@ def test_a_job_keeps_the_folder_that_its_script_stops(shell: CommandLine, comman
         patch.chdir(shell.bench.folder)
         assert shell(*argv[:at], *argv[at + 2 :], "--launcher", "slurm", "--json", **path) == 0
     folder = shell.bench.folder / "outputs" / "model-data"
+    name = hashlib.sha256(str(folder).encode()).hexdigest()[:8]
+    assert f"#SBATCH --job-name=model-data-{name}\n" in Path(shell.json["script"]).read_text()
     assert f"run={folder}\n" in (text := Path(shell.json["script"]).read_text())
     assert f"--output-dir {folder} " in text
 
@@ -237,6 +241,7 @@ def test_a_job_stops_before_its_limit_and_goes_on_when_it_is_queued_again(
     said, _ = job.communicate(timeout=60)
     assert (job.returncode, shell.folder.state()) == (0, State.STOPPED), said
     assert (commands / "asked").read_text() == "requeue 42\n"
+    assert (shell.bench.folder / "run.first-42").exists()  # the next start does not begin again
     stopped = max(losses_of(shell.folder))
     assert stopped < 8
     (commands / "asked").unlink()
@@ -246,6 +251,7 @@ def test_a_job_stops_before_its_limit_and_goes_on_when_it_is_queued_again(
     assert steps_of(shell.folder, "start") == [0, stopped]
     assert list(losses_of(shell.folder)) == list(range(1, 9))
     assert not (commands / "asked").exists()
+    assert not (shell.bench.folder / "run.first-42").exists()
 
 
 def batch(shell: CommandLine, commands: Path, store: str, **more: str) -> subprocess.Popen[str]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from colablock.environment.accelerator import Accelerator, declared
-from colablock.errors import InvalidInput, NotFound, Refused
+from colablock.errors import Interrupted, InvalidInput, NotFound, Refused
 from colablock.training.find_or_start import Briefing, NamedRun, TrainOptions, train
 from colablock.training.preflight.facts import ProvenEnvironment
 from colablock.training.prepared_data import bytecode_folder
@@ -50,7 +50,7 @@ class Call:
         proven: ProvenEnvironment | None = None,
         **asked: Any,
     ) -> None:
-        extra = asked.pop("environ", {})
+        extra, asked_to_show = asked.pop("environ", {}), asked.pop("show", None)
         self.briefings: list[Briefing] = []
         self.reporter = Notes()
         self.run: NamedRun = train(
@@ -59,7 +59,7 @@ class Call:
             home=bench.home,
             environ=bench.environ(**extra),
             reporter=self.reporter,
-            show=self.briefings.append,
+            show=asked_to_show or self.briefings.append,
         )
 
     @property
@@ -236,6 +236,25 @@ def test_a_stopped_run_is_resumed(bench: Bench) -> None:
     assert [one.resumed_from for one in call.briefings] == [f"checkpoint-{stopped}"]
     assert end_of(call.folder).state() is State.DONE
     assert not call.folder.stop_file.exists()
+
+
+def test_a_stop_that_is_asked_for_before_the_start_is_kept(bench: Bench) -> None:
+    """A job of Slurm may be warned while its call still reads the data; the old request is not meant."""
+    config = bench.config()
+    folder = RunFolder(Path(config.output_dir or ""))
+    folder.path.mkdir()
+    folder.request_stop()
+    seen: list[bool] = []
+
+    def asked(_: Briefing) -> None:
+        seen.append(folder.stop_file.exists())
+        folder.request_stop()
+
+    with pytest.raises(Interrupted, match="was asked to stop, and has not been started"):
+        Call(bench, config, show=asked)
+    assert seen == [False]
+    assert folder.state() is State.PREPARED
+    assert end_of(Call(bench, config).folder).state() is State.DONE
 
 
 def test_changes_are_refused_unless_allowed(bench: Bench) -> None:

@@ -292,8 +292,6 @@ def start_process(
     if that is alive.  Raises Unmet.
     """
     with suppress(FileNotFoundError):
-        folder.stop_file.unlink()
-    with suppress(FileNotFoundError):
         folder.end_file.unlink()
     shutil.rmtree(folder.path / "ranks", ignore_errors=True)
     try:

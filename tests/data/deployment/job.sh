@@ -10,26 +10,45 @@
 #SBATCH --signal=B:USR1@300
 #SBATCH --requeue
 #SBATCH --open-mode=append
+#SBATCH --dependency=singleton
 #SBATCH --output=%x-%j.log
 
 set -euo pipefail
 
-colablock apply ./tiny.toml --lock pylock.tiny.toml --into env --yes
-
 # Before the time limit, Slurm sends SIGUSR1: the run saves a checkpoint after its current step, and stops.
 run=outputs/tiny
 out_of_time=no
-trap 'out_of_time=yes; touch "$run/stop" || kill "$training"' USR1
+trap 'out_of_time=yes; touch "$run/stop" 2>/dev/null || true' USR1
 
-colablock train ./tiny.toml --config train.yaml --output-dir outputs/tiny --launcher slurm &
-training=$!
-code=138  # 128 + SIGUSR1: the signal has interrupted `wait`
-while [ "$code" -eq 138 ]; do
+colablock apply ./tiny.toml --lock pylock.tiny.toml --into env --yes
+
+code=130  # the job was interrupted before its run began
+if [ "$out_of_time" = no ]; then
+    colablock train ./tiny.toml --config train.yaml --output-dir outputs/tiny --launcher slurm &
+    training=$!
+    while kill -0 "$training" 2>/dev/null; do
+        if [ "$out_of_time" = no ]; then
+            wait "$training" || true  # the signal interrupts it
+        else
+            # Ask until it ends: a call that has only begun removes the request to an earlier one.
+            touch "$run/stop" 2>/dev/null || kill "$training" || true
+            sleep 1
+        fi
+    done
     code=0
     wait "$training" || code=$?
-done
+fi
 
-if [ "$out_of_time" = yes ] && [ "$code" -eq 0 ]; then
-    scontrol requeue "$SLURM_JOB_ID"  # the next start goes on from the checkpoint
+if [ "$out_of_time" = yes ]; then
+    case "$code" in
+        0) scontrol requeue "$SLURM_JOB_ID" ;;  # the next start goes on from the checkpoint
+        130 | 143)  # interrupted before the first step; 143 is 128 + SIGTERM
+            if [ "${SLURM_RESTART_COUNT:-0}" -lt 3 ]; then
+                scontrol requeue "$SLURM_JOB_ID"
+            else
+                echo "the job has no time for its run to begin, and is not queued again: raise its limit" >&2
+            fi
+            ;;
+    esac
 fi
 exit "$code"
