@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -120,16 +121,17 @@ def everything(session: nox.Session) -> None:
     newest = available_pythons()[-1]
     others = [*BESIDE, *(f"tests-{python}" for python in pythons() if python != newest)]
     command = [sys.executable, "-m", "nox", "--noxfile", __file__, "--session"]
+    given = ["--", *session.posargs] if session.posargs else []
     log = Path(session.create_tmp()).resolve() / "others.log"
     with (
         log.open("wb") as output,
-        subprocess.Popen([*command, *others], stdout=output, stderr=subprocess.STDOUT) as beside,
+        subprocess.Popen([*command, *others, *given], stdout=output, stderr=subprocess.STDOUT) as beside,
     ):
         try:
-            tests = subprocess.run([*command, f"tests-{newest}"], check=False)
+            tests = subprocess.run([*command, f"tests-{newest}", *given], check=False)
             beside.wait()
         finally:
-            beside.terminate()
+            beside.send_signal(signal.SIGINT)  # nox passes this on to what it has started
     print(log.read_text(encoding="utf-8", errors="replace"), flush=True)
     if tests.returncode or beside.returncode:
         session.error(f"tests-{newest} ended with {tests.returncode}, the others with {beside.returncode}")

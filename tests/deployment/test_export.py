@@ -22,10 +22,12 @@ import colablock
 from colablock._vendor.packaging.pylock import Pylock
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._version import __version__
+from colablock.cli.export import FORMATS as OFFERED
 from colablock.deployment.dockerfile import dockerfile_text
 from colablock.deployment.target import target_of
 from colablock.errors import InvalidInput
 from colablock.lockfile.pylock import read_lock
+from colablock.operations.export import FORMATS
 from tests.support.dockerfiles import instructions, shell_of, write_documents
 from tests.support.fixtures import world_fixture
 from tests.support.paths import ROOT
@@ -235,7 +237,7 @@ def test_what_a_task_needs_is_written_beside_it(world: World, tmp_path: Path) ->
     (task.parent / "more.toml").write_text("# mine\n")
     refused = world.run("export", "more", *TARGET, "--format", "skypilot", "-o", str(task))
     assert refused.code == 2
-    assert "the export would replace `more.toml` in the folder of its file" in refused.err
+    assert "error: the export would replace `more.toml` in the folder of" in refused.err
     assert (task.parent / "more.toml").read_text() == "# mine\n"
     (task.parent / "more.toml").write_text(text)
     succeeds(world.run("export", "more", *TARGET, "--format", "skypilot", "-o", str(task)))
@@ -351,3 +353,7 @@ def build(text: str, folder: Path) -> list[str]:
         assert done.returncode == 0, done.stdout + done.stderr
     names = (path.name.removesuffix(".dist-info").split("-") for path in site_of(venv).glob("*.dist-info"))
     return sorted(f"{name}=={version.partition('+')[0]}" for name, version in names)
+
+
+def test_the_command_line_offers_every_format() -> None:
+    assert sorted(OFFERED) == sorted(FORMATS)
