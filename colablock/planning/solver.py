@@ -15,7 +15,7 @@ from colablock._vendor.packaging.version import Version
 from colablock.environment.interpreters import Interpreter, find_interpreters
 from colablock.environment.markers_and_tags import Environment, environment_for
 from colablock.environment.snapshot import Snapshot, fingerprint, snapshot_of
-from colablock.errors import FetchFailed, InvalidInput, NoSolution
+from colablock.errors import FetchFailed, InvalidInput, NoSolution, Unmet
 from colablock.index.build import Builder
 from colablock.index.finder import IndexSource
 from colablock.lockfile.lock_source import LockSource
@@ -54,7 +54,7 @@ from colablock.planning.target import (
 )
 from colablock.planning.wheels import WheelPreparer
 from colablock.resolver.conflict_report import explain, misfits
-from colablock.resolver.members import resolve_members
+from colablock.resolver.members import mixed, resolve_members
 from colablock.resolver.model import PYTHON, Request, Unsolvable
 from colablock.resolver.repair import Repairer
 from colablock.runtimes.catalog import runtimes
@@ -125,15 +125,19 @@ class Solver:
         self, request: Request, preparer: WheelPreparer, locked: LockSource | None, why: str
     ) -> PlannedChange:
         """Return the plan with the builds that the matrix prefers, unless they do harm that others do not."""
-        source = preparer.source
-        plain = self._resolve(request, source)
-        better = with_preferred_builds(plain, self.matrix, source, self._resolve)
-        planned = self._planned(better, preparer, locked, why)
-        if better.pins is plain.pins or why_not_kernel(planned.plan, better.left) is None:
+        plain = self._resolve(request, preparer.source)
+        better = with_preferred_builds(plain, self.matrix, preparer.source, self._resolve)
+        plan = partial(self._planned, preparer=preparer, locked=locked, why=why)
+        if better.pins is plain.pins:
+            return plan(better)
+        try:
+            planned = plan(better)
+        except Unmet as error:
+            return plan(without_builds(plain, better, error))
+        if why_not_kernel(planned.plan, (*better.left, *mixed(planned.resolution))) is None:
             return planned
-        harm = more_harm(self._planned(plain, preparer, locked, why).plan, planned.plan)
-        left = without_builds(plain, better, harm or "")
-        return self._planned(left, preparer, locked, why) if harm else planned
+        harm = more_harm(plan(plain), planned)
+        return plan(without_builds(plain, better, harm)) if harm else planned
 
     def _planned(
         self, resolution: Resolution, preparer: WheelPreparer, locked: LockSource | None, why: str
@@ -214,9 +218,8 @@ class Solver:
     def in_env_of(self, environment: Environment, why: str) -> PlannedChange:
         """Return the plan for an isolated environment of exactly this Python, installed or not."""
         resolution, preparer = self.from_nothing(environment, "")
-        return self._env_plan(
-            PythonCandidate(python="", environment=environment, resolution=resolution), preparer, why
-        )
+        candidate = PythonCandidate(python="", environment=environment, resolution=resolution)
+        return self._env_plan(candidate, preparer, why)
 
     def _env_plan(self, candidate: PythonCandidate, preparer: WheelPreparer, why: str) -> PlannedChange:
         empty = candidate.empty(self.kernel.accelerator)

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from colablock._common.urls import redacted
 from colablock._records import dataclass
 from colablock._vendor.packaging.specifiers import SpecifierSet
-from colablock.errors import FetchFailed, NoSolution
+from colablock.errors import FetchFailed, NoSolution, Unmet
 from colablock.index.candidates import CandidateOrigin, Reason
 from colablock.index.finder import IndexSource, has_label
 from colablock.lockfile.lock_source import LockSource
@@ -147,7 +147,7 @@ def with_preferred_builds(
             try:
                 resolution = replace(solve(request, source), unused=resolution.unused)
                 break
-            except NoSolution as error:
+            except Unmet as error:  # the plan does not need it, so it must not fail for it
                 cause = cause or _cause(error, entry.path)
         else:
             if builds:
@@ -156,8 +156,9 @@ def with_preferred_builds(
     return resolution
 
 
-def without_builds(resolution: Resolution, better: Resolution, harm: str) -> Resolution:
-    """Return *resolution* with the note that *harm* is why it has not the builds that *better* has."""
+def without_builds(resolution: Resolution, better: Resolution, why: str | Unmet) -> Resolution:
+    """Return *resolution* with the note *why* it has not the builds that *better* has: harm, or an error."""
+    harm = why if isinstance(why, str) else _cause(why, "prefer-local")
     changed = {
         name: (str(pin.candidate), harm)
         for name, pin in better.pins.items()
@@ -179,8 +180,10 @@ def _builds(entry: PackageEntry, source: CandidateSource) -> list[Candidate]:
     return found
 
 
-def _cause(error: NoSolution, path: str) -> str:
-    """Return in one clause why a build of the entry at *path* does not fit."""
+def _cause(error: Unmet, path: str) -> str:
+    """Return in one clause why a build is not used, without what the matrix says at *path*."""
+    if not isinstance(error, NoSolution):
+        return error.message.splitlines()[0]
     sentences = [line.partition(" ")[2] for line in error.because]
     told = [line for line in sentences if path not in line][:_CAUSES]
     return f"it does not fit, because {' and '.join(told)}" if told else "it does not fit the other versions"

@@ -12,6 +12,7 @@ from colablock._records import dataclass
 from colablock.environment.snapshot import Host, Snapshot
 from colablock.errors import NoSolution, Refused, Unmet
 from colablock.planning.plan import Remedy
+from colablock.resolver.members import mixed
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.version import Version
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from colablock.environment.markers_and_tags import Environment
     from colablock.matrix.model import Matrix, PackageEntry
     from colablock.planning.plan import Plan
+    from colablock.planning.planned import PlannedChange
     from colablock.planning.wheels import WheelPreparer
     from colablock.resolver.model import Resolution
 
@@ -67,8 +69,9 @@ def why_not_kernel(plan: Plan, left: Sequence[str] = ()) -> str | None:
     return None
 
 
-def more_harm(plan: Plan, other: Plan) -> str | None:
-    """Return the harm that *other* does to a kernel and *plan* does not; None if there is none."""
+def more_harm(planned: PlannedChange, change: PlannedChange) -> str | None:
+    """Return the harm that *change* does to a kernel and *planned* does not; None if there is none."""
+    plan, other = planned.plan, change.plan
     known = {item.name for item in plan.breakages}
     return why_not_kernel(
         replace(
@@ -76,7 +79,8 @@ def more_harm(plan: Plan, other: Plan) -> str | None:
             restart={name: modules for name, modules in other.restart.items() if name not in plan.restart},
             breakages=tuple(item for item in other.breakages if item.name not in known),
             unknown=() if plan.unknown else other.unknown,
-        )
+        ),
+        () if mixed(planned.resolution) else mixed(change.resolution),
     )
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from colablock.index.candidates import CandidateSource
     from colablock.resolver.model import Request, Resolution
 
-__all__ = ["resolve_members"]
+__all__ = ["mixed", "resolve_members"]
 
 
 def resolve_members(
@@ -50,6 +50,12 @@ def resolve_members(
         else:
             return found  # the plan refuses it
     return found
+
+
+def mixed(found: Resolution) -> tuple[str, ...]:
+    """Return a sentence about two builds of one package that get different versions, if there are such."""
+    told = [f"{name} {found.pins[name].version}" for name in _apart(found) or ()]
+    return (f"{' and '.join(told)} own the same files",) if told else ()
 
 
 def _apart(found: Resolution) -> tuple[NormalizedName, NormalizedName] | None:

@@ -241,6 +241,63 @@ def test_a_preferred_build_moves_what_is_installed_unless_that_does_harm(
     assert note in "\n".join(found.plan.notes)
 
 
+@contextmanager
+def faulty(place: Place, path: str, fault: Fault) -> Iterator[None]:
+    """Let the index answer *path* with *fault*."""
+    place.world.server.fault(path, fault)
+    try:
+        yield
+    finally:
+        place.world.server.fault(path, Fault(times=0))
+
+
+def test_a_preferred_build_whose_requirements_cannot_be_looked_up_is_not_used(
+    place: Place, tmp_path: Path
+) -> None:
+    """The plan without it asks for none of them."""
+    entry = '\n[packages.lines]\nversion = ">=2"\nprefer-local = "cpu"\n'
+    Path(place.matrix).write_text(MATRIX.replace('"shapes", "lines"', "") + entry)
+    venv = Venv.make(tmp_path / "venv", Stub(name="colours", version="1.0"))
+    links = place.links(("lines", "2.0+cpu", ["colours>=2"]))
+    options = ApplyOptions(name=place.matrix, into=Target.KERNEL, python=venv.python)
+    for fault in (Fault(status=503), Fault(status=403), Fault(body=b"no page")):
+        session = place.session(PIP_FIND_LINKS=str(links), COLABLOCK_RETRIES="0")
+        with faulty(place, "/simple/colours/", fault):
+            found = plan_change(session, options)
+        assert {**found.pins()} == {"lines": "2.0"}, fault
+        assert "not using lines 2.0+cpu, a `+cpu` build: " in "\n".join(found.plan.notes), fault
+        shutil.rmtree(place.folder / "cache")
+
+
+@pytest.mark.parametrize("beside", ["3.0", "2.5", None], ids=["kept", "moved", "new"])
+def test_a_preferred_build_that_another_build_cannot_follow_is_not_used(
+    beside: str | None, place: Place, tmp_path: Path
+) -> None:
+    Path(place.matrix).write_text(
+        'schema = 1\nname = "tiny"\n[packages.pens]\nversion = ">=2"\nprefer-local = "cpu"\n'
+        '[packages.pens-gpu]\nversion = ">=3"\n'
+    )
+    modules = {"pens/__init__.py": "from pens import core\n", "pens/core.py": "of = '3.0'\n"}
+    for name in ("pens", "pens-gpu"):
+        make_wheel(place.world.folder / "index", name, "3.0", modules=modules)
+    stubs = [Stub(name="colours", version="1.0")]
+    if beside is not None:
+        stubs.append(Stub(name="pens-gpu", version=beside, import_names=("pens",), files=modules))
+    venv = Venv.make(tmp_path / "venv", *stubs)
+    links = place.links()
+    make_wheel(
+        links, "pens", "2.5+cpu", requires=["colours>=2"], modules={**modules, "pens/core.py": "of = 0\n"}
+    )
+    options = ApplyOptions(name=place.matrix, into=Target.KERNEL, python=venv.python)
+    session = place.session(PIP_FIND_LINKS=str(links))
+    found = plan_change(session, options)
+    assert {**found.pins()} == {"pens": "3.0", "pens-gpu": "3.0"}
+    notes = "\n".join(found.plan.notes)
+    assert "not using pens 2.5+cpu, a `+cpu` build: pens" in notes
+    assert "the same files" in notes
+    assert apply_matrix(session, options).passed
+
+
 def fetched(place: Place, *, offline: bool, **variables: str) -> list[str]:
     """Fetch the wheels of a plan from the lock, and return the paths that the index was asked for."""
     session = place.session(**variables)
