@@ -129,9 +129,8 @@ def _train(call: Call) -> int:
         if args.launcher is not None:
             if not is_in_job(call.environ):
                 return _submit(call, options.config, proven.versions)
-            options = replace(
-                options, launch_arguments=(*job_arguments(call.environ), *options.launch_arguments)
-            )
+            arguments = job_arguments(call.environ, has_card=_needs_card(proven.versions))
+            options = replace(options, launch_arguments=(*arguments, *options.launch_arguments))
         run = train(
             proven,
             options,
@@ -163,7 +162,6 @@ def _print_hosts(call: Call) -> int:
 
 def _submit(call: Call, config: TrainConfig, versions: Mapping[str, str]) -> int:
     """Write the batch script of a run in a stack with *versions*, and submit it."""
-    from colablock.deployment.target import is_for_cuda
     from colablock.training.hosts import submit, write_script
     from colablock.training.start import default_folder, with_own_folder
     from colablock.transaction.apply_record import home_folder
@@ -179,7 +177,7 @@ def _submit(call: Call, config: TrainConfig, versions: Mapping[str, str]) -> int
         first=["--fresh"] if args.fresh else (),
         arguments=arguments,
         options=args.sbatch,
-        needs_card=any(map(is_for_cuda, versions, versions.values())),
+        needs_card=_needs_card(versions),
         working_folder=Path.cwd(),
     )
     job = submit(script, call.environ)
@@ -188,6 +186,13 @@ def _submit(call: Call, config: TrainConfig, versions: Mapping[str, str]) -> int
     elif not args.quiet:
         call.out.print(f"submitted job {job}: `{script}`", markup=False, soft_wrap=True)
     return ExitCode.DONE
+
+
+def _needs_card(versions: Mapping[str, str]) -> bool:
+    """Whether a stack with *versions* is one for CUDA."""
+    from colablock.deployment.target import is_for_cuda
+
+    return any(map(is_for_cuda, versions, versions.values()))
 
 
 def _command(args: argparse.Namespace) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,8 @@ ENV VIRTUAL_ENV=${{VENV}} \\
     PATH=${{VENV}}/bin:${{PATH}} \\
     PYTHONUNBUFFERED=1
 
-RUN useradd --create-home --uid "${{USER_ID}}" --user-group trainer
+# The base image may have a user of that number.
+RUN useradd --create-home --non-unique --uid "${{USER_ID}}" --user-group trainer
 USER ${{USER_ID}}
 WORKDIR /home/trainer
 """
@@ -84,7 +86,9 @@ def _lines(lock: Pylock, target: DeployTarget, requirements: str, wheels: Sequen
     )
     yield "WORKDIR /opt/colablock"
     for folder in wheels:
-        yield f"COPY {json.dumps([folder, folder])}".replace("$", "\\$")
+        # BuildKit decodes the JSON, and then expands each word as a shell does.
+        word = re.sub(r"""([\\$"'])""", r"\\\1", folder)
+        yield f"COPY {json.dumps([word, word])}"
     yield f"COPY <<'{_END}' requirements.txt"
     _, _, pins = requirements.partition("\n\n")
     yield from pins.splitlines()

@@ -395,9 +395,7 @@ class _TrainCall:
             )
         )
         if folder.stop_file.exists():
-            raise Interrupted(
-                f"The run `{self.run.id}` was asked to stop before it began: nothing was started."
-            )
+            raise Interrupted(f"The run `{self.run.id}` was asked to stop, and has not been started.")
         move_aside_later(folder.path, checkpoint)
         revision = git_revision(working_folder(), environ)
         start_job(job, prepared, folder, home=self.home, environ=environ, revision=revision, early=early)

@@ -51,16 +51,22 @@ def is_in_job(environ: Mapping[str, str]) -> bool:
     return bool(environ.get("SLURM_JOB_ID"))
 
 
-def job_arguments(environ: Mapping[str, str]) -> tuple[str, ...]:
+def job_arguments(environ: Mapping[str, str], *, has_card: bool) -> tuple[str, ...]:
     """Return the arguments of accelerate in the job of Slurm of *environ*; empty if it has one task.
 
     Each task is a host.  They meet on the first node, at a port that follows from the number of the job.
+    With *has_card*, several tasks on a node are refused: each of them starts a process for every card.
+    Raises InvalidInput, Unmet.
     """
     tasks, job = environ.get("SLURM_NTASKS", "1"), environ["SLURM_JOB_ID"]
     if not (tasks.isdecimal() and job.isdecimal()):
         raise InvalidInput(f"this is not a job of Slurm: SLURM_JOB_ID is {job!r}, SLURM_NTASKS is {tasks!r}")
     if int(tasks) <= 1:
         return ()
+    count = environ.get("SLURM_JOB_NUM_NODES", tasks)
+    if has_card and count != tasks:
+        message = f"the job has {tasks} tasks on {count} nodes, and each would use every card of its node"
+        raise InvalidInput(message, hint="Ask for one task on each node: `--sbatch ntasks-per-node=1`")
     nodes = environ.get("SLURM_JOB_NODELIST", "")
     listed = _output(["scontrol", "show", "hostnames", nodes], environ).split()
     if not listed:

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from colablock.cli.main import build_parser
+from colablock.errors import InvalidInput
+from colablock.training.hosts import job_arguments
 from colablock.training.runs.folder import RunFolder, State
 from tests.cli.test_train import CommandLine, shell
 from tests.support.paths import ROOT
@@ -157,6 +159,19 @@ def test_an_odd_job_is_refused(
     assert shell.train("--launcher", "slurm", **{**in_job(commands, os.environ["PATH"]), **changed}) in (1, 2)
     assert words in shell.said
     assert not shell.folder.record_file.exists()
+
+
+@pytest.mark.parametrize(("nodes", "has_card"), [("2", True), ("2", False), ("1", False)])
+def test_each_task_is_a_host(commands: Path, nodes: str, *, has_card: bool) -> None:
+    environ = {**in_job(commands, os.environ["PATH"]), "SLURM_JOB_NUM_NODES": nodes}
+    assert job_arguments(environ, has_card=has_card)[:2] == ("--num_machines", "2")
+
+
+def test_tasks_that_would_share_their_cards_are_refused(commands: Path) -> None:
+    environ = {**in_job(commands, os.environ["PATH"], tasks=8), "SLURM_JOB_NUM_NODES": "1"}
+    with pytest.raises(InvalidInput, match="has 8 tasks on 1 nodes, and each would use every card") as caught:
+        job_arguments(environ, has_card=True)
+    assert "ntasks-per-node=1" in (caught.value.hint or "")
 
 
 def test_a_job_is_submitted(shell: CommandLine, commands: Path) -> None:

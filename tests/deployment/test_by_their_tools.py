@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from colablock.deployment.dockerfile import dockerfile_text
+from colablock.lockfile.pylock import read_lock
 from tests.support.dockerfiles import instructions
 from tests.support.paths import ROOT
 
@@ -79,6 +81,15 @@ def test_buildkit_reads_the_dockerfile_as_the_tests_do(exported: Path) -> None:
     ]
     mounts = [flag for one in found for flag in one.flags if flag.startswith("--mount=type=cache,")]
     assert len(mounts) == 1
+
+
+def test_buildkit_copies_the_folder_of_the_wheels() -> None:
+    """It expands the words, which it has decoded, as a shell does."""
+    dockerfile: Any = pytest.importorskip("dockerfile")
+    lock = read_lock(ROOT / "tests" / "data" / "locks" / "pylock.tiny--py312.toml")
+    text = dockerfile_text(lock, source="pylock.toml", wheels=['my "wheels" $HOME'])
+    (copied,) = (one for one in dockerfile.parse_string(text) if one.cmd == "COPY" and not one.heredocs)
+    assert (copied.json, list(copied.value)) == (True, [r"my \"wheels\" \$HOME"] * 2)
 
 
 def test_shellcheck_accepts_the_batch_script(exported: Path) -> None:
