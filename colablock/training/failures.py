@@ -60,6 +60,12 @@ _EXCEPTION = re.compile(
 _LOOKS_WRONG = re.compile(r"error|exception|fatal|fail|not found|cannot|killed", re.IGNORECASE)
 _WARNING = re.compile(r"\w*Warning: |^\s*(?:\[?\W*(?:WARNING|INFO|DEBUG)\b)", re.IGNORECASE)
 
+# What a program writes when it goes on: what it wrote before did not end it.
+_WENT_ON = re.compile(
+    r"^HTTP request sent, awaiting response\.\.\. 200|' saved \[\d|^trainable params: |100%\|█"
+    r"|^\W*\{'(?:loss|eval_loss|train_runtime)': |^Training completed"
+)
+
 
 def text_of(failure: str | BaseException) -> str:
     """Return the text of a failure: of an exception, its traceback with all that it was raised from."""
@@ -189,6 +195,8 @@ def _raised(lines: Sequence[str]) -> Iterator[Traceback]:
 
 def _cause_of_lines(lines: Sequence[str]) -> Cause | None:
     """Return the cause that the lines themselves tell: all of a short text, else those that say an error."""
+    after = next((at for at in range(len(lines), 0, -1) if _WENT_ON.search(lines[at - 1])), 0)
+    lines = lines[after:]
     stated = without_prose(lines[-_LAST_LINES:])
     tail = "\n".join(stated)
     told = [line for line in stated if not _WARNING.search(line)]
