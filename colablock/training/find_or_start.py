@@ -405,13 +405,17 @@ class _TrainCall:
 
         Raises Refused if it cannot.
         """
-        record = self.run.folder.record() if is_resumed else None
+        record = self._record_of_run() if is_resumed else None
         preflight = self._with_batch(case, longest, record)
         if record is not None and record.config_digest == self.options.config.digest():
             preflight, told = case.rows_kept(preflight, record, longest)
             if told:
                 self.reporter.note(told)
         return preflight
+
+    def _record_of_run(self) -> RunRecord | None:
+        """Return the record of host 0, which has saved the checkpoints, or else that of this host."""
+        return RunFolder(default_folder(self.options.config)).record() or self.run.folder.record()
 
     def _with_batch(self, case: RunCase, longest: int | None, record: RunRecord | None) -> Preflight:
         """Return the findings with the batch of *record*, if it is given and fits, or with the largest."""

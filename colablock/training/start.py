@@ -364,6 +364,8 @@ def _job_file(
         "attention": decisions.attention,
         "warmup_steps": decisions.warmup_steps,
         "eval_steps": config.eval_steps or decisions.eval_steps,
+        "data": job.data_digest,
+        "rows": prepared["train_rows"],
         **({"chat_template": prepared["chat_template"]} if prepared.get("chat_template") else {}),
         **({"imports_first": entry.imports_first} if entry.imports_first else {}),
         **({"shards": True} if job.is_sharded else {}),

@@ -619,6 +619,29 @@ def test_fewer_rows_at_a_time_are_not_those_of_the_checkpoint(bench: Bench) -> N
     assert rows_at_a_time(folder, 8) == 2
 
 
+def test_hosts_that_join_a_run_keep_the_rows_of_its_steps(bench: Bench) -> None:
+    config = bench.config(micro_batch_size=1, gradient_accumulation_steps=4, max_steps=8, save_steps=2)
+    cut_off(bench, config)
+    calls = on_hosts(bench, config, 2)
+    for call, change in zip(calls, ("2 instead of 1 process", "2 processes"), strict=True):
+        assert end_of(call.folder).state() is State.DONE
+        assert any(f"going on with {change}: a step has the same 4 rows" in note for note in call.notes)
+        assert read_record(call.folder).config["gradient_accumulation_steps"] == 2
+        assert read_record(call.folder).resumed_from == "checkpoint-4"
+
+
+def on_hosts(bench: Bench, config: TrainConfig, hosts: int, **asked: Any) -> list[Call]:
+    """Return the calls that start a run with a process on each of several hosts."""
+    (store := bench.folder / "store").mkdir(exist_ok=True)
+    place = ("--main_process_ip", "127.0.0.1", "--main_process_port", "1")
+    found = []
+    for rank in range(hosts):
+        several = ("--num_machines", str(hosts), "--machine_rank", str(rank))
+        environ = {"STAND_IN_STORE": str(store)}
+        found.append(Call(bench, config, launch_arguments=(*several, *place), environ=environ, **asked))
+    return found
+
+
 def rows_at_a_time(folder: RunFolder, step: int) -> int:
     """Return the rows at a time that the trainer had in each process when it saved *step*."""
     state = json.loads((folder.path / f"checkpoint-{step}" / "trainer_state.json").read_text())

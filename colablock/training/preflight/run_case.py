@@ -88,8 +88,11 @@ class RunCase:
                 f"the run `{record.id}` has {rows} rows in a step, which {ranks} processes cannot share",
                 hint=f"Go on with {record.processes}, or another number that divides {rows}",
             )
+        before = count(record.processes, "process", "processes")
+        # The first host may have started already, and written its own number.
+        change = f"{ranks} instead of {before}" if ranks != record.processes else before
         told = (
-            f"going on with {ranks} instead of {count(record.processes, 'process', 'processes')}: a step has "
+            f"going on with {change}: a step has "
             f"the same {rows} rows, with `micro_batch_size: {kept.micro_batch_size}` and "
             f"`gradient_accumulation_steps: {kept.gradient_accumulation_steps}`"
         )

@@ -9,6 +9,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 import socket
@@ -21,6 +22,22 @@ from typing import Any
 
 _WRAPPER = "_checkpoint_wrapped_module."  # in the name of a parameter whose layer is recomputed
 _LAYERS = "FSDP_TRANSFORMER_CLS_TO_WRAP"  # read by accelerate, like the other variables of its launcher
+_OF_A_HOST = ("output_dir", "datasets", "report_to", "wandb_project")  # keys of a config
+_OF_THE_RUN = (
+    "precision",
+    "dtype",
+    "attention",
+    "warmup_steps",
+    "eval_steps",
+    "save_steps",
+    "cast_trainable",
+    "mends",
+    "shards",
+    "shards_recompute",
+    "chat_template",
+    "data",
+    "rows",
+)
 RANKS_SECONDS = 0.5  # between two looks at the other ranks
 ENDING_SECONDS = 1.0  # for a killed process to end, after its connections
 LAST_SECONDS = 2.0  # for a rank to end by itself once another one has
@@ -87,7 +104,7 @@ def follow_ranks(folder: Path, alive: Path, end: Any) -> None:
 
 
 def check_ranks(job: Mapping[str, Any], rank: int, world: int) -> None:
-    """Exit unless every rank has the lock, the checkpoint and the installed versions of rank 0.
+    """Exit unless every rank has the lock, checkpoint, installed versions, settings and data of rank 0.
 
     Otherwise their gradients would come from different programs or from different steps.
     """
@@ -99,8 +116,8 @@ def check_ranks(job: Mapping[str, Any], rank: int, world: int) -> None:
 
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = TCPStore(host, port, is_master=False, timeout=timedelta(minutes=10))
-    checkpoint = Path(job["resume"]).name if job["resume"] else "none"
-    store.set(f"colablock/{rank}", json.dumps([job["lock"], checkpoint, installed_versions()]))
+    own = [job["lock"], checkpoint_of(job), installed_versions(), settings_of(job)]
+    store.set(f"colablock/{rank}", json.dumps(own))
     facts = [json.loads(store.get(f"colablock/{one}")) for one in range(world)]
     for at, message in enumerate(
         (
@@ -112,11 +129,37 @@ def check_ranks(job: Mapping[str, Any], rank: int, world: int) -> None:
         if odd:
             ranks = ", ".join(str(one) for one in odd)
             raise SystemExit(f"rank {ranks} {message.format(facts[odd[0]][at], facts[0][at])}")
-    for one, (_, _, versions) in enumerate(facts):
+    for one, (_, _, versions, _) in enumerate(facts):
         here, there = ([*set(a) - set(b)] for a, b in ((versions, facts[0][2]), (facts[0][2], versions)))
         if here or there:
             words = f"{min(here, default='nothing')} instead of {min(there, default='nothing')}"
             raise SystemExit(f"rank {one} has other distributions than rank 0, such as {words}")
+    for one, (*_, settings) in enumerate(facts):
+        first = facts[0][-1]
+        odd = [name for name in {**first, **settings} if settings.get(name) != first.get(name)]
+        if odd:
+            words = ", ".join(
+                f"{name} is {settings.get(name)!s:.40} instead of {first.get(name)!s:.40}" for name in odd
+            )
+            raise SystemExit(f"rank {one} has another job than rank 0: {words}")
+
+
+def checkpoint_of(job: Mapping[str, Any]) -> str:
+    """Return the name of the checkpoint that *job* goes on from, with the digest of its manifest."""
+    if not job["resume"]:
+        return "none"
+    manifest = Path(job["resume"]) / "colablock.json"
+    if not manifest.is_file():
+        return manifest.parent.name
+    return f"{manifest.parent.name} ({hashlib.sha256(manifest.read_bytes()).hexdigest():.12})"
+
+
+def settings_of(job: Mapping[str, Any]) -> "dict[str, Any]":
+    """Return what has to be the same in every rank, by name.  Paths of a host may differ."""
+    config = {name: value for name, value in job["config"].items() if name not in _OF_A_HOST}
+    decided = {name: job.get(name) for name in _OF_THE_RUN}
+    both = {**config, **decided, "runner": Path(job["entry"]).name}
+    return {name: value for name, value in both.items() if not str(value).startswith("/")}
 
 
 def installed_versions() -> "list[str]":

@@ -106,3 +106,33 @@ def test_only_blocks_that_the_model_has_are_gathered(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("FSDP_TRANSFORMER_CLS_TO_WRAP", "Chosen")
     ranks.name_layers(model)
     assert os.environ["FSDP_TRANSFORMER_CLS_TO_WRAP"] == "Chosen"
+
+
+def test_paths_of_a_host_are_no_settings_of_the_run() -> None:
+    config = {
+        "base_model": "me/model",
+        "output_dir": "out",
+        "learning_rate": 0.1,
+        "deepspeed": "/a/zero.json",
+    }
+    job = {"config": config, "entry": "/a/scripts/run_trl.py", "precision": "bf16", "data": "d1"}
+    found = ranks.settings_of(job)
+    assert {name: value for name, value in found.items() if value is not None} == {
+        "base_model": "me/model",
+        "learning_rate": 0.1,
+        "precision": "bf16",
+        "data": "d1",
+        "runner": "run_trl.py",
+    }
+
+
+def test_a_checkpoint_is_the_same_if_its_manifest_is(tmp_path: Path) -> None:
+    found = []
+    for name, text in (("a", "1"), ("b", "2"), ("c", "1")):
+        checkpoint = tmp_path / name / "checkpoint-4"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "colablock.json").write_text(text)
+        found.append(ranks.checkpoint_of({"resume": str(checkpoint)}))
+    assert found[0] == found[2] != found[1]
+    assert all(one.startswith("checkpoint-4 (") for one in found)
+    assert ranks.checkpoint_of({"resume": None}) == "none"

@@ -411,12 +411,22 @@ def test_the_peak_of_memory_outlives_a_reset_by_the_runner(monkeypatch: pytest.M
             "rank 1 resumes from a different checkpoint than rank 0: checkpoint-4 instead of none",
         ),
         (
+            {"settings": {"learning_rate": 0.5}},
+            "rank 1 has another job than rank 0: learning_rate is 0.5 instead of 0.01",
+        ),
+        (
+            {"settings": {"micro_batch_size": 1, "gradient_accumulation_steps": 4}},
+            "rank 1 has another job than rank 0: "
+            "micro_batch_size is 1 instead of 2, gradient_accumulation_steps is 4 instead of 2",
+        ),
+        ({"data_digest": "d2"}, "rank 1 has another job than rank 0: data is d2 instead of d1"),
+        (
             {"without": "unsloth"},
             "rank 1 has other distributions than rank 0, such as nothing instead of unsloth==2026.10.9",
         ),
     ],
 )
-def test_a_rank_with_another_lock_checkpoint_or_stack_fails(
+def test_a_rank_with_another_lock_checkpoint_stack_or_job_fails(
     bench: Bench, other: dict[str, Any], words: str
 ) -> None:
     store, port = bench.folder / "store", str(free_port())
@@ -429,7 +439,13 @@ def test_a_rank_with_another_lock_checkpoint_or_stack_fails(
         if "without" in own:
             stack = build_training_stack(bench.folder / "other", without=[own["without"]])
         proven = stack.proven(lock=own.get("lock", "l" * 64))
-        job = bench.job(proven=proven, resume=own.get("resume"), launch_arguments=(*several, *place))
+        job = bench.job(
+            proven=proven,
+            config=bench.config(**own.get("settings", {})),
+            data_digest=own.get("data_digest", "d1"),
+            resume=own.get("resume"),
+            launch_arguments=(*several, *place),
+        )
         hosts.append(bench.begin(job, f"host-{rank}", STAND_IN_STORE=str(store)))
     first, second = map(end_of, hosts)
     if not other:
