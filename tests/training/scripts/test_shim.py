@@ -416,8 +416,10 @@ def test_the_peak_of_memory_outlives_a_reset_by_the_runner(monkeypatch: pytest.M
         ),
         (
             {"settings": {"micro_batch_size": 1, "gradient_accumulation_steps": 4}},
-            "rank 1 has another job than rank 0: "
-            "micro_batch_size is 1 instead of 2, gradient_accumulation_steps is 4 instead of 2",
+            (
+                "rank 1 has another job than rank 0: "
+                "micro_batch_size is 1 instead of 2, gradient_accumulation_steps is 4 instead of 2"
+            ),
         ),
         ({"data_digest": "d2"}, "rank 1 has another job than rank 0: data is d2 instead of d1"),
         (
