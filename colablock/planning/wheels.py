@@ -116,7 +116,7 @@ class WheelPreparer:
         artifacts = [step.artifact for step in plan.steps if step.artifact is not None]
         wheels, archives = self._rebuilt_at_hand(artifacts)
         made = wheels.keys() | archives.keys()
-        return tuple(one.name for one in artifacts if one.name in made or self.fetcher.is_on_disk(one))
+        return tuple(one.name for one in artifacts if one.name in made or self.fetcher.is_here(one))
 
     def _rebuilt_at_hand(
         self, artifacts: Sequence[Artifact]

@@ -16,6 +16,8 @@ import msgspec
 import pytest
 
 from colablock.bundles.reader import Bundle
+from colablock.display.plan_view import plan_document
+from colablock.display.text import to_text
 from colablock.errors import BadDistribution, FetchFailed, InvalidInput, NoSolution, Refused
 from colablock.operations.apply import apply_matrix
 from colablock.operations.bundle import BundleResult, make_bundle
@@ -145,6 +147,16 @@ def test_a_bundle_is_applied_where_there_is_no_network(place: Place) -> None:
     assert "nothing was changed" in second.stdout
     assert run.stdout == "1.0\n"
     assert not list((there.folder / "second" / "cache" / "files").glob("*/*"))  # read in place
+
+
+def test_a_plan_from_a_bundle_counts_no_file_of_it_as_a_download(place: Place) -> None:
+    with_sdist(place)
+    place.make()
+    there = place.elsewhere()
+    plan = plan_change(there.gone(), there.options()).plan
+    assert plan.file_size
+    assert (plan.fetch_size, {*plan.at_hand}) == (0, {step.name for step in plan.steps})
+    assert "; nothing to fetch" in to_text(plan_document(plan))
 
 
 def test_a_second_bundle_fetches_and_writes_nothing(place: Place) -> None:
