@@ -141,6 +141,11 @@ def _own_names() -> frozenset[str]:
     return frozenset(one.name for one in fields(TrainConfig) if one.name != "extra")
 
 
+# What FSDP 1 calls the values of `reshard_after_forward`, and ways to shard that FSDP 2 has no value for.
+_RESHARDS = {"full_shard": True, "true": True, "shard_grad_op": False, "false": False}
+_OTHER_SHARDS = ("hybrid_shard", "hybrid_shard_zero2", "no_shard")
+
+
 def _asks_nothing(value: object, key: str = "") -> bool:
     """Whether the value of *key* asks for nothing that a trainer does not do anyway."""
     if value is False or (value == 0 and isinstance(value, (int, float))):
@@ -240,8 +245,11 @@ class _Translator:
         strategies = self.take("fsdp")
         named = strategies.split() if isinstance(strategies, str) else strategies
         asked = {str(key).removeprefix("fsdp_"): value for key, value in given.items()}
-        if isinstance(named, list) and "offload" in named:
-            asked.setdefault("offload_params", True)
+        for name in named if isinstance(named, list) else ():
+            if name == "offload":
+                asked.setdefault("offload_params", True)
+            elif name != "auto_wrap":
+                asked.setdefault("reshard_after_forward", name)
         found = {key: self._shard_key(key, value) for key, value in asked.items()}
         found = {key: value for key, value in found.items() if value is not None}
         if asked or strategies:
@@ -254,14 +262,19 @@ class _Translator:
         """Return the value of a key of `fsdp_config` if it is honoured; else None, and tell what is done."""
         path = f"fsdp_config.{key}"
         if key == "reshard_after_forward" and isinstance(value, str):  # as FSDP 1 names it
-            return value.lower() in ("full_shard", "true")
+            if value.lower() in _OTHER_SHARDS:
+                self.tell(path, value, _table()["shards"]["sharding_strategy"]["instead"])
+                value = True
+            value = _RESHARDS.get(value.lower(), value) if isinstance(value, str) else value
         if key in ("reshard_after_forward", "activation_checkpointing"):
             if not isinstance(value, bool):
                 self.faults.append(
                     Fault(path=path, message=f"is {value!r}, but must be `true` or `false`", hint=None)
                 )
-            elif key == "activation_checkpointing" and value:
-                self.values["gradient_checkpointing"] = True
+            elif key == "activation_checkpointing":
+                self.values["gradient_checkpointing"] = value or self.values.get(
+                    "gradient_checkpointing", False
+                )
             return value if key == "reshard_after_forward" else None
         if key == "transformer_layer_cls_to_wrap":
             if isinstance(value, str) or (isinstance(value, list) and all(map(_is_text, value))):

@@ -575,6 +575,18 @@ SHARDS: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
         {"reshard_after_forward": True},
         [],
     ),
+    ({"fsdp_config": {"reshard_after_forward": "SHARD_GRAD_OP"}}, {"reshard_after_forward": False}, []),
+    *(
+        (
+            {"fsdp_config": {"reshard_after_forward": name}},
+            {"reshard_after_forward": True},
+            ["reshard_after_forward"],
+        )
+        for name in ("HYBRID_SHARD", "HYBRID_SHARD_ZERO2", "no_shard")
+    ),
+    ({"fsdp": ["shard_grad_op", "auto_wrap"]}, {"reshard_after_forward": False}, []),
+    ({"fsdp": "hybrid_shard auto_wrap"}, {"reshard_after_forward": True}, ["reshard_after_forward"]),
+    ({"fsdp": ["no_shard"]}, {"reshard_after_forward": True}, ["reshard_after_forward"]),
     ({"fsdp_version": 1, "fsdp_config": {"version": 1}}, {"reshard_after_forward": True}, ["fsdp_version"]),
     (
         {"fsdp_config": {"auto_wrap_policy": "SIZE_BASED_WRAP", "min_num_params": 100}},
@@ -610,6 +622,15 @@ def test_recomputing_in_shards_is_recomputing() -> None:
     assert read("trl", **given)[0].gradient_checkpointing
 
 
+@pytest.mark.parametrize(("also", "recomputes"), [({}, False), ({"gradient_checkpointing": True}, True)])
+def test_recomputing_is_left_out_in_shards_if_asked(also: dict[str, Any], recomputes: bool) -> None:
+    given = {"fsdp_config": {"activation_checkpointing": False}, **also}
+    assert (
+        config_of(None, runner="trl", values={**LEAST, **given}, strict=True).gradient_checkpointing
+        is recomputes
+    )
+
+
 @pytest.mark.parametrize(
     ("given", "path", "words"),
     [
@@ -622,6 +643,12 @@ def test_recomputing_in_shards_is_recomputing() -> None:
             {"fsdp_config": {"reshard_after_forward": 3}},
             "fsdp_config.reshard_after_forward",
             "is 3, but must be",
+        ),
+        ({"fsdp": ["ful_shard"]}, "fsdp_config.reshard_after_forward", "is 'ful_shard', but must be"),
+        (
+            {"fsdp_config": {"reshard_after_forward": "half"}},
+            "fsdp_config.reshard_after_forward",
+            "is 'half', but must be",
         ),
         (
             {"fsdp_config": {"activation_checkpointing": "yes"}},
