@@ -245,6 +245,8 @@ def _linked_notes(resolution: Resolution, source: CandidateSource) -> tuple[str,
             used.append(str(pin.candidate))
         elif linked and linked[0].version != pin.version:
             unused.append(str(linked[0]))
+    told = {build for build, _ in resolution.unused.values()}  # with the cause
+    unused = [build for build in unused if build not in told]
     notes = [f"from find-links, not from the lock: {', '.join(used)}"] if used else []
     if unused:
         notes.append(

@@ -184,12 +184,12 @@ def build_note(resolution: Resolution, entry: PackageEntry, searched: str) -> st
         unused, cause = resolution.unused[entry.name]
         return (
             f"not using {unused}, a `+{entry.prefer_local}` build: {cause};"
-            f" {pin.candidate} is the build of {where}, and all files have {whole}"
+            f" {pin.candidate} is the build of {where}, and all files together have {whole}"
         )
     python = resolution.request.environment.short
     return (
         f"no `+{entry.prefer_local}` build of {entry.name} for Python {python} was found {searched}:"
-        f" {pin.candidate} is the build of {where}, and all files have {whole}"
+        f" {pin.candidate} is the build of {where}, and all files together have {whole}"
     )
 
 

@@ -188,6 +188,7 @@ def test_a_folder_of_the_machine_has_builds_that_the_matrix_prefers(case: Prefer
     found, notes = planned(place, PIP_FIND_LINKS=f"http://127.0.0.1:9/away {links}")
     assert found == {**ONES, **case.moved}
     assert case.note in notes
+    assert notes.count("not using lines") == case.note.startswith("not using")
     assert "the versions are those of the lock" in notes
     assert planned(place)[0] == ONES
 

@@ -208,7 +208,8 @@ def test_reasons_keep_a_plan_out_of_the_kernel(made: Plan, harm: str | None) -> 
             pin("torch", "2.8.0", 880 * MB),
             (
                 "no `+cpu` build of torch for Python 3.12 was found in find-links or an index:"
-                " torch 2.8.0 is the build of https://index.example/simple/, and all files have 1.8 GB"
+                " torch 2.8.0 is the build of https://index.example/simple/,"
+                " and all files together have 1.8 GB"
             ),
         ),
         (there("torch", "2.8.0+cu128"), None),
