@@ -139,7 +139,9 @@ def _train(call: Call) -> int:
             reporter=session.reporter,
             show=lambda briefing: None if is_quiet else render(briefing_document(briefing), call.err),
         )
-    return follow_run(call, run.id, run.folder) if args.wait else _print_started(call, run)
+    if not args.wait:
+        return _print_started(call, run)
+    return follow_run(call, run.id, run.folder, mirror=args.mirror)
 
 
 def _print_hosts(call: Call) -> int:

@@ -48,6 +48,7 @@ setup: |
   ~/colablock-venv/bin/colablock apply {matrix} --lock {lock} --into env --yes
 
 # The first start trains from the beginning, each later one from the newest checkpoint of the mirror.
+# It ends when the mirror has the last checkpoint and the adapter, and fails if they do not get there.
 run: |
   set -eu
   ~/colablock-venv/bin/colablock train {matrix} --config "$CONFIG" --mirror "$MIRROR"

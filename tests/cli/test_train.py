@@ -176,6 +176,45 @@ def test_arguments_after_two_dashes_go_to_the_launcher(shell: CommandLine) -> No
     assert "unrecognized arguments: --no-such-argument" in shell.folder.log.read_text()
 
 
+def test_a_call_waits_until_the_mirror_has_the_result(shell: CommandLine) -> None:
+    """The machine may be taken away after it, as that of a SkyPilot task."""
+    drive = shell.bench.folder / "drive"
+    assert shell.train("--mirror", str(drive)) == 0
+    assert {path.name for path in drive.glob("*.tar")} == {"run-checkpoint-6.tar", "run-adapter.tar"}
+    assert "waiting for the mirror" in shell.said
+    assert shell.train("--mirror", str(drive), "--json") == 0
+    assert shell.json["mirror"] == "adapter is mirrored, not confirmed"
+
+
+def test_a_result_that_does_not_reach_the_mirror_is_an_error(shell: CommandLine) -> None:
+    drive = shell.bench.folder / "drive"
+    argv = [sys.executable, "-m", "colablock", *shell.argv("--mirror", str(drive))]
+    environ = shell.environ(STAND_IN_PAUSE="0.3", PYTHONPATH=str(ROOT), COLUMNS="400")
+    with subprocess.Popen(argv, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as call:
+        until(lambda: 2 in steps_of(shell.folder) and bool(mirrors_of(shell.folder)))
+        for process in mirrors_of(shell.folder):
+            os.kill(process, signal.SIGKILL)
+        out, err = call.communicate(timeout=60)
+    assert (call.returncode, shell.folder.state()) == (1, State.DONE)
+    assert out.decode().startswith("run: done, 6 steps")
+    assert f"the mirror `{drive}` has not got the whole result of the run `run`; it" in err.decode()
+    assert "the same call mirrors it again" in err.decode()
+
+
+def mirrors_of(folder: RunFolder) -> list[int]:
+    """Return the processes that mirror a run."""
+    words = ("checkpoint_mirror", str(folder.path))
+    commands = {int(path.parent.name): path for path in Path("/proc").glob("[0-9]*/cmdline")}
+    return [process for process, path in commands.items() if all(word in read(path) for word in words)]
+
+
+def read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode(errors="replace")
+    except OSError:  # it has ended
+        return ""
+
+
 USAGE: list[tuple[list[str], str]] = [
     (["train", "tiny", "--set", "seed"], "`--set seed` has no value: write `--set key=value`"),
     (["train", "tiny"], "no model and no dataset to train with hint: Pass them: `colablock train tiny"),

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -43,6 +44,7 @@ __all__ = [
     "mirror_notes",
     "record_mirrored",
     "start_mirror",
+    "wait_for_mirror",
     "watch",
 ]
 
@@ -53,6 +55,8 @@ _LONGEST_PAUSE = 60.0  # seconds, after failures
 _LAST_ATTEMPTS = 6  # once the run has ended
 _START_TIMEOUT = 600.0  # seconds for a run to start
 _UNFINISHED = frozenset({State.RUNNING, State.PREPARED})
+_WITH_ADAPTER = frozenset({State.DONE, State.STOPPED})
+_ADAPTER_CONFIG = "adapter_config.json"
 # The process imports from where this one does, but not from its working folder, as `-m` would.
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -82,6 +86,16 @@ class Mirror:
         name = f"{record.id}-{checkpoint.name}.tar"
         is_mirrored = _mirrored(self.run.path, self.store).get(name) == digest
         return is_mirrored or self._put(checkpoint, name, digest)
+
+    def mirror_adapter(self) -> bool:
+        """Mirror the adapter of a run that has ended with one; return whether the store has it now."""
+        record, adapter = self.run.record(), self.run.adapter
+        has_one = self.run.state(record) in _WITH_ADAPTER and (adapter / _ADAPTER_CONFIG).is_file()
+        if record is None or not has_one:
+            return True
+        name, digest = f"{record.id}-adapter.tar", _digest_of(adapter)
+        is_mirrored = _mirrored(self.run.path, self.store).get(name) == digest
+        return is_mirrored or self._put(adapter, name, digest)
 
     def _newest(self) -> tuple[Path, str] | None:
         """Return the newest undamaged checkpoint and the digest of its manifest."""
@@ -146,19 +160,26 @@ def watch(
     *,
     pause: float = _PAUSE,
     sleep: Callable[[float], None] = time.sleep,
-) -> None:
-    """Mirror each new checkpoint until the run has ended and its last checkpoint is mirrored."""
+) -> bool:
+    """Mirror each new checkpoint until the run has ended, and then its last checkpoint and its adapter.
+
+    Returns whether the store has both.
+    """
     waited, wait = 0.0, pause
     while (state := mirror.run.state()) in _UNFINISHED and waited < _START_TIMEOUT:
         wait = pause if mirror.mirror_newest() else min(2 * wait, _LONGEST_PAUSE)
         waited = waited + wait if state is State.PREPARED else 0.0
         sleep(wait)
+    has_newest = False
     for _ in range(_LAST_ATTEMPTS):
-        if mirror.mirror_newest():
-            return
+        has_newest = mirror.mirror_newest()
+        if has_newest and mirror.mirror_adapter():
+            return True
         wait = min(2 * wait, _LONGEST_PAUSE)
         sleep(wait)
-    mirror.note("the run has ended, but its last checkpoint could not be mirrored")
+    lost = "adapter" if has_newest else "last checkpoint"
+    mirror.note(f"the run has ended, but its {lost} could not be mirrored")
+    return False
 
 
 def start_mirror(run: Path, target: str, *, python: str, environ: Mapping[str, str]) -> int:
@@ -184,7 +205,24 @@ def start_mirror(run: Path, target: str, *, python: str, environ: Mapping[str, s
         )
     # The mirror may outlive this process.  If it ends earlier, this thread reaps it.
     threading.Thread(target=process.wait, daemon=True).start()
+    _PROCESSES[run] = process
     return process.pid
+
+
+_PROCESSES: dict[Path, subprocess.Popen[bytes]] = {}  # by the folder of the run
+
+
+def wait_for_mirror(run: Path, *, limit: float) -> bool:
+    """Wait for the mirror of a run that has ended, *limit* seconds at most.
+
+    Returns whether the last checkpoint and the adapter are mirrored.  It is true at once if this process
+    has started no mirror of *run*.
+    """
+    process = _PROCESSES.get(run.absolute())
+    try:
+        return process is None or process.wait(limit) == 0
+    except subprocess.TimeoutExpired:
+        return False
 
 
 def _import_path() -> list[str]:
@@ -212,6 +250,16 @@ def manifest_digest(checkpoint: Path) -> str | None:
     with suppress(OSError, ValueError):
         return hashlib.sha256(read_bounded(checkpoint / MANIFEST, RUN_FILE)).hexdigest()
     return None
+
+
+def _digest_of(folder: Path) -> str:
+    """Return a digest of the names, sizes and times of the files in *folder*."""
+    facts = [
+        (path.name, path.stat().st_size, path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    ]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
 def record_mirrored(run: Path, store: CheckpointStore, name: str, digest: str) -> None:
@@ -255,8 +303,8 @@ def main(argv: Sequence[str]) -> int:
         for left in run.path.glob(".mirror-*"):  # of a process that was killed
             shutil.rmtree(left, ignore_errors=True)
         try:
-            watch(Mirror(run, open_store(target, python=python, environ=os.environ), note))
+            is_kept = watch(Mirror(run, open_store(target, python=python, environ=os.environ), note))
         except ColablockError as error:
             note(f"mirroring stopped: {error}")
             return int(error.exit_code)
-    return 0
+    return int(not is_kept)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -316,6 +317,31 @@ def test_a_failing_drive_is_retried_with_growing_pauses(run: RunFolder, drive: P
     watch(mirrored.mirror, pause=1, sleep=sleep)
     assert naps == [2, 4, 8, 16, 32, 60, 60, 60, 60, 60, 60]
     assert mirrored.notes[-1] == "the run has ended, but its last checkpoint could not be mirrored"
+
+
+def test_the_adapter_of_a_run_that_has_ended_is_mirrored(run: RunFolder, drive: Path, tmp_path: Path) -> None:
+    """Once, and again when the run is trained again."""
+    run.adapter.mkdir()
+    (run.adapter / "adapter_config.json").write_text("{}")
+    mirrored = NotedMirror(run, drive)
+    assert mirrored.mirror.mirror_adapter()
+    assert mirrored.notes == []  # the run has not ended, so that it may be half written
+    end_run(run, "done")
+    for _ in range(2):
+        assert watch(mirrored.mirror, sleep=lambda _: None)
+    expected = ["checkpoint-20 is mirrored, not confirmed", "adapter is mirrored, not confirmed"]
+    assert mirrored.notes == expected
+    with tarfile.open(drive / "run-1-adapter.tar") as archive:
+        assert "adapter/adapter_config.json" in archive.getnames()
+    (run.adapter / "adapter_config.json").write_text('{"r": 8}')
+    assert watch(mirrored.mirror, sleep=lambda _: None)
+    assert mirrored.notes == [*expected, expected[1]]
+    assert archived_steps(drive) == [20]
+    drive.rename(tmp_path / "unmounted")
+    (tmp_path / "drive").write_text("")
+    (run.adapter / "adapter_config.json").write_text('{"r": 16}')
+    assert not watch(mirrored.mirror, sleep=lambda _: None)
+    assert mirrored.notes[-1] == "the run has ended, but its adapter could not be mirrored"
 
 
 def test_a_mirror_stops_waiting_for_a_run_that_does_not_start(tmp_path: Path, drive: Path) -> None:
