@@ -474,6 +474,8 @@ class _TrainCall:
         if problem:
             self.reporter.note(problem)
         mode, keeps_shards = resumed_mode(self.options.shard, config, checkpoint)
+        if checkpoint is not None and config.fsdp_config and not keeps_shards:
+            self.reporter.note(f"{checkpoint.name} is not sharded: the run goes on without `fsdp_config`")
         return RunCase(
             shard=mode,
             keeps_shards=keeps_shards,

@@ -76,9 +76,6 @@ class Sharding:
 
     activation_checkpointing: bool = True
     reshard_after_forward: bool = True
-    offload_params: bool = False
-    cpu_ram_efficient_loading: bool = True
-    state_dict_type: str = "SHARDED_STATE_DICT"
     layers: tuple[str, ...] = ()
 
     def values(self) -> dict[str, object]:
@@ -87,11 +84,11 @@ class Sharding:
             "version": 2,
             "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
             **({"transformer_layer_cls_to_wrap": ",".join(self.layers)} if self.layers else {}),
-            "state_dict_type": self.state_dict_type,
+            "state_dict_type": "SHARDED_STATE_DICT",
             "reshard_after_forward": self.reshard_after_forward,
             "activation_checkpointing": self.activation_checkpointing,
-            "offload_params": self.offload_params,
-            "cpu_ram_efficient_loading": self.cpu_ram_efficient_loading,
+            "offload_params": False,
+            "cpu_ram_efficient_loading": True,
             "sync_module_states": True,  # accelerate wants it beside the one before, and FSDP 2 ignores it
         }
 

@@ -659,6 +659,14 @@ def test_a_run_goes_on_as_its_checkpoint_was_saved(bench: Bench) -> None:
     with pytest.raises(Refused, match="is not sharded, and `--shard fsdp` cannot go on") as caught:
         Call(bench, config, shard="fsdp")
     assert "Leave `--shard` out" in str(caught.value.hint)
+    asked = Call(bench, replace(config, fsdp_config={"reshard_after_forward": True}), environ=SLOW)
+    kill(asked.folder)
+    assert asked.notes.count("checkpoint-4 is not sharded: the run goes on without `fsdp_config`") == 1
+    assert not read_record(asked.folder).is_sharded
     (folder.path / "checkpoint-4" / "pytorch_model_fsdp_0").mkdir()
+    with pytest.raises(Refused, match="checkpoint-4 is sharded, and `--shard none` cannot go on"):
+        Call(bench, config, shard="none")
+    (folder.path / "checkpoint-4" / "pytorch_model_fsdp_0").rmdir()
+    (folder.path / "checkpoint-4" / "pytorch_model_fsdp.bin").touch()  # saved as a whole, by axolotl
     with pytest.raises(Refused, match="checkpoint-4 is sharded, and `--shard none` cannot go on"):
         Call(bench, config, shard="none")

@@ -34,6 +34,7 @@ __all__ = [
 
 _SCHEMA = 1
 _SHARDS = "pytorch_model_fsdp_0"  # as accelerate names the folder
+_WHOLE = "pytorch_model_fsdp.bin"  # and the file with `state_dict_type: FULL_STATE_DICT`
 _NAME = re.compile(r"checkpoint-([0-9]{1,15})")
 _MAX_FAULTS = 3  # of one checkpoint in a message: they tend to have one cause
 _MAX_VALUE = 60  # characters of a value in a message
@@ -115,8 +116,8 @@ def _fault(folder: Path, name: str, row: _ManifestFile) -> str | None:
 
 
 def is_sharded(checkpoint: Path) -> bool:
-    """Whether *checkpoint* has the parts of ranks that share one model, by FSDP."""
-    return (checkpoint / _SHARDS).is_dir()
+    """Whether *checkpoint* is of ranks that share one model, by FSDP: in parts, or as axolotl can save it."""
+    return (checkpoint / _SHARDS).is_dir() or (checkpoint / _WHOLE).is_file()
 
 
 def newest_valid(folder: Path, reporter: Reporter) -> Path | None:

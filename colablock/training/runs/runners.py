@@ -18,6 +18,7 @@ from colablock.errors import InvalidInput
 from colablock.training.runs.config import OWN_DATA, Adapter, MetricsTarget, TrainConfig
 from colablock.training.runs.folder import RunFolder
 from colablock.training.scripts import FOLDER as SCRIPTS
+from colablock.verification.launch import Sharding
 
 __all__ = ["RUNNERS", "Entry", "RunDecisions", "Runner", "runner_of"]
 
@@ -27,15 +28,13 @@ _OF_EVERY_LAUNCH = ("accelerate.commands.launch", "torch")
 _OF_EVERY_RUN = (*_OF_EVERY_LAUNCH, "transformers:Trainer")  # as launcher and shim do
 
 
-# The values of axolotl's `fsdp_config`, unless the config has its own.
-_AXOLOTL_SHARDS: Mapping[str, Any] = {
-    "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-    "state_dict_type": "SHARDED_STATE_DICT",
-    "final_state_dict_type": "FULL_STATE_DICT",
-    "reshard_after_forward": True,
-    "cpu_ram_efficient_loading": True,
-    "offload_params": False,
-}
+_OF_SHARDS = (  # keys of axolotl's `fsdp_config` with the values that accelerate gets for trl
+    "auto_wrap_policy",
+    "state_dict_type",
+    "reshard_after_forward",
+    "cpu_ram_efficient_loading",
+    "offload_params",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -315,9 +314,11 @@ def _conditional_keys(config: TrainConfig, decisions: RunDecisions) -> Iterator[
         yield "eval_steps", config.eval_steps or decisions.eval_steps
     if MetricsTarget.TENSORBOARD in config.report_to:
         yield "use_tensorboard", True
-    if decisions.is_sharded or config.fsdp_config:
+    if decisions.is_sharded:
+        usual = Sharding().values()
+        shards = {"final_state_dict_type": "FULL_STATE_DICT", **{name: usual[name] for name in _OF_SHARDS}}
         yield "fsdp_version", config.fsdp_version or 2
-        yield "fsdp_config", {**_AXOLOTL_SHARDS, **config.fsdp_config}
+        yield "fsdp_config", {**shards, **config.fsdp_config}
     if decisions.pads_with_eos and decisions.eos_token:
         yield "special_tokens", {"pad_token": decisions.eos_token}
     if not decisions.has_card:

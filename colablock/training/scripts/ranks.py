@@ -330,7 +330,7 @@ def check_shards(folder: Path, model: Any) -> None:
             if not (folder / part / name).is_file():
                 raise SystemExit(
                     f"{folder.name}/{part} has no `{name}`, which another host has saved: "
-                    "the hosts of a sharded run need one `output_dir` that all of them see"
+                    "hosts share a model only in a job of Slurm, with an `output_dir` that all of them see"
                 )
 
 

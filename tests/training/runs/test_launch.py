@@ -103,9 +103,6 @@ COMMANDS: list[tuple[dict[str, Any], str]] = [
                 layers=("OneLayer", "OtherLayer"),
                 activation_checkpointing=False,
                 reshard_after_forward=False,
-                offload_params=True,
-                cpu_ram_efficient_loading=False,
-                state_dict_type="FULL_STATE_DICT",
             ),
         },
         (
@@ -113,9 +110,9 @@ COMMANDS: list[tuple[dict[str, Any], str]] = [
             " --num_cpu_threads_per_process 1 --use_fsdp --fsdp_version 2"
             " --fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP"
             " --fsdp_transformer_layer_cls_to_wrap OneLayer,OtherLayer"
-            " --fsdp_state_dict_type FULL_STATE_DICT"
+            " --fsdp_state_dict_type SHARDED_STATE_DICT"
             " --fsdp_reshard_after_forward false --fsdp_activation_checkpointing false"
-            " --fsdp_offload_params true --fsdp_cpu_ram_efficient_loading false"
+            " --fsdp_offload_params false --fsdp_cpu_ram_efficient_loading true"
             " --fsdp_sync_module_states true"
         ),
     ),

@@ -157,8 +157,14 @@ CASES: list[tuple[str, TrainConfig, RunDecisions, dict[str, Any]]] = [
     (
         "shards of its own",
         a_config(fsdp_version=1, fsdp_config={"offload_params": True}),
-        CARD,
+        replace(CARD, is_sharded=True),
         {"fsdp_version": 1, "fsdp_config": {**SHARDS, "offload_params": True}},
+    ),
+    (
+        "no shards, as the checkpoint has none",
+        a_config(fsdp_version=2, fsdp_config={"offload_params": True}),
+        CARD,
+        {"fsdp_version": GONE, "fsdp_config": GONE},
     ),
     ("a project is not a report", a_config(wandb_project="mine"), CARD, {}),
     (

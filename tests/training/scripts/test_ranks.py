@@ -136,3 +136,22 @@ def test_a_checkpoint_is_the_same_if_its_manifest_is(tmp_path: Path) -> None:
     assert found[0] == found[2] != found[1]
     assert all(one.startswith("checkpoint-4 (") for one in found)
     assert ranks.checkpoint_of({"resume": None}) == "none"
+
+
+def test_a_part_of_a_checkpoint_that_is_elsewhere_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = {name: SimpleNamespace(relative_path=name) for name in ("__0_0.distcp", "__1_0.distcp")}
+    saved = SimpleNamespace(state_dict_metadata={"a": 1}, storage_data=parts)
+    reader = SimpleNamespace(FileSystemReader=lambda _: SimpleNamespace(read_metadata=lambda: saved))
+    for name in ("torch", "torch.distributed", "torch.distributed.checkpoint"):
+        monkeypatch.setitem(sys.modules, name, reader)
+    folder = tmp_path / "checkpoint-4"
+    for part in ("pytorch_model_fsdp_0", "optimizer_0"):
+        (folder / part).mkdir(parents=True)
+        (folder / part / "__0_0.distcp").touch()
+    model = SimpleNamespace(parameters=lambda: [SimpleNamespace(requires_grad=True)])
+    with pytest.raises(
+        SystemExit, match=r"has no `__1_0\.distcp`, which another host has saved: .* job of Slurm"
+    ):
+        ranks.check_shards(folder, model)
