@@ -56,6 +56,7 @@ from colablock.training.start import (
     default_folder,
     folder_of,
     lock_run_folder,
+    mirrored_id,
     move_aside,
     start_early_for,
     start_job,
@@ -221,15 +222,18 @@ def train(
     if options.mirror:
         store = open_store(options.mirror, python=proven.python, environ=mirror_environ)
     with lock_run_folder(folder.path):
-        run = NamedRun(unused_run_id(home, folder.path, reporter), folder)
-        if options.fresh and store is not None and list_archives(store, run.id):
+        host = ranks_of(1, options.launch_arguments).host
+        run = NamedRun(unused_run_id(home, folder.path, reporter, host=host), folder)
+        mirrored = mirrored_id(home, config, run.id, host)
+        if options.fresh and store is not None and list_archives(store, mirrored):
             hint = "Name another mirror, or another `output_dir`"
-            raise Refused(f"the mirror has checkpoints of an earlier run `{run.id}`", hint=hint)
+            raise Refused(f"the mirror has checkpoints of an earlier run `{mirrored}`", hint=hint)
         call = _TrainCall(
             proven=proven,
             options=options,
             runner=runner_of(options.runner or proven.runner).name,
             run=run,
+            mirrored=mirrored,
             data=data_digest(options.config.datasets),
             home=home,
             environ=environ,
@@ -247,12 +251,16 @@ def train(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _TrainCall:
-    """One call of `train` with its folder locked; *data* is the digest of the data."""
+    """One call of `train` with its folder locked.
+
+    *mirrored* is the id of the run in a mirror, and *data* the digest of the data.
+    """
 
     proven: ProvenEnvironment
     options: TrainOptions
     runner: str
     run: NamedRun
+    mirrored: str
     data: str
     home: Path
     environ: Mapping[str, str]
@@ -309,7 +317,7 @@ class _TrainCall:
         variables = mirror_variables(mirror, self.environ)
         store = open_store(mirror, python=self.proven.python, environ=variables)
         try:
-            restore_checkpoint(store, self.run.id, folder.path, reporter=self.reporter)
+            restore_checkpoint(store, self.mirrored, folder.path, reporter=self.reporter)
         except NotFound:  # the first start
             return None
         return folder.record()

@@ -45,6 +45,7 @@ __all__ = [
     "default_folder",
     "folder_of",
     "lock_run_folder",
+    "mirrored_id",
     "move_aside",
     "start_early_for",
     "start_job",
@@ -155,20 +156,32 @@ def folder_of(config: TrainConfig, launch_arguments: tuple[str, ...]) -> Path:
     return folder.parent / f"host-{host}" / folder.name if host else folder
 
 
-def unused_run_id(home: Path, folder: Path, reporter: Reporter | None = None) -> str:
+def unused_run_id(home: Path, folder: Path, reporter: Reporter | None = None, *, host: int = 0) -> str:
     """Return the id of the run in *folder*: the folder's name, with a number if another run has that id.
 
-    A new run that is not called as its folder is noted.
+    After the first, a *host* has its number in the id, since hosts may share *home*.  A new run that is
+    called otherwise is noted.
     """
     known = dict(list_runs(home))
-    name, number = folder.name, 1
+    first = name = f"{folder.name}-host-{host}" if host else folder.name
+    number = 1
     while _is_of_another(known, folder, name):
         number += 1
-        name = f"{folder.name}-{number}"
-    if reporter is not None and name != folder.name and RunFolder(folder).record() is None:
-        there = known[folder.name].path
-        reporter.note(f"the run in `{folder}` is called `{name}`: `{folder.name}` is the run in `{there}`")
+        name = f"{first}-{number}"
+    if reporter is not None and name != first and RunFolder(folder).record() is None:
+        there = known[first].path
+        reporter.note(f"the run in `{folder}` is called `{name}`: `{first}` is the run in `{there}`")
     return name
+
+
+def mirrored_id(home: Path, config: TrainConfig, run_id: str, host: int) -> str:
+    """Return the id that the mirror has the checkpoints of a run under, which is that of host 0.
+
+    *run_id* is the id on this *host*.  If *home* does not know the run of host 0, it is called as its folder.
+    """
+    first = default_folder(config)
+    known = (name for name, folder in list_runs(home) if folder.path == first)
+    return next(known, first.name) if host else run_id
 
 
 def _is_of_another(known: Mapping[str, RunFolder], folder: Path, name: str | None = None) -> bool:
@@ -269,7 +282,7 @@ def start_job(
     """
     ranks = with_meeting_point(ranks_of(job.processes, job.launch_arguments))
     decisions = _decide(job, prepared, ranks)
-    run_id = unused_run_id(home, folder.path)
+    run_id = unused_run_id(home, folder.path, host=ranks.host)
     environment = _environment(job, folder, environ, ranks, has_card=job.has_card, cards=job.cards)
     entry = runner_of(job.runner).write(job.config, decisions, folder)
     sharding = sharding_for(job.config) if job.is_sharded and job.runner == "trl" else None

@@ -338,6 +338,28 @@ def test_a_run_is_restored_from_its_mirror(bench: Bench) -> None:
     assert list(losses_of(folder)) == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
+def test_another_host_restores_the_run_of_the_first(bench: Bench) -> None:
+    config, drive = bench.config(max_steps=8, save_steps=2), bench.folder / "drive"
+    folder = cut_off(bench, config)
+    Mirror(folder, FolderStore(drive), lambda _: None).mirror_newest()
+    folder.path.rename(bench.folder / "of-the-first")  # the hosts share their home, and not this disk
+    several = (
+        "--num_machines",
+        "2",
+        "--machine_rank",
+        "1",
+        "--main_process_ip",
+        "h",
+        "--main_process_port",
+        "1",
+    )
+    call = Call(bench, config, mirror=str(drive), launch_arguments=several)
+    kill(call.folder)
+    assert call.run == ("run-host-1", RunFolder(bench.folder / "host-1" / "run"))
+    assert read_record(call.folder).resumed_from is not None
+    assert not [note for note in call.notes if "is called" in note]
+
+
 @pytest.mark.slow  # it looks every five seconds
 def test_a_finished_run_is_mirrored_on_request(bench: Bench) -> None:
     drive = bench.folder / "drive"

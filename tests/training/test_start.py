@@ -23,7 +23,9 @@ from colablock.training.runs.folder import register
 from colablock.training.start import (
     LOCAL_FILES_WORKAROUND,
     default_folder,
+    folder_of,
     lock_run_folder,
+    mirrored_id,
     move_aside,
     unused_run_id,
     with_own_folder,
@@ -147,6 +149,21 @@ def test_a_run_that_is_not_called_as_its_folder_is_noted(tmp_path: Path) -> None
     assert reporter.notes == [
         f"the run in `{tmp_path}/b/first` is called `first-2`: `first` is the run in `{tmp_path}/a/first`"
     ]
+
+
+def test_hosts_that_share_a_home_know_the_run_of_the_first(tmp_path: Path) -> None:
+    home, notes = tmp_path / "home", Notes()
+    config = a_config(output_dir=str(tmp_path / "scratch/first"))
+    own = folder_of(config, ("--num_machines=2", "--machine_rank=1"))
+    assert unused_run_id(home, own, notes, host=1) == "first-host-1"
+    assert mirrored_id(home, config, "first-host-1", 1) == "first"
+    register(home, "first-host-1", own)  # before the first host has registered its own
+    assert unused_run_id(home, default_folder(config), notes) == "first"
+    register(home, "first-2", default_folder(config))  # another run is called `first`
+    assert mirrored_id(home, config, "first-host-1", 1) == "first-2"
+    assert mirrored_id(home, config, "first-2", 0) == "first-2"
+    assert unused_run_id(home, own, notes, host=1) == "first-host-1"
+    assert notes.notes == []
 
 
 def test_a_run_folder_is_locked_once(tmp_path: Path) -> None:
@@ -294,6 +311,8 @@ def test_the_job_file_has_everything_for_the_shim(bench: Bench) -> None:
         "attention": "sdpa",
         "warmup_steps": 1,
         "eval_steps": 0,
+        "data": job.data_digest,
+        "rows": 12,
     }
     assert len(told["evaluate"]) == 2
     assert read_record(folder).total_steps == 9  # 12 rows, 4 a step, 3 times
