@@ -23,6 +23,7 @@ from colablock.training.chat_templates import template_value
 from colablock.training.foreign_config import translate
 from colablock.training.git import git_revision
 from colablock.training.given_inputs import check_on_hub
+from colablock.training.hosts import check_job
 from colablock.training.preflight.batch_size import with_batch_of
 from colablock.training.preflight.checks import Preflight
 from colablock.training.preflight.facts import Machine, ProvenEnvironment
@@ -277,6 +278,8 @@ class _TrainCall:
                 raise Refused(f"the run `{record.id}` is running", hint=f"`colablock runs stop {record.id}`")
             self.reporter.note(f"following the run `{record.id}`, which is already running")
             return
+        if record is not None and state is State.KILLED:
+            check_job(record, self.environ)
         folder.stop_file.unlink(missing_ok=True)  # a later one is for the run that this call starts
         if options.fresh:
             self._start_over()

@@ -13,19 +13,22 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from colablock._common.fs import write_private
 from colablock.deployment.slurm_job import BatchJob, batch_script
-from colablock.errors import InvalidInput, Unmet
+from colablock.errors import InvalidInput, Refused, Unmet
+from colablock.training.runs.folder import RunRecord
 from colablock.training.runs.launch import TASK
 
-__all__ = ["is_in_job", "job_arguments", "per_host", "submit", "write_script"]
+__all__ = ["check_job", "is_in_job", "job_arguments", "per_host", "submit", "write_script"]
 
 PORT = 29500
 _FIRST_PORT, _PORTS = 20_000, 10_000  # below those that Linux gives to clients
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_-]{0,252}")
 _OPTION = re.compile(r"[a-z][a-z-]*")
+_HOLDS = frozenset({"RUNNING", "SUSPENDED", "STOPPED"})  # states of a job that has its nodes
 _QUICK = 60.0  # seconds, for a command of Slurm
 
 
@@ -72,6 +75,22 @@ def job_arguments(environ: Mapping[str, str], *, has_card: bool) -> tuple[str, .
     if not listed:
         raise Unmet(f"Slurm does not say which nodes the job has: SLURM_JOB_NODELIST is {nodes!r}")
     return _arguments(int(tasks), TASK, listed[0], _FIRST_PORT + int(job) % _PORTS)
+
+
+def check_job(record: RunRecord, environ: Mapping[str, str]) -> None:
+    """Raise Refused if *record* is of another job of Slurm that is running: its processes are not seen here.
+
+    Without an answer of Slurm the job counts as ended.
+    """
+    job = record.job
+    if not job.isdecimal() or job == environ.get("SLURM_JOB_ID"):
+        return
+    states: Sequence[str] = ()
+    with suppress(Unmet):  # there is no such job any more, or no `squeue` here
+        states = _output(["squeue", "--noheader", "--jobs", job, "--format", "%T"], environ).split()
+    if not _HOLDS.isdisjoint(states):
+        message = f"the run `{record.id}` is running on `{record.host}`, in the job {job} of Slurm"
+        raise Refused(message, hint=f"`scancel {job}` ends it")
 
 
 def write_script(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -307,6 +308,8 @@ def start_job(
         git_revision=revision,
         started=time.time(),
         command=tuple(command),
+        host=socket.gethostname(),
+        job=environ.get("SLURM_JOB_ID", ""),
     )
     folder.write_record(record)  # before the start, so that a run that is killed at once has a record
     started = start_process(command, folder, environment, early)

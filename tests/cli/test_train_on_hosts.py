@@ -9,8 +9,10 @@ import argparse
 import hashlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -144,6 +146,31 @@ def test_a_job_with_one_task_needs_no_srun(shell: CommandLine, commands: Path) -
     variables = in_job(commands, os.environ["PATH"], tasks=1)
     assert shell.train("--launcher", "slurm", "--json", **variables) == 0
     assert "srun" not in read_record(shell.folder).command
+
+
+def test_a_run_in_a_job_on_another_host_is_not_taken_for_killed(shell: CommandLine, commands: Path) -> None:
+    """Its processes are not seen here, and Slurm says whether the job is running."""
+    variables = in_job(commands, os.environ["PATH"], tasks=1)
+    assert shell.train("--launcher", "slurm", **variables) == 0
+    record = read_record(shell.folder)
+    assert (record.host, record.job) == (socket.gethostname(), "42")
+    shell.folder.write_record(replace(record, host="node7", process=2**22 + 1))
+    shell.folder.end_file.unlink()
+    (shell.folder.path / "stop").touch()
+    (commands / "state").write_text("RUNNING\n")
+    for more in ([], ["--fresh"], ["--resume-anyway"]):
+        assert shell.train(*more, PATH=variables["PATH"]) == 1
+        assert "the run `run` is running on `node7`, in the job 42 of Slurm" in shell.said
+        assert "hint: `scancel 42` ends it" in shell.said
+    assert (shell.folder.path / "stop").exists()
+    assert shell.train("--launcher", "slurm", **variables) == 0  # the job itself was queued again
+    shell.folder.end_file.unlink()
+    (commands / "state").write_text("PENDING\n")
+    assert shell.train(PATH=variables["PATH"]) == 0
+    shell.folder.write_record(replace(record, process=2**22 + 1))
+    shell.folder.end_file.unlink()
+    (commands / "state").unlink()  # the job is gone
+    assert shell.train(PATH=variables["PATH"]) == 0
 
 
 @pytest.mark.parametrize(

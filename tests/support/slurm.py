@@ -34,6 +34,10 @@ SCONTROL = """\
 #!/bin/bash
 if [[ $1 == show ]]; then echo 127.0.0.1; else echo "$@" >>"${0%/*}/asked"; fi
 """
+SQUEUE = """\
+#!/bin/bash
+if [ -e "${0%/*}/state" ]; then cat "${0%/*}/state"; else exit 1; fi
+"""
 SBATCH = """\
 #!/bin/bash
 echo "$@" >>"${0%/*}/asked"
@@ -43,9 +47,12 @@ echo "42;cluster"
 
 
 def write_commands(folder: Path) -> Path:
-    """Write the commands to *folder*, which has to come first in PATH.  The file ``asked`` has the calls."""
+    """Write the commands to *folder*, which has to come first in PATH.
+
+    The file ``asked`` has the calls; ``state`` is what squeue says of any job.
+    """
     folder.mkdir()
-    for name, text in {"srun": SRUN, "scontrol": SCONTROL, "sbatch": SBATCH}.items():
+    for name, text in {"srun": SRUN, "scontrol": SCONTROL, "squeue": SQUEUE, "sbatch": SBATCH}.items():
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
     return folder

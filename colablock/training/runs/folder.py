@@ -107,6 +107,8 @@ class RunRecord:
     total_steps: int | None = None
     process: int = 0
     process_started: int = 0
+    host: str = ""  # where the launcher was started
+    job: str = ""  # the number of its job of Slurm
     command: Sequence[str] = ()
     estimate: int | None = None  # of the memory, by preflight
     seconds: Mapping[str, float] = field(default_factory=dict)  # before the start: "facts", "tokens"
