@@ -113,7 +113,7 @@ def resumed_mode(asked: str | None, config: TrainConfig, checkpoint: Path | None
         return mode, False
     keeps_shards = is_sharded(checkpoint)
     wanted = ShardMode.FSDP if keeps_shards else ShardMode.NONE
-    if asked is not None and mode not in (ShardMode.AUTO, wanted) and asked == mode.value:
+    if asked not in (None, ShardMode.AUTO.value, wanted.value):
         kind = "sharded" if keeps_shards else "not sharded"
         raise Refused(
             f"{checkpoint.name} is {kind}, and `--shard {asked}` cannot go on from it",
