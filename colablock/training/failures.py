@@ -38,6 +38,7 @@ from colablock.training.runs.known_crashes import (
     cause_in,
     cause_of_signal,
     general_cause_in,
+    known_causes,
     named_cause,
     shortened,
     without_prose,
@@ -65,6 +66,9 @@ _WENT_ON = re.compile(
     r"^HTTP request sent, awaiting response\.\.\. 200|' saved \[\d|^trainable params: |100%\|█"
     r"|^\W*\{'(?:loss|eval_loss|train_runtime)': |^Training completed"
 )
+
+# An exception in a destructor, which Python reports and goes on.
+_IGNORED = re.compile(r"^Exception ignored in: .*\n(?:Traceback .*\n(?:[ \t].*\n)*)?.*", re.MULTILINE)
 
 
 def text_of(failure: str | BaseException) -> str:
@@ -154,7 +158,12 @@ def _of_unknown_module(
 
 def _recognised(text: str) -> tuple[Traceback, Cause]:
     """Return the failure in *text*, and its cause: that of its exceptions, else that of its last lines."""
-    lines = text.splitlines()
+    lines = _IGNORED.sub("", text).splitlines() or [""]
+    text = "\n".join(lines)
+    tail = "\n".join(lines[-_LAST_LINES:])
+    for known in known_causes():
+        if known.whole is not None and known.whole.search(tail):
+            return Traceback(text=tail, line=_last_exception(lines), messages=tail), known
     chain = first_failure(tracebacks(text), 1)
     chains = [chain] if chain is not None and chain.line else []
     for one in joined(chains, _raised(lines)):
@@ -166,12 +175,15 @@ def _recognised(text: str) -> tuple[Traceback, Cause]:
         if cause is not None:
             of_signal = cause_of_signal(signal_in(one.messages)) if cause.is_consequence else None
             return one, of_signal or cause
-    tail = "\n".join(lines[-_LAST_LINES:])
     whole = Traceback(text=tail, line="", messages=tail)
     cause = _cause_of_lines(lines)
     if cause is not None:
         return Traceback(text=tail, line=matching_line(cause, tail), messages=tail), cause
     return next(joined(chains, _raised(lines)), whole), named_cause("unknown")
+
+
+def _last_exception(lines: Sequence[str]) -> str:
+    return next((line.strip() for line in reversed(lines) if _EXCEPTION.match(line.strip())), "")
 
 
 def _raised(lines: Sequence[str]) -> Iterator[Traceback]:

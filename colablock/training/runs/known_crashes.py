@@ -149,7 +149,7 @@ class Framed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
-    """One known cause; *pattern* and *general* are None if it is not recognised by text.
+    """One known cause; *pattern*, *general* and *whole* are None if it is not recognised by text.
 
     *general* and *framed* count only in messages of errors for which no *pattern* is found.
     """
@@ -158,6 +158,7 @@ class Cause:
     means: str
     pattern: re.Pattern[str] | None = None
     general: re.Pattern[str] | None = None
+    whole: re.Pattern[str] | None = None
     framed: tuple[Framed, ...] = ()
     signal: int | None = None
     advice: tuple[Advice, ...] = ()
@@ -292,6 +293,7 @@ def _cause(value: Mapping[str, Any], shared: Mapping[str, Advice], names: Mappin
         means=value["means"],
         pattern=_any_of(value.get("patterns", ()), names),
         general=_any_of([one for one in general if isinstance(one, str)], names),
+        whole=_any_of(value.get("whole", ()), names),
         framed=tuple(
             Framed(pattern=_regex(one["pattern"], names), frame=_regex(one["frame"], names))
             for one in general
