@@ -58,7 +58,7 @@ from colablock.training.start import (
     folder_of,
     lock_run_folder,
     mirrored_id,
-    move_aside,
+    set_aside,
     start_early_for,
     start_job,
     unused_run_id,
@@ -305,13 +305,8 @@ class _TrainCall:
 
     def _start_over(self) -> None:
         """Start in an empty folder; the old contents are kept under another name."""
-        folder = self.run.folder.path
-        aside = move_aside(folder)
-        if aside is None:
-            self._start(None)
-            return
-        self.reporter.note(f"moved the contents of `{folder}` to `{aside}`")
-        with lock_run_folder(folder):  # the folder that was locked has been renamed
+        host = ranks_of(1, self.options.launch_arguments).host
+        with set_aside(self.run.folder.path, self.home, self.reporter, host=host):
             self._start(None)
 
     def _restored(self, mirror: str) -> RunRecord | None:

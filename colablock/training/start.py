@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -22,7 +23,14 @@ from colablock.training.preflight.cards import GQA_WORKAROUND
 from colablock.training.preflight.facts import Precision, ProvenEnvironment, has_bf16
 from colablock.training.prepared_data import DataJob, bytecode_folder
 from colablock.training.runs.config import TrainConfig, config_to
-from colablock.training.runs.folder import RunFolder, RunRecord, check_owner, list_runs, register
+from colablock.training.runs.folder import (
+    RunFolder,
+    RunRecord,
+    check_owner,
+    list_runs,
+    register,
+    unregister,
+)
 from colablock.training.runs.launch import (
     TASK,
     EarlyLauncher,
@@ -47,7 +55,7 @@ __all__ = [
     "folder_of",
     "lock_run_folder",
     "mirrored_id",
-    "move_aside",
+    "set_aside",
     "start_early_for",
     "start_job",
     "unused_run_id",
@@ -193,7 +201,11 @@ def _is_of_another(known: Mapping[str, RunFolder], folder: Path, name: str | Non
 
 @contextmanager
 def lock_run_folder(folder: Path) -> Iterator[None]:
-    """Lock the folder of a run while it is started.  Raises Refused if another call has locked it."""
+    """Lock the folder of a run while it is started.  Raises Refused if another call has locked it.
+
+    It is created; if nothing is written there, it is removed again with the created ones above it.
+    """
+    created = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
         check_owner(make_private(folder))
         descriptor = os.open(folder, os.O_RDONLY)
@@ -202,21 +214,43 @@ def lock_run_folder(folder: Path) -> Iterator[None]:
     try:
         with suppress(OSError):  # file systems without locks, such as NFS for folders
             if not flock(descriptor, wait=False):
+                created = []  # the folder is that of the other call
                 raise Refused(f"another call is starting a run in `{folder}`")
         yield
     finally:
+        with suppress(OSError):  # it has files
+            for one in created:
+                one.rmdir()
         os.close(descriptor)
 
 
-def move_aside(folder: Path) -> Path | None:
-    """Rename *folder* so that a new run can use its name; return the new path, or None if it has no files."""
+@contextmanager
+def set_aside(folder: Path, home: Path, reporter: Reporter, *, host: int = 0) -> Iterator[None]:
+    """Rename and lock *folder*, so that a new run of *host* can begin there; undo that if none begins.
+
+    The run that was there is registered in *home* under its new name.
+    """
     if not folder.is_dir() or not any(folder.iterdir()):
-        return None
+        yield
+        return
     number = 1
     while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
         number += 1
     folder.rename(aside)
-    return aside
+    name = unused_run_id(home, aside, host=host)
+    try:
+        if RunFolder(aside).record() is not None:
+            register(home, name, aside)
+        with lock_run_folder(folder):  # the folder that was locked has been renamed
+            yield
+    finally:
+        if RunFolder(folder).record_file.exists():
+            reporter.note(f"moved the contents of `{folder}` to `{aside}`")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # it is still registered where it is
+                aside.rename(folder)
+                unregister(home, name)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from colablock.training.runs.checkpoint_mirror import Mirror
 from colablock.training.runs.checkpoint_stores import FolderStore
 from colablock.training.runs.checkpoints import list_checkpoints, newest_valid, step_of
 from colablock.training.runs.config import DataSource, TrainConfig, config_to
-from colablock.training.runs.folder import RunFolder, State, find_run
+from colablock.training.runs.folder import RunFolder, State, find_run, list_runs
 from colablock.training.runs.summary import summary_of
 from colablock.training.start import lock_run_folder
 from tests.support.hub import HubServer
@@ -138,7 +138,13 @@ def test_a_finished_run_is_found(bench: Bench) -> None:
     second = Call(bench, bench.config(logging_steps=2, save_total_limit=5))  # changes nothing that is learnt
     assert second.notes == ["the run `run` is already done: `--fresh` trains again"]
     assert (second.briefings, read_record(second.folder)) == ([], before)
+    for asked in ({"config": bench.config(base_model=str(bench.folder))}, {"runner": "axolotl"}):
+        with pytest.raises((Refused, InvalidInput)):
+            Call(bench, **asked, fresh=True)
+        assert list(list_runs(bench.home)) == [first.run]
+        assert (read_record(first.folder), (bench.folder / "run.1").exists()) == (before, False)
     third = Call(bench, fresh=True)
+    assert list(list_runs(bench.home)) == [third.run, ("run.1", RunFolder(bench.folder / "run.1"))]
     assert third.notes == [f"moved the contents of `{bench.folder}/run` to `{bench.folder}/run.1`"]
     assert end_of(third.folder).state() is State.DONE
     assert read_record(RunFolder(bench.folder / "run.1")) == before

@@ -26,7 +26,7 @@ from colablock.training.start import (
     folder_of,
     lock_run_folder,
     mirrored_id,
-    move_aside,
+    set_aside,
     unused_run_id,
     with_own_folder,
     workarounds_for,
@@ -194,16 +194,28 @@ def test_a_file_system_without_locks_is_accepted(tmp_path: Path, monkeypatch: py
 
 
 def test_the_contents_of_a_folder_are_moved_aside(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    assert move_aside(folder) is None
-    folder.mkdir()
-    assert move_aside(folder) is None
-    for number in (1, 2):
+    folder, reporter = tmp_path / "run", Notes()
+    for _ in range(2):  # there is nothing to move
+        with set_aside(folder, tmp_path / "home", reporter):
+            assert not (tmp_path / "run.1").exists()
         folder.mkdir(exist_ok=True)
+    for number in (1, 2):
         (folder / "log.txt").write_text(str(number))
-        assert move_aside(folder) == tmp_path / f"run.{number}"
-        assert not folder.exists()
+        with set_aside(folder, tmp_path / "home", reporter):
+            assert list(folder.iterdir()) == []
+            (folder / "run.json").write_text("{}")  # the new run begins
     assert [(tmp_path / f"run.{number}/log.txt").read_text() for number in (1, 2)] == ["1", "2"]
+    assert len(reporter.notes) == 2
+
+
+def test_a_call_that_writes_nothing_leaves_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    for name in ("outputs/run", "kept"):
+        with pytest.raises(Refused), lock_run_folder(tmp_path / name):
+            raise Refused("preflight")
+    with lock_run_folder(tmp_path / "new/run"):
+        (tmp_path / "new/run/run.json").touch()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["kept", "new", "run", "run.json"]
 
 
 def test_the_revision_is_the_commit_of_the_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

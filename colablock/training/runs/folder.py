@@ -56,6 +56,7 @@ __all__ = [
     "register",
     "start_time_of",
     "stop_run",
+    "unregister",
 ]
 
 MANIFEST = "colablock.json"  # in a checkpoint
@@ -323,6 +324,11 @@ def _stat(process: int) -> list[str]:
 def register(home: Path, run_id: str, folder: Path) -> None:
     """Register the run for `find_run` and `list_runs`."""
     write_private(home / "runs" / f"{run_id}.json", json.dumps({"folder": os.fspath(folder)}).encode())
+
+
+def unregister(home: Path, run_id: str) -> None:
+    """Undo `register`.  Raises OSError."""
+    (home / "runs" / f"{run_id}.json").unlink(missing_ok=True)
 
 
 def list_runs(home: Path) -> Iterator[tuple[str, RunFolder]]:
