@@ -131,6 +131,10 @@ def test_a_run_records_its_cards(bench: Bench) -> None:
     assert (record.precision, record.workarounds) == ("bf16", [])
 
 
+def interrupt(_: Briefing) -> None:
+    raise Interrupted("The call is interrupted before its run begins.")
+
+
 def test_a_finished_run_is_found(bench: Bench) -> None:
     first = Call(bench)
     end_of(first.folder)
@@ -138,8 +142,8 @@ def test_a_finished_run_is_found(bench: Bench) -> None:
     second = Call(bench, bench.config(logging_steps=2, save_total_limit=5))  # changes nothing that is learnt
     assert second.notes == ["the run `run` is already done: `--fresh` trains again"]
     assert (second.briefings, read_record(second.folder)) == ([], before)
-    for asked in ({"config": bench.config(base_model=str(bench.folder))}, {"runner": "axolotl"}):
-        with pytest.raises((Refused, InvalidInput)):
+    for asked in ({"config": bench.config(base_model=str(bench.folder))}, {"show": interrupt}):
+        with pytest.raises((Interrupted, InvalidInput)):
             Call(bench, **asked, fresh=True)
         assert list(list_runs(bench.home)) == [first.run]
         assert (read_record(first.folder), (bench.folder / "run.1").exists()) == (before, False)
