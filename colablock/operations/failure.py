@@ -41,12 +41,13 @@ def explain_failure(session: Session, text: str, *, python: str | None = None) -
         snapshot = snapshot_of(python, environ=session.environ, accelerator=Accelerator())
         here = {str(name): one.version for name, one in snapshot.installed.items()}
         executable = Path(snapshot.python)
-    applied = [one.name for one in records if _is_same(one.python, executable)]
+    applied = [one for one in records if _is_same(one.python, executable)][:1]
     return explain_text(
         text,
         versions=here,
         matrices=found_matrices(session.environ),
-        applied=applied[0] if applied else None,
+        applied=applied[0].name if applied else None,
+        is_intact=any(one.pins and one.pins.items() <= here.items() for one in applied),
         real=_projects_of_an_image(session),
     )
 

@@ -23,10 +23,12 @@ from colablock.training.runs.crash import (
 )
 from colablock.training.runs.crash_facts import (
     advice_for,
+    concerns,
     details_of,
     fill_in,
     likely_matrix,
     machine_facts,
+    missing_project,
     newer_release,
     oom_kills,
     signal_in,
@@ -90,13 +92,15 @@ def explain_text(
     versions: Mapping[str, str],
     matrices: Sequence[Matrix] = (),
     applied: str | None = None,
+    is_intact: bool = False,
     real: Iterable[str] = (),
     system: Path = Path("/"),
 ) -> Explanation:
     """Return why the process that wrote *text* failed.
 
     *versions* are those of the environment in which it ran, *matrices* those that could mend it,
-    *applied* is the name of the one that was applied there.  *real* are projects that exist, whose
+    *applied* is the name of the one that was applied there, and *is_intact* tells that its versions are
+    still there, so that applying it again mends nothing.  *real* are projects that exist, whose
     names are therefore not misspelt.  *system* is the folder with ``proc`` and ``sys``.  Nothing is
     asked of a network.
     Of a long text, the last ``CRASH_TEXT`` characters count.
@@ -104,8 +108,11 @@ def explain_text(
     plain = shortened(plain_text(text[-CRASH_TEXT:])).strip("\n")
     failure, cause = _recognised(plain)
     likely = likely_matrix(matrices, versions)
+    if applied is not None and not concerns(applied, cause, failure.messages, matrices):
+        applied = None  # it has none of the packages at fault
+    name = applied or (likely.name if likely is not None else "NAME")
     facts = {
-        "matrix": applied or (likely.name if likely is not None else "NAME"),
+        "matrix": "" if applied is not None and is_intact else name,
         "checkpoint": "the newest checkpoint",
         "killer": "idle" if oom_kills(system)[0] == 0 else "",
     }
@@ -113,14 +120,16 @@ def explain_text(
     if cause.name == _MISSING_MODULE:
         unknown = unknown_module(failure.messages, versions, matrices, real)
         if unknown is not None:
-            return _of_unknown_module(failure, *unknown, versions, facts["matrix"])
+            return _of_unknown_module(failure, *unknown, versions, name)
+        if applied is not None and is_intact and (module := missing_project(failure.messages)) in versions:
+            return _of_another_python(failure, f"{module} {versions[module]}", applied)
     return Explanation(
         cause=cause.name,
         means=fill_in(cause.means, facts) or "the loss was not finite, so the model did not learn",
         line=failure.line,
         details=(
             *details_of(cause, failure.messages, failure.text),
-            *stack_details(cause, failure.messages, versions, matrices, facts["matrix"]),
+            *stack_details(cause, failure.messages, versions, matrices, name),
             *machine_facts(cause.look_up, None, system),
         ),
         advice=tuple(advice_for(cause.advice, facts, {"killer": facts["killer"]}, for_hub=False)),
@@ -151,6 +160,19 @@ def _of_unknown_module(
         line=failure.line,
         details=(f"{project} {versions[project]} is installed",) if project in versions else (),
         advice=advice,
+        trace=last_trace_lines(failure.text),
+        rank=failure.rank,
+    )
+
+
+def _of_another_python(failure: Traceback, there: str, applied: str) -> Explanation:
+    """Return the explanation for a module that is installed where *applied* was applied, and not here."""
+    return Explanation(
+        cause=_MISSING_MODULE,
+        means="the program ran in another Python than the one with the training stack",
+        line=failure.line,
+        details=(f"{there} is installed in the environment of {applied}",),
+        advice=(f"Start it there: `colablock run {applied} -- python YOUR_SCRIPT.py`",),
         trace=last_trace_lines(failure.text),
         rank=failure.rank,
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import colablock
+from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.cli.main import main
 from colablock.cli.notebook_magics import Magic
 from colablock.errors import InvalidInput
@@ -125,31 +126,66 @@ def test_an_unknown_cause_is_said(
     )
 
 
+def applied(venv: Venv, home: Path, name: str, **pins: str) -> None:
+    """Record that the matrix *name* was applied to *venv*, with these *pins*."""
+    record = ApplyRecord(
+        name=name,
+        key="",
+        target="env",
+        python=venv.python,
+        prefix=str(venv.folder),
+        sites=(str(venv.site),),
+        state="",
+        matrix_digest="",
+        variant=None,
+        pins={canonicalize_name(one): version for one, version in pins.items()},
+    )
+    apply_record.save(record, home)
+
+
 def test_the_environment_is_that_of_the_text_or_of_the_last_apply(
     environ: Mapping[str, str], tmp_path: Path
 ) -> None:
     home, session = tmp_path / "home", Session(environ=environ)
     venvs = [Venv.make(tmp_path / str(at), Stub(name="peft", version=f"0.{at}")) for at in (1, 2)]
     for venv in venvs:
-        record = ApplyRecord(
-            name=f"tiny-{venv.folder.name}",
-            key="",
-            target="env",
-            python=venv.python,
-            prefix=str(venv.folder),
-            sites=(str(venv.site),),
-            state="",
-            matrix_digest="",
-            variant=None,
-        )
-        apply_record.save(record, home)
-        os.utime(home / "applied" / f"{record.name}.json", (int(venv.folder.name),) * 2)
+        applied(venv, home, f"tiny-{venv.folder.name}")
+        os.utime(home / "applied" / f"tiny-{venv.folder.name}.json", (int(venv.folder.name),) * 2)
     text = "{where}ModuleNotFoundError: No module named 'transformers'"
     frame = f'Traceback (most recent call last):\n  File "{venvs[0].folder}/lib/x.py", line 1, in f\n'
     for where, version in (("", "0.2"), (frame, "0.1")):
         found = explain_failure(session, text.format(where=where))
         assert f"peft {version} is installed" in "\n".join(found.details)
         assert f"colablock apply tiny-{version[-1]}`" in found.advice[0]
+
+
+ARGUMENT = "TypeError: SFTTrainer.__init__() got an unexpected keyword argument 'max_seq_length'"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "advised"),
+    [
+        # What was applied is there: applying it again mends nothing.
+        ("qlora-2026", ARGUMENT, "Change the script: "),
+        # A matrix without the package at fault.
+        ("my-stack", ARGUMENT, "Change the script: "),
+        ("qlora-2026", "ModuleNotFoundError: No module named 'trl'", "colablock run qlora-2026 -- python"),
+    ],
+)
+def test_an_apply_is_advised_only_if_it_mends(
+    name: str, text: str, advised: str, environ: Mapping[str, str], tmp_path: Path
+) -> None:
+    stubs = [Stub(name="trl", version="1.16.0"), Stub(name="ftfy", version="6.0")]
+    venv = Venv.make(tmp_path / "env", *stubs)
+    pins = {"trl": "1.16.0"} if name == "qlora-2026" else {"ftfy": "6.0"}
+    applied(venv, tmp_path / "home", name, **pins)
+    folder = tmp_path / "matrices"
+    folder.mkdir()
+    (folder / "my-stack.toml").write_text('schema = 1\nname = "my-stack"\nrequirements = ["ftfy"]\n')
+    more = {**environ, "COLABLOCK_MATRICES": str(folder)}
+    found = "\n".join(explain_failure(Session(environ=more), text).advice)
+    assert "colablock apply" not in found
+    assert found.startswith(advised) or f"`{advised}" in found
 
 
 def test_without_arguments_the_last_exception_counts(monkeypatch: pytest.MonkeyPatch) -> None:

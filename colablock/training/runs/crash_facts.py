@@ -21,11 +21,13 @@ from colablock.training.runs.known_crashes import Advice, Cause, Detail, raising
 __all__ = [
     "advice_for",
     "boot_time",
+    "concerns",
     "details_of",
     "fill_in",
     "found_matrices",
     "likely_matrix",
     "machine_facts",
+    "missing_project",
     "newer_release",
     "oom_kills",
     "signal_in",
@@ -108,8 +110,9 @@ def advice_for(
 ) -> Iterator[str]:
     """Yield the texts of *advice* that help with these *settings*, with the values of *facts*.
 
-    *for_hub* tells whether the model is a name on the hub.
+    *for_hub* tells whether the model is a name on the hub.  The first text begins no alternative.
     """
+    is_first = True
     for one in advice:
         if any(_is_value_of(settings.get(key), value) for key, value in one.unless.items()):
             continue
@@ -117,7 +120,9 @@ def advice_for(
             continue
         text = fill_in(one.text, facts)
         if text:
-            yield text
+            other = text.removeprefix("Or ") if is_first else text
+            yield other[:1].upper() + other[1:]
+            is_first = False
 
 
 def _is_value_of(value: object, unwanted: object) -> bool:
@@ -187,6 +192,19 @@ def stack_details(
             yield f"{name} {versions[name]} is installed"
         else:
             yield f"{name} {versions[name]} is installed; the matrix `{matrix}` has {name} {wanted}"
+
+
+def missing_project(messages: str) -> str:
+    """Return the project with the name of the module that the message misses; "" if there is none."""
+    found = _MISSING_MODULE.search(messages)
+    return found[1].replace("_", "-").lower() if found else ""
+
+
+def concerns(name: str, cause: Cause, messages: str, matrices: Sequence[Matrix]) -> bool:
+    """Whether the matrix *name* has a package of *cause*, or the one that the message misses, if any has."""
+    at_fault = {*cause.packages, missing_project(messages)} - {""}
+    has = {one.name: not at_fault.isdisjoint(_ranges(one)) for one in matrices}
+    return has.get(name, True) or not any(has.values())
 
 
 def unknown_module(
