@@ -28,6 +28,7 @@ from colablock.training.runs.crash_facts import (
     fill_in,
     likely_matrix,
     machine_facts,
+    mending,
     missing_project,
     newer_release,
     oom_kills,
@@ -107,7 +108,7 @@ def explain_text(
     """
     plain = shortened(plain_text(text[-CRASH_TEXT:])).strip("\n")
     failure, cause = _recognised(plain)
-    likely = likely_matrix(matrices, versions)
+    likely = likely_matrix(mending(matrices, cause, failure.messages, versions), versions)
     if applied is not None and not concerns(applied, cause, failure.messages, matrices):
         applied = None  # it has none of the packages at fault
     name = applied or (likely.name if likely is not None else "NAME")

@@ -27,6 +27,7 @@ __all__ = [
     "found_matrices",
     "likely_matrix",
     "machine_facts",
+    "mending",
     "missing_project",
     "newer_release",
     "oom_kills",
@@ -205,6 +206,21 @@ def concerns(name: str, cause: Cause, messages: str, matrices: Sequence[Matrix])
     at_fault = {*cause.packages, missing_project(messages)} - {""}
     has = {one.name: not at_fault.isdisjoint(_ranges(one)) for one in matrices}
     return has.get(name, True) or not any(has.values())
+
+
+def mending(
+    matrices: Sequence[Matrix], cause: Cause, messages: str, versions: Mapping[str, str]
+) -> Sequence[Matrix]:
+    """Return those of *matrices* that would change a package of *cause*, or all if none would."""
+    at_fault = {*cause.packages, missing_project(messages)}
+
+    def changes(matrix: Matrix) -> bool:
+        wanted = {name: asked for name, asked in _ranges(matrix).items() if name in at_fault}
+        return any(
+            name not in versions or not _is_accepted(versions[name], asked) for name, asked in wanted.items()
+        )
+
+    return [one for one in matrices if changes(one)] or matrices
 
 
 def unknown_module(
