@@ -10,6 +10,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,6 +31,7 @@ __all__ = [
     "locked_file",
     "machine_error",
     "make_private",
+    "nearest_beside",
     "open_locked",
     "open_private",
     "remove_unfinished",
@@ -47,6 +49,7 @@ NEW = ".new-"
 
 _UNFINISHED = re.compile(re.escape(NEW) + "[0-9a-f]{16}")
 _BLOCK = 1 << 20
+_MOST_BESIDE = 2000  # files of a folder that a name is compared with
 
 
 # Atomic writes
@@ -339,6 +342,18 @@ def expanded(path: str, source: str) -> Path:
         raise InvalidInput(
             f"the home folder of `{path}` ({source}) is not known", hint="Set HOME to an absolute path"
         ) from error
+
+
+def nearest_beside(path: Path) -> str | None:
+    """Return the name beside *path* that is most like its own, or None if none is."""
+    import difflib  # noqa: PLC0415 - every command loads this module, and few names are misspelt
+
+    try:
+        names = [one.name for one in islice(path.parent.iterdir(), _MOST_BESIDE)]
+    except OSError:
+        return None
+    same = (name for name in names if Path(name).stem == path.name)
+    return next(same, None) or next(iter(difflib.get_close_matches(path.name, names, n=1, cutoff=0.7)), None)
 
 
 def working_folder() -> Path:

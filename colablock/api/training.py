@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from colablock._common.text import nearest
 from colablock.api.front_door import front_door
 from colablock.api.stack import Name, open_session
 from colablock.api.values import Lines
@@ -20,13 +22,14 @@ from colablock.display.run_view import runs_document, summary_document, summary_
 from colablock.display.text import to_text
 from colablock.display.view import spoken_in_python
 from colablock.environment.notebook_host import current_shell
-from colablock.errors import UNCHANGED, Interrupted, TrainingFailed
+from colablock.errors import UNCHANGED, Interrupted, InvalidCall, TrainingFailed
 from colablock.operations.run import proven_environment, run_smoke
 from colablock.training import adapter
 from colablock.training.find_or_start import NamedRun, options_of, values_of
 from colablock.training.find_or_start import train as start_or_find
 from colablock.training.given_inputs import check_given
 from colablock.training.receipts import Receipt
+from colablock.training.runs.config import TrainConfig
 from colablock.training.runs.folder import RunRecord, State, find_run, list_runs, stop_run
 from colablock.training.runs.loss_curve import write_curve
 from colablock.training.runs.progress import attach_hint
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
     from colablock.display.view import Document
 
 __all__ = ["Run", "attach", "runs", "smoke", "train"]
+
+_SLIP = 0.75  # likeness: a key of axolotl is less like an argument
 
 show_as(Receipt, receipt_document)
 
@@ -240,6 +245,7 @@ def train(
 
     Raises Refused with all reasons why the run would fail, TrainingFailed if it failed.
     """
+    _check_names(settings)
     file = Path(config) if isinstance(config, (str, os.PathLike)) else None
     values = {
         **(config if isinstance(config, Mapping) else {}),
@@ -270,6 +276,17 @@ def train(
         )
     run = Run(named)
     return run.follow(quiet=quiet) if wait else run
+
+
+def _check_names(settings: Mapping[str, Any]) -> None:
+    """Raise InvalidCall for a key that is none of the config, and nearest to an argument of `train`."""
+    arguments = [name for name in inspect.signature(train).parameters if name != "settings"]
+    keys = [one.name for one in fields(TrainConfig)]
+    for key in settings.keys() - set(keys):
+        found = nearest(key, [*arguments, *keys], likeness=_SLIP)
+        if found in arguments:
+            message = f"`colablock.train()` has no argument `{key}`"
+            raise InvalidCall(message, hint=f"did you mean `{found}`?")
 
 
 @front_door("Nothing was changed.")

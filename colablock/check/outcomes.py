@@ -239,7 +239,7 @@ class MatrixChecker:
         self._versions[runtime.source, variant] = {}
         reasons = [harm, found.reason]
         if None in reasons:
-            missing = f"`colablock lock {self.matrix.name} --all` writes the missing locks"
+            missing = f"`colablock lock {self.matrix.name} --all` writes the locks that are missing or stale"
             return replace(base, reason="\n".join([*filter(None, reasons), missing]))
         return replace(base, verdict=Verdict.NONE, reason="\n".join(dict.fromkeys(filter(None, reasons))))
 

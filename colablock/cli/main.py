@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -153,6 +154,10 @@ def _parsed(argv: list[str]) -> argparse.Namespace:
         return parser.parse_args(argv)
     at = argv.index("--")
     own, rest = argv[:at], argv[at + 1 :]
+    if argv[0] == "run" and all(word.startswith("-") for word in own[1:]):
+        parser.parse_args([*own, "NAME"])  # an option that does not exist comes first
+        hint = f"Name the matrix: `colablock run NAME -- {shlex.join(rest) or 'CMD'}`"
+        raise InvalidInput("`colablock run` needs `NAME` before `--`", hint=hint)
     args = parser.parse_args(own)
     if args.command == "train":
         args.launch = rest

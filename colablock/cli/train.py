@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +90,7 @@ def _add_train(commands: Any) -> None:
         "Arguments after `--` are passed to accelerate, after colablock's own. `--hosts` prints those for "
         "several hosts; `--num_processes` is the number of processes on all of them."
     )
+    parser.settings = _settings  # type: ignore[attr-defined]  # our Parser
     parser.set_defaults(launch=[])
     parser.set_defaults(handler=_train)
 
@@ -102,6 +103,12 @@ def _add_smoke(commands: Any) -> None:
         "--receipt", metavar="FILE", type=Path, help="write the receipt to FILE, to contribute it"
     )
     parser.set_defaults(handler=_smoke)
+
+
+def _settings() -> list[str]:
+    from colablock.training.runs.config import TrainConfig
+
+    return [one.name for one in fields(TrainConfig) if one.name != "extra"]
 
 
 def _train(call: Call) -> int:

@@ -49,9 +49,10 @@ def facts_document(facts: Mapping[str, object]) -> Document:
     simple = [(key, value) for key, value in facts.items() if not _has_parts(value)]
     blocks: list[Block] = []
     if simple:
-        blocks.append(
-            Pairs(tuple(Pair(lead=_label(key), text=_value(value) or "none") for key, value in simple))
-        )
+        told = {key: _value(value) or "none" for key, value in simple}
+        if facts.get("requires-python", "") is None:
+            told["requires-python"] = "any"
+        blocks.append(Pairs(tuple(Pair(lead=_label(key), text=text) for key, text in told.items())))
     for key, value in facts.items():
         if _has_parts(value):
             parts = _parts(value)

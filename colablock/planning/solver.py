@@ -55,7 +55,7 @@ from colablock.planning.target import (
 from colablock.planning.wheels import WheelPreparer
 from colablock.resolver.conflict_report import explain, misfits
 from colablock.resolver.members import mixed, resolve_members
-from colablock.resolver.model import PYTHON, Request, Unsolvable
+from colablock.resolver.model import LOCK, PYTHON, Request, Unsolvable
 from colablock.resolver.repair import Repairer
 from colablock.runtimes.catalog import runtimes
 
@@ -362,6 +362,9 @@ class Solver:
             check_reached(error.conflict, source)
             found = misfits(request, source)
             hint = self._alternatives(request) if found or PYTHON in error.conflict.names else None
+            unknown = [one.name for one in self.matrix.packages if one.name in error.conflict.missing]
+            if unknown and error.conflict.where != (LOCK,):
+                hint = hint or f"Check the spelling of `{unknown[0]}` in `{self.matrix.source}`"
             raise explain(error.conflict, source, asker=self.matrix.name, misfits=found, hint=hint) from error
 
     def _alternatives(self, request: Request) -> str | None:

@@ -6,17 +6,15 @@ data comes later, and takes minutes.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
 from typing import Any, TypeVar
 
-from colablock._common.fs import expanded
+from colablock._common.fs import expanded, nearest_beside
 from colablock.errors import FetchFailed, InvalidInput, NotFound, Refused
 from colablock.training.preflight.hub import (
     check_reachable,
@@ -34,7 +32,6 @@ T = TypeVar("T")
 
 _BUILDERS = frozenset(FORMATS.values()) | {"arrow", "webdataset", "imagefolder", "audiofolder"}
 _PATIENCE = 10  # seconds for one answer of the hub
-_MOST = 2000  # files of a folder that a name is compared with
 
 
 def check_given(config: Path | None, values: Mapping[str, Any], *, example: str) -> None:
@@ -58,7 +55,8 @@ def check_given(config: Path | None, values: Mapping[str, Any], *, example: str)
             word for key, word in (("base_model", "model"), ("datasets", "dataset")) if not given.get(key)
         ]
         if missing:
-            raise InvalidInput(f"no {' and no '.join(missing)} to train with", hint=f"Pass them: `{example}`")
+            them = "Pass them" if len(missing) > 1 else "Pass it"
+            raise InvalidInput(f"no {' and no '.join(missing)} to train with", hint=f"{them}: `{example}`")
 
 
 def check_on_hub(
@@ -192,11 +190,5 @@ def _where(path: str) -> str:
 
 def _near(path: str) -> str | None:
     """Return a hint at the file beside *path* whose name is nearest."""
-    found = expanded(path, "a path")
-    try:
-        names = [one.name for one in islice(found.parent.iterdir(), _MOST)]
-    except OSError:
-        return None
-    matches = [name for name in names if Path(name).stem == found.name]
-    matches = matches or difflib.get_close_matches(found.name, names, n=1, cutoff=0.7)
-    return f"did you mean `{Path(path).parent / matches[0]}`?" if matches else None
+    found = nearest_beside(expanded(path, "a path"))
+    return f"did you mean `{Path(path).parent / found}`?" if found else None

@@ -38,8 +38,9 @@ def per_host(hosts: Sequence[str], port: int = PORT) -> list[tuple[str, tuple[st
     for name in names:
         if not _HOST.fullmatch(name):
             raise InvalidInput(f"`{name}` is not the name or the address of a host")
-    if len(names) == 1 or len(set(names)) < len(names):
-        message = f"`--hosts` names {len(set(names))} different hosts in {len(names)} places"
+    again = next((name for name in names if names.count(name) > 1), None)
+    if len(names) == 1 or again is not None:
+        message = f"`--hosts` names `{again}` more than once" if again else "`--hosts` names one host only"
         raise InvalidInput(message, hint="Name two or more, each once: `--hosts a,b`")
     return [(name, _arguments(len(names), str(at), names[0], port)) for at, name in enumerate(names)]
 

@@ -259,7 +259,7 @@ def test_without_locks_the_verdict_is_unknown_with_a_hint(world: World, copy: Pa
     done = world.run("check", "good", "--json", cwd=copy)
     found = row(done.json["checks"][0], "image-1-cpu")
     assert found["verdict"] == "unknown"
-    assert "`colablock lock good --all` writes the missing locks" in found["reason"]
+    assert "`colablock lock good --all` writes the locks that are missing or stale" in found["reason"]
 
 
 def test_the_imports_option_examines_rebuilt_packages(world: World, copy: Path) -> None:

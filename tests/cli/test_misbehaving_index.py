@@ -200,6 +200,7 @@ CASES: Mapping[str, IndexCase] = {
     "404": failed(
         "no index has `demo` because tiny asks for `demo>=1` (packages.demo) and it was searched for in"
         " {url}",
+        "Check the spelling of `demo` in `{matrix}`",
         tag="no-solution",
         faults={PAGE: Fault(status=404)},
     ),
@@ -395,7 +396,7 @@ def test_what_comes_of_an_index_that_misbehaves(
         prepare(server, case)
         known = places(server, index)
         code, out, err = lock(matrix, case, known, capsys)
-    told = case.says.format(**known)
+    told = case.says.format(**known, matrix=matrix)
     tag = f" [{case.tag}] "
     assert (tag in err) == (case.tag != "")
     assert (code, err.replace(tag, " ")) == (case.code, told)

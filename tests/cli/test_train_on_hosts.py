@@ -94,8 +94,8 @@ def test_every_option_of_a_call_is_repeated(shell: CommandLine, commands: Path) 
 @pytest.mark.parametrize(
     ("hosts", "words"),
     [
-        ("one", "`--hosts` names 1 different hosts in 1 places"),
-        ("a,b,a", "`--hosts` names 2 different hosts in 3 places"),
+        ("one", "`--hosts` names one host only"),
+        ("a,b,a", "`--hosts` names `a` more than once"),
         ("a,,b", "`` is not the name or the address of a host"),
         ("a,b;rm", "`b;rm` is not the name or the address of a host"),
     ],

@@ -47,6 +47,15 @@ WRONG = [
     ("plan demo --broken fix", "`--broken` is `fix`, but must be one of `repair`", None),
     ("completion bsh", "`SHELL` is `bsh`, but must be one of `bash`", "did you mean `bash`?"),
     ("plan", "`colablock plan` needs `NAME`", "Write `colablock plan NAME`"),
+    (
+        "runs plot",
+        "`colablock runs plot` needs `-o/--output`",
+        "Write it as in `colablock runs plot",
+    ),
+    ("train demo --max-steps 4", "`colablock train` has no option `--max-steps`", "`--set max_steps=4` sets"),
+    ("train demo --max_steps=4", "`colablock train` has no option `--max_steps`", "`--set max_steps=4` sets"),
+    ("train demo --seed", "`colablock train` has no option `--seed`", "`--set seed=VALUE` sets"),
+    ("train demo --fesh", "`colablock train` has no option `--fesh`", "did you mean `--fresh`?"),
     ("why", "`colablock why` needs `NAME`", "Write `colablock why NAME`"),
     ("runtime diff", "`colablock runtime diff` needs `NAME|FILE` and `NAME|FILE`", "Write"),
     ("plan demo --with", "`--with` needs a value", None),
@@ -72,6 +81,14 @@ def test_usage_errors_name_the_nearest_word(
         error = json.loads(out)["error"]
         assert (error["reference"], err) == ("invalid-input", "")
         assert error["message"].startswith(message)
+
+
+@pytest.mark.parametrize(("line", "shown"), [("run -- python a.py", "python a.py"), ("run -q --", "CMD")])
+def test_a_command_to_run_needs_a_matrix(line: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(shlex.split(line), {"COLUMNS": "200"}) == ExitCode.USAGE
+    err = capsys.readouterr().err
+    assert "`colablock run` needs `NAME` before `--`" in err
+    assert f"Name the matrix: `colablock run NAME -- {shown}`" in err
 
 
 @pytest.mark.parametrize("line", ["", "runs", "runtime", "cache", "env"])

@@ -13,7 +13,7 @@ import pytest
 
 import colablock
 from colablock.cli.main import main
-from colablock.errors import ColablockError, ExitCode, FetchFailed, InvalidInput, NotFound
+from colablock.errors import ColablockError, ExitCode, FetchFailed, InvalidCall, InvalidInput, NotFound
 from colablock.training.given_inputs import check_on_hub
 from colablock.training.runs.config import DataSource, TrainConfig
 from tests.support.hub import TOKEN, HubServer, Repo
@@ -79,6 +79,30 @@ def test_the_nearest_file_is_named() -> None:
     with pytest.raises(NotFound) as found:
         colablock.train("qlora-2026", model=MODEL, dataset="folder/trin.jsonl")
     assert found.value.hint == "did you mean `folder/train.jsonl`?"
+
+
+def test_the_nearest_config_is_named(tmp_path: Path) -> None:
+    (tmp_path / "train.yaml").touch()
+    for slip in ("trainn.yaml", "train.yml", "train"):
+        with pytest.raises(NotFound, match="cannot read the config") as found:
+            colablock.train("qlora-2026", config=tmp_path / slip)
+        assert found.value.hint == f"did you mean `{tmp_path / 'train.yaml'}`?"
+
+
+@pytest.mark.parametrize(
+    ("slip", "meant"),
+    [("dattset", "dataset"), ("modelx", "model"), ("ouput_dir", "output_dir")],
+)
+def test_the_nearest_argument_is_named(slip: str, meant: str) -> None:
+    with pytest.raises(InvalidCall, match=f"has no argument `{slip}`") as found:
+        colablock.train("qlora-2026", **dict[str, Any]([(slip, "given")]))
+    assert found.value.hint == f"did you mean `{meant}`?"
+
+
+def test_one_missing_argument_is_asked_for() -> None:
+    with pytest.raises(InvalidInput, match="no dataset to train with") as found:
+        colablock.train("qlora-2026", model=MODEL)
+    assert (found.value.hint or "").startswith("Pass it: `colablock.train(")
 
 
 def test_the_example_is_in_the_language_of_the_caller(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from colablock._common.text import near
@@ -27,6 +27,8 @@ class Parser(argparse.ArgumentParser):
 
     An option is not abbreviated: a later option with the same beginning would change its meaning.
     """
+
+    settings: Callable[[], Iterable[str]] = staticmethod(tuple)  # the keys that `--set` takes
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{**options, "allow_abbrev": False})
@@ -79,16 +81,19 @@ class Parser(argparse.ArgumentParser):
             if option.startswith("--") and option not in known:
                 begun = [one for one in known if one.startswith(option) and option != "--"]
                 hint = f"did you mean `{begun[0]}`?" if begun else near(option, known)
+                key = option.removeprefix("--").replace("-", "_")
+                if key in self.settings():
+                    value = word.partition("=")[2] or next(iter(args[args.index(word) + 1 :]), "VALUE")
+                    hint = f"`--set {key}={value}` sets that key of the config"
                 hint = hint or f"`{self.prog} --help` lists its options"
                 raise InvalidInput(f"`{self.prog}` has no option `{option}`", hint=hint)
 
     def _advice(self, message: str) -> str:
         if "are required" in message:
-            words = [
-                str(one.metavar or one.dest.upper())
-                for one in self._actions
-                if one.required and not one.option_strings
-            ]
+            asked = [one for one in self._actions if one.required]
+            if any(one.option_strings for one in asked) and examples_of(self.prog):
+                return f"Write it as in `{examples_of(self.prog)[-1]}`"
+            words = [str(one.metavar or one.dest.upper()) for one in asked]
             shape = " ".join([self.prog, *words])
             return f"Write `{shape}`; `{self.prog} --help` has examples"
         return f"`{self.prog} --help` lists the arguments"

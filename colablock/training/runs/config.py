@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from colablock._common.fs import nearest_beside
 from colablock._common.limits import CONFIG_FILE, CONFIG_VALUES, DIGITS
 from colablock._common.text import near
 from colablock._common.toml import read_text_file
@@ -187,6 +188,8 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path with a null character
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         hint = "`colablock new-config` writes a config"
+        if isinstance(error, FileNotFoundError) and (meant := nearest_beside(path)):
+            hint = f"did you mean `{path.with_name(meant)}`?"
         raise NotFound(f"cannot read the config `{path}`: {reason}", hint=hint) from error
     try:
         value = _load(text)
