@@ -188,6 +188,11 @@ A message has `role` and `content`, or `from` and `value`. Its `tool_calls` are 
 `weight: 0` or `train: false` it is not learnt. Contents of several parts are joined if all are text. Rows
 that `label: false` marks as bad are left out. Columns that are not used are named before the run.
 
+`type: completion` is the form of this table in a config of ours. In a config written for axolotl it is
+`text`, since it means raw text there, and a note says so. A config counts as written for axolotl if it
+has `load_in_4bit`, `load_in_8bit`, `strict`, `bf16`, `dataset_prepared_path` or `saves_per_epoch`, or more
+than three other keys that only axolotl has.
+
 If there are columns of several forms, the first of `messages`, `completion`, `alpaca`, `input_output`,
 `text` is used. With `train_on_inputs: true`, everything counts for the loss. The token that ends a text is
 added and trained on.
@@ -258,7 +263,7 @@ colablock train qlora-2026 --config examples/llama-3/qlora-1b.yml
 - A key that agrees with what colablock does anyway is accepted: `load_in_4bit: true` beside `adapter:
   qlora`, `bf16: auto`, `strict: false`, an empty key.
 - Types of datasets are mapped: `chat_template` and `sharegpt` to `messages`, `alpaca` and
-  `input_output` to our forms of these names, `completion` to `text`, since it means raw text there.
+  `input_output` to our forms of these names, `completion` to `text` (see [`datasets`](#datasets)).
   `field_messages`, `message_property_mappings` and others are accepted if they describe rows that colablock
   reads.
 - With the runner `axolotl`, keys that axolotl knows are passed on. Data that colablock does not read (other

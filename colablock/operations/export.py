@@ -206,6 +206,7 @@ def _job_text(found: _Exported, form: Format | Deployment, output: Path) -> tupl
         header=[
             *header[:-1],
             "# Put it beside train.yaml, the training config, and submit it there.",
+            "# The command colablock has to be on the PATH of the nodes.",
         ],
     )
     return batch_script(job), files

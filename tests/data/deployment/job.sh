@@ -2,6 +2,7 @@
 # Made by `colablock export tiny --python-version 3.12.0 --platform manylinux_2_35_x86_64 --format slurm`
 # matrix tiny, Python 3.12.0, manylinux_2_35_x86_64
 # Put it beside train.yaml, the training config, and submit it there.
+# The command colablock has to be on the PATH of the nodes.
 #SBATCH --job-name=tiny
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
