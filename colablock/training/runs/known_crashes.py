@@ -94,7 +94,7 @@ _PROSE = re.compile(
 )
 # A line after an error that the program has dealt with: it tries again, or has reached another address.
 _DEALT_WITH = re.compile(
-    r"^\W*(?:Trying to resume\b|Retrying (?:in|after)\b)|^Connecting to .{1,200}\bconnected\.$"
+    r"^.{0,80}\b(?:Trying to resume\b|Retrying (?:in|after) \d)|^Connecting to .{1,200}\bconnected\.$"
 )
 # What a log, a launcher or a program writes before an exception: a rank, a time, a level, a name.
 _AFTER_PREFIX = re.compile(rf"^.{{0,160}}?(?<![\w.'`])(?P<name>{_CLASS})(?:: |\(['\"])(?P<message>.*)")
