@@ -121,7 +121,7 @@ def test_an_apply_uses_the_lock_and_no_index(world: World, recorded: Venv, tmp_p
     assert done.code == ExitCode.DONE, done.err
     assert pages(world) == asked
     assert recorded.versions() == {"colours": "2.0", "lines": "1.0", "other": "1.1", "shapes": "2.0"}
-    assert f"the versions are those of the lock `{LOCK}`" in " ".join(done.out.split())
+    assert f"the versions are those of the lock `{LOCK}`" in " ".join(done.err.split())
     again = world.run("apply", "tiny", "--into", "kernel", "--python", recorded.python, "--json")
     assert again.json["report"]["changed"] is False
 
