@@ -51,8 +51,9 @@ RUN useradd --create-home --non-unique --uid "${{USER_ID}}" --user-group trainer
 USER ${{USER_ID}}
 WORKDIR /home/trainer
 """
-_CACHE = "--mount=type=cache,target=/root/.cache/pip,sharing=locked"
-_SECRET = "--mount=type=secret,id=netrc,target=/root/.netrc"  # noqa: S105 - the name of a mount
+# pip reads these variables, so neither mount depends on the home of the user that builds.
+_CACHE = ("ARG PIP_CACHE_DIR=/var/cache/pip", "--mount=type=cache,target=/var/cache/pip,sharing=locked")
+_SECRET = ("ARG NETRC=/run/secrets/netrc", "--mount=type=secret,id=netrc")
 
 
 def dockerfile_text(lock: Pylock, *, source: str, wheels: Sequence[str] = ()) -> str:
@@ -100,4 +101,5 @@ def _lines(lock: Pylock, target: DeployTarget, requirements: str, wheels: Sequen
         yield "# pip builds what has no wheel: the lock pins its sources, not what builds them."
     builds = "".join(f" --no-binary {name}" for name in sdists)
     mounts = (_CACHE, _SECRET) if "index-url " in pins else (_CACHE,)
-    yield _INSTALL.format(mounts="".join(f"{mount} \\\n    " for mount in mounts), builds=builds).rstrip()
+    yield from (argument for argument, _ in mounts)
+    yield _INSTALL.format(mounts="".join(f"{mount} \\\n    " for _, mount in mounts), builds=builds).rstrip()

@@ -113,9 +113,11 @@ def test_the_dockerfile_has_no_root_no_secret_and_a_cache() -> None:
     last_user = [one.value for one in found if one.word == "USER"][-1]
     assert last_user == "${USER_ID}"
     assert words.index("USER") > max(at for at, word in enumerate(words) if word == "RUN")
-    (install,) = (one.value for one in found if "pip" in one.value)
-    assert "--mount=type=cache,target=/root/.cache/pip" in install
-    assert "--mount=type=secret,id=netrc,target=/root/.netrc" in install  # the lock has a private index
+    (install,) = (one.value for one in found if one.word == "RUN" and "pip" in one.value)
+    assert "PIP_CACHE_DIR=/var/cache/pip" in arguments
+    assert "--mount=type=cache,target=/var/cache/pip" in install
+    assert "NETRC=/run/secrets/netrc" in arguments  # the lock has a private index
+    assert "--mount=type=secret,id=netrc " in install
     assert "--require-hashes" in install
     (document,) = (one.document for one in found if one.document)
     assert document.count("--hash=sha256:") == len(lock.packages)
