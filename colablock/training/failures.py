@@ -38,6 +38,7 @@ from colablock.training.runs.crash_facts import (
 )
 from colablock.training.runs.known_crashes import (
     Cause,
+    Program,
     cause_in,
     cause_of_signal,
     general_cause_in,
@@ -46,7 +47,7 @@ from colablock.training.runs.known_crashes import (
     shortened,
     without_prose,
 )
-from colablock.training.runs.progress import plain_text
+from colablock.training.runs.progress import START_MARK, plain_text
 
 __all__ = ["explain_error", "explain_text", "text_of"]
 
@@ -63,6 +64,10 @@ _EXCEPTION = re.compile(
 )
 _LOOKS_WRONG = re.compile(r"error|exception|fatal|fail|not found|cannot|killed", re.IGNORECASE)
 _WARNING = re.compile(r"\w*Warning: |^\s*(?:\[?\W*(?:WARNING|INFO|DEBUG)\b)", re.IGNORECASE)
+
+# What tells the program that wrote a text: the mark in a log of colablock, or the files of its code.
+_OWN = re.compile(rf"^{re.escape(START_MARK)}|/colablock/training/(?:scripts|runs)/", re.MULTILINE)
+_AXOLOTL = re.compile(r"\baxolotl\b")
 
 # What a program writes when it goes on: what it wrote before did not end it.
 _WENT_ON = re.compile(
@@ -133,7 +138,11 @@ def explain_text(
             *stack_details(cause, failure.messages, versions, matrices, name),
             *machine_facts(cause.look_up, None, system),
         ),
-        advice=tuple(advice_for(cause.advice, facts, {"killer": facts["killer"]}, for_hub=False)),
+        advice=tuple(
+            advice_for(
+                cause.advice, facts, {"killer": facts["killer"]}, for_hub=False, program=_program_of(plain)
+            )
+        ),
         trace=last_trace_lines(failure.text),
         rank=failure.rank,
     )
@@ -177,6 +186,13 @@ def _of_another_python(failure: Traceback, there: str, applied: str) -> Explanat
         trace=last_trace_lines(failure.text),
         rank=failure.rank,
     )
+
+
+def _program_of(text: str) -> Program:
+    """Return what wrote *text*: its settings are named as it names them."""
+    if _OWN.search(text):
+        return Program.COLABLOCK
+    return Program.AXOLOTL if _AXOLOTL.search(text) else Program.OTHER
 
 
 def _recognised(text: str) -> tuple[Traceback, Cause]:

@@ -13,7 +13,7 @@ import pytest
 from colablock.matrix.model import Matrix
 from colablock.training.failures import explain_error, explain_text, text_of
 from colablock.training.runs.crash_facts import found_matrices, signal_in
-from colablock.training.runs.known_crashes import cause_in, general_cause_in, known_causes
+from colablock.training.runs.known_crashes import Program, cause_in, general_cause_in, known_causes
 from tests.support.paths import DATA, ROOT
 
 if sys.version_info >= (3, 11):
@@ -356,6 +356,59 @@ def test_every_advice_of_the_table_can_be_shown_without_a_run() -> None:
         assert not re.search(r"\{\w+\}", "".join((found.means, *found.advice))), cause
     advice = explain_text(LINES["no-gradient"][0], versions={}).advice
     assert any("{'use_reentrant': False}" in one for one in advice)
+
+
+# The words of the program that failed
+
+OUT_OF_MEMORY = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
+# A setting as a YAML file has it, or one that only the config of colablock has, or its runs.
+OWN_WORDS = re.compile(
+    r"`(?!fsdp)\w+: |under `\[|colablock runs|--mirror|the newest checkpoint"
+    r"|`(?:base_model|sequence_len|micro_batch_size|num_epochs|lr_scheduler|optimizer|adapter|lora_\w+"
+    r"|val_set_size|flash_attention|dataset_processes|wandb_project)`"
+)
+
+
+@pytest.mark.parametrize(
+    ("log", "words"),
+    [
+        (
+            '  File "/x/site-packages/trl/trainer/sft_trainer.py", line 9, in train',
+            "`per_device_train_batch_size=1`",
+        ),
+        ("", "`per_device_train_batch_size=1`"),
+        ('  File "/x/site-packages/axolotl/train.py", line 9, in train', "`micro_batch_size: 1`"),
+        ("[2026-01-02 10:00:00,000] [INFO] [axolotl.train.train:9] starting", "`micro_batch_size: 1`"),
+        ("--- colablock: started 2026-01-02 10:00:00", "`micro_batch_size: 1`"),
+        (
+            '  File "/x/site-packages/colablock/training/scripts/sft.py", line 9, in main',
+            "`micro_batch_size: 1`",
+        ),
+    ],
+)
+def test_advice_is_in_the_words_of_the_program_that_failed(log: str, words: str) -> None:
+    found = explain_text(f"{log}\n{TRACEBACK}{OUT_OF_MEMORY}", versions={})
+    assert any(words in one for one in found.advice), found.advice
+
+
+def test_no_setting_of_colablock_is_advised_to_another_program() -> None:
+    names = {one.name: one for one in known_causes()}
+    for cause, lines in LINES.items():
+        if any("axolotl" in one for one in lines[:1]):
+            continue
+        found = explain_text(lines[0], versions={}, matrices=matrices())
+        for text in (found.means, *found.advice):
+            assert not OWN_WORDS.search(text), (cause, text)
+        assert found.advice or not names[cause].advice, cause
+
+
+def test_every_advice_has_words_for_each_program() -> None:
+    for cause in known_causes():
+        for advice in cause.advice:
+            text = advice.said_of(Program.OTHER)
+            assert not OWN_WORDS.search(text), (cause.name, text)
+            own = advice.said_of(Program.AXOLOTL)
+            assert not re.search("under `\\[|colablock runs|--mirror|matches its manifest", own), own
 
 
 # Exceptions

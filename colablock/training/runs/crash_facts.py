@@ -16,7 +16,7 @@ from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.errors import ColablockError
 from colablock.matrix.catalog import list_matrices
 from colablock.matrix.model import Matrix
-from colablock.training.runs.known_crashes import Advice, Cause, Detail, raising_package
+from colablock.training.runs.known_crashes import Advice, Cause, Detail, Program, raising_package
 
 __all__ = [
     "advice_for",
@@ -107,11 +107,17 @@ def fill_in(text: str, facts: Mapping[str, str | None]) -> str:
 
 
 def advice_for(
-    advice: Sequence[Advice], facts: Mapping[str, str], settings: Mapping[str, object], *, for_hub: bool
+    advice: Sequence[Advice],
+    facts: Mapping[str, str],
+    settings: Mapping[str, object],
+    *,
+    for_hub: bool,
+    program: Program = Program.COLABLOCK,
 ) -> Iterator[str]:
     """Yield the texts of *advice* that help with these *settings*, with the values of *facts*.
 
-    *for_hub* tells whether the model is a name on the hub.  The first text begins no alternative.
+    *for_hub* tells whether the model is a name on the hub, *program* whose words are used.  The first
+    text begins no alternative.
     """
     is_first = True
     for one in advice:
@@ -119,7 +125,7 @@ def advice_for(
             continue
         if one.for_hub and not for_hub:
             continue
-        text = fill_in(one.text, facts)
+        text = fill_in(one.said_of(program), facts)
         if text:
             other = text.removeprefix("Or ") if is_first else text
             yield other[:1].upper() + other[1:]

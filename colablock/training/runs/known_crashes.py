@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ __all__ = [
     "Cause",
     "Detail",
     "Framed",
+    "Program",
     "cause_in",
     "cause_of_signal",
     "general_cause_in",
@@ -122,13 +124,34 @@ _SUBSCRIPT = re.compile(r"^(?:-+> ?\d+ |[│ ]*❱ *\d+ | {4}(?! *\d+ ))[^\n]*\w
 _PACKAGE = re.compile(r"(?:site|dist)-packages/(\w+)")
 
 
+class Program(enum.Enum):
+    """What wrote a log: its settings have their own names in each."""
+
+    COLABLOCK = enum.auto()  # a run of it
+    AXOLOTL = enum.auto()
+    OTHER = enum.auto()  # a script, mostly with transformers and trl
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advice:
-    """Something to do; *unless* and *for_hub* say when it does not help."""
+    """Something to do; *unless* and *for_hub* say when it does not help.
+
+    *text* is for a run of colablock, *foreign* for other programs and *axolotl* for axolotl; None is the
+    same as the one before.
+    """
 
     text: str
+    foreign: str | None = None
+    axolotl: str | None = None
     unless: Mapping[str, Any] = field(default_factory=dict)
     for_hub: bool = False
+
+    def said_of(self, program: Program) -> str:
+        """Return the text in the words of *program*; "" if there is nothing to do in it."""
+        if program is Program.AXOLOTL and self.axolotl is not None:
+            return self.axolotl
+        is_own = program is Program.COLABLOCK or self.foreign is None
+        return self.text if is_own else self.foreign or ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -329,4 +352,11 @@ def _regex(text: str, names: Mapping[str, str]) -> re.Pattern[str]:
 def _advice(value: Any) -> Advice:
     if isinstance(value, str):
         return Advice(text=value)
-    return Advice(text=value["text"], unless=value.get("unless", {}), for_hub=value.get("for-hub", False))
+    axolotl = value.get("axolotl")
+    return Advice(
+        text=value["text"],
+        foreign=value.get("foreign"),
+        axolotl=value["text"] if axolotl is True else axolotl,
+        unless=value.get("unless", {}),
+        for_hub=value.get("for-hub", False),
+    )
