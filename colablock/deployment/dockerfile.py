@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from colablock.deployment.target import built_from_sdist, installable, target_of
+from colablock.deployment.target import built_from_sdist, checked_name, installable, target_of
 from colablock.errors import InvalidInput
 from colablock.lockfile.export import Format, export_text, header_lines
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["dockerfile_text"]
 
+_ODD = re.compile(r"[*?\[\\^!$<]|^ | $")  # in a source of COPY
 _END = "REQUIREMENTS"  # of the requirements in the Dockerfile
 #: The Debian release of the official images of Python, by the newest glibc that it is enough for.
 _RELEASES = (((2, 36), "bookworm"), ((2, 41), "trixie"))
@@ -65,13 +66,35 @@ def dockerfile_text(lock: Pylock, *, source: str, wheels: Sequence[str] = ()) ->
     """
     target = target_of(lock)
     lock = installable(lock, target)
-    requirements = export_text(lock, Format.REQUIREMENTS, source=source, find_links=wheels)
+    copied = _copied(wheels)
+    requirements = export_text(lock, Format.REQUIREMENTS, source=source, find_links=list(copied.values()))
     if _END in requirements.splitlines():
         raise InvalidInput(f"`{source}` has a line `{_END}`", hint="Make the lock again from its matrix")
-    return "\n".join(_lines(lock, target, requirements, wheels)) + "\n"
+    return "\n".join(_lines(lock, target, requirements, copied)) + "\n"
 
 
-def _lines(lock: Pylock, target: DeployTarget, requirements: str, wheels: Sequence[str]) -> Iterator[str]:
+def _copied(folders: Sequence[str]) -> Mapping[str, str]:
+    """Return the name in the image of each folder of the build context.  Raises InvalidInput.
+
+    pip gets no name of the user: it would expand variables and cut comments off.
+    """
+    names = map(checked_name, folders)
+    return {folder: "wheels" if at == 1 else f"wheels-{at}" for at, folder in enumerate(names, 1)}
+
+
+def _copy_words(folder: str, name: str) -> str:
+    """Return the arguments of COPY for a *folder* of the build context, which gets a *name* in the image.
+
+    BuildKit looks for a here-document, decodes the JSON, expands variables as a shell does, and takes the
+    source for a pattern.  It compares that by Go's `filepath.Match`, and by a regular expression of its own:
+    both understand a class with one escaped character.  A `!` or a space at an end has a meaning, too.
+    """
+    pattern = _ODD.sub(r"[\\\g<0>]", folder)
+    word = re.sub(r"""([\\$"'])""", r"\\\1", pattern)
+    return json.dumps([word, f"{name}/"], ensure_ascii=False)
+
+
+def _lines(lock: Pylock, target: DeployTarget, requirements: str, copied: Mapping[str, str]) -> Iterator[str]:
     yield "# syntax=docker/dockerfile:1"
     yield from header_lines(lock, (), "dockerfile")
     release = next((name for newest, name in _RELEASES if target.glibc <= newest), _RELEASES[-1][1])
@@ -86,10 +109,7 @@ def _lines(lock: Pylock, target: DeployTarget, requirements: str, wheels: Sequen
         platform=target.platform,
     )
     yield "WORKDIR /opt/colablock"
-    for folder in wheels:
-        # BuildKit decodes the JSON, and then expands each word as a shell does.
-        word = re.sub(r"""([\\$"'])""", r"\\\1", folder)
-        yield f"COPY {json.dumps([word, word])}"
+    yield from (f"COPY {_copy_words(folder, name)}" for folder, name in copied.items())
     yield f"COPY <<'{_END}' requirements.txt"
     _, _, pins = requirements.partition("\n\n")
     yield from pins.splitlines()

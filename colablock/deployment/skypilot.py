@@ -6,10 +6,12 @@ A managed job of SkyPilot starts the task again on another machine, where the ru
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from typing import TYPE_CHECKING
 
 from colablock._version import __version__
+from colablock.deployment.target import checked_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -66,10 +68,21 @@ def skypilot_text(target: DeployTarget, header: Iterable[str], *, matrix: str, l
     cards = ", ".join(f"{card}:1" for card in _CARDS)
     return _TASK.format(
         header="\n".join(header).rstrip(),
-        file=shlex.quote(file),
-        name=json.dumps(target.matrix.lower().replace(".", "-").replace("_", "-")),
+        file=_word(file),
+        name=json.dumps(_task_name(target.matrix)),
         accelerators=f"  accelerators: {{{cards}}}\n" if target.needs_card else "",
         colablock=json.dumps(f"colablock=={__version__}"),
-        matrix=shlex.quote(matrix),
-        lock=shlex.quote(lock),
+        matrix=_word(matrix),
+        lock=_word(lock),
     )
+
+
+def _word(name: str) -> str:
+    """Return a name as one word of a shell, in one line of the task.  Raises InvalidInput."""
+    return shlex.quote(checked_name(name))
+
+
+def _task_name(matrix: str) -> str:
+    """Return a name that SkyPilot takes for a task and for a cluster: letters, digits and single dashes."""
+    name = re.sub(r"[^a-z0-9]+", "-", matrix.lower()).strip("-")
+    return name if name[:1].isalpha() else f"task-{name}"

@@ -11,6 +11,9 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+
+from colablock.deployment.target import checked_name
 
 __all__ = ["BatchJob", "batch_script"]
 
@@ -103,7 +106,10 @@ class BatchJob:
 
 
 def batch_script(job: BatchJob) -> str:
-    """Return the script of *job*."""
+    """Return the script of *job*.  Raises InvalidInput for a name that would end a line of it."""
+    named = (*job.command, *job.first, *job.arguments, *chain.from_iterable(job.setup))
+    for name in (*named, job.run, job.log, *job.options.values()):
+        checked_name(name)
     name = re.sub(r"[^A-Za-z0-9._-]", "-", job.name)
     options = {"job-name": name, **_DEFAULTS, "output": job.log}
     if not job.needs_card:
@@ -115,7 +121,7 @@ def batch_script(job: BatchJob) -> str:
     if job.arguments:
         words.append(shlex.join(job.arguments))
     lines = (
-        f"#SBATCH --{name}{f'={shlex.quote(value)}' if value else ''}\n" for name, value in options.items()
+        f"#SBATCH --{name}{f'={_option_value(value)}' if value else ''}\n" for name, value in options.items()
     )
     return _SCRIPT.format(
         header="\n".join(job.header).rstrip(),
@@ -127,3 +133,10 @@ def batch_script(job: BatchJob) -> str:
         command=" ".join(words),
         last='[ "$out_of_time" = yes ] || rm -f "$mark"\n' if job.first else "",
     )
+
+
+def _option_value(value: str) -> str:
+    """Return the value of an option as sbatch reads it: unlike a shell, it has escapes in single quotes."""
+    if shlex.quote(value) == value:
+        return value
+    return "'" + re.sub(r"[\\']", r"\\\g<0>", value) + "'"

@@ -20,7 +20,15 @@ from colablock.lockfile.tool_table import DELTA, table_of
 if TYPE_CHECKING:
     from colablock._vendor.packaging.tags import Tag
 
-__all__ = ["DeployTarget", "Deployment", "built_from_sdist", "installable", "is_for_cuda", "target_of"]
+__all__ = [
+    "DeployTarget",
+    "Deployment",
+    "built_from_sdist",
+    "checked_name",
+    "installable",
+    "is_for_cuda",
+    "target_of",
+]
 
 _F = TypeVar("_F", PackageWheel, PackageSdist)
 _GLIBC = re.compile(r"manylinux_(\d{1,3})_(\d{1,3})_([a-z0-9_]{1,32})")
@@ -86,6 +94,16 @@ def target_of(lock: Pylock) -> DeployTarget:
         glibc=(int(found[1]), int(found[2])),
         needs_card=any(is_for_cuda(str(one.name), str(one.version)) for one in lock.packages),
     )
+
+
+def checked_name(name: str) -> str:
+    """Return the *name* of a file.  Raises InvalidInput for one that would end a line or hide text."""
+    if printable(name) != name:
+        raise InvalidInput(
+            f"`{printable(name)[:SHOWN]}` has characters that are not shown, which an export cannot name",
+            hint="Give it another name",
+        )
+    return name
 
 
 def is_for_cuda(name: str, version: str) -> bool:

@@ -96,7 +96,7 @@ def _requirements(lock: Pylock, pins: Sequence[LockedPin], find_links: Sequence[
     default, extra = _indexes(pins)
     options = [f"--index-url {_word(default)}"] if default else []
     options += [f"--extra-index-url {_word(url)}" for url in extra]
-    options += [f"--find-links {shlex.quote(folder)}" for folder in dict.fromkeys(find_links)]
+    options += [f"--find-links {_folder_word(folder)}" for folder in dict.fromkeys(find_links)]
     yield from options
     yield from [""] if options else []
     parents = parents_of(lock)
@@ -187,6 +187,17 @@ def _word(value: str) -> str:
             hint="Make the lock again from its matrix",
         )
     return value
+
+
+def _folder_word(folder: str) -> str:
+    """Return a folder as the argument of an option.  Raises InvalidInput for a name that pip would change."""
+    word = shlex.quote(folder)
+    if _COMMENT.search(word) or _VARIABLE.search(word):
+        raise InvalidInput(
+            f"a requirements file cannot name the folder `{printable(folder)[:SHOWN]}`",
+            hint="pip cuts a line at ` #`, and replaces `${NAME}` by a variable: give it another name",
+        )
+    return word
 
 
 def _assumed(name: str, version: str) -> str:

@@ -18,7 +18,7 @@ from colablock._common.urls import local_path
 from colablock.deployment.dockerfile import dockerfile_text
 from colablock.deployment.skypilot import skypilot_text
 from colablock.deployment.slurm_job import BatchJob, batch_script
-from colablock.deployment.target import Deployment, installable, target_of
+from colablock.deployment.target import Deployment, checked_name, installable, target_of
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.markers_and_tags import environment_for
 from colablock.errors import BadDistribution, FetchFailed, InvalidInput, InvalidMatrix, NotFound
@@ -153,7 +153,7 @@ def _pinned_text(
         )
     else:
         folders = {wheel.parent for wheel in wheels}
-    links = [_from(output, folder) for folder in sorted(folders)]
+    links = [checked_name(_from(output, folder)) for folder in sorted(folders)]
     files = {wheelhouse / wheel.name: content for wheel, content in wheels.items()} if wheelhouse else {}
     if isinstance(form, Deployment):
         _check_context(links)
@@ -193,7 +193,7 @@ def _job_text(found: _Exported, form: Format | Deployment, output: Path) -> tupl
     files |= sources
     header = [checked_line(line, found.source) for line in header_lines(lock, (), form.value)]
     if form is Deployment.SKYPILOT:
-        return skypilot_text(target, header, matrix=matrix, lock=lock_file, file=output.name), files
+        return skypilot_text(target, header, matrix=matrix, lock=lock_file, file=_from(output, output)), files
     name = target.matrix
     job = BatchJob(
         name=name,
@@ -218,7 +218,7 @@ def _matrix_for(session: Session, name: str, output: Path) -> tuple[str, dict[Pa
     if is_shipped(matrix):
         return matrix.name, {}
     if _is_below(Path(matrix.source), output.parent):
-        return f"./{_from(output, Path(matrix.source))}", {}
+        return f"./{_from(output, Path(matrix.source)).removeprefix('./')}", {}
     sources = matrix_sources(session, name)
     return f"./{matrix.name}.toml", {output.parent / file: made.content for file, made in sources.items()}
 
@@ -396,8 +396,9 @@ def _checked(wheel: Path, hashes: Iterable[str]) -> bytes:
 
 
 def _from(output: Path | None, folder: Path) -> str:
-    """Return the path of *folder* from the folder of *output*, or from the current folder."""
-    return os.path.relpath(folder, output.parent if output is not None else Path())
+    """Return the path of *folder* from the folder of *output*, or from the current folder; no option."""
+    path = os.path.relpath(folder, output.parent if output is not None else Path())
+    return f"./{path}" if path.startswith("-") else path
 
 
 def _listed(words: Iterable[str]) -> str:

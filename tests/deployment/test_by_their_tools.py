@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -14,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from colablock.deployment.dockerfile import dockerfile_text
-from colablock.lockfile.pylock import read_lock
+from tests.deployment import test_odd_names as names
+from tests.deployment.odd_names import ODD_NAMES
 from tests.support.dockerfiles import instructions
 from tests.support.paths import ROOT
 
@@ -26,9 +27,10 @@ NAMES = {"dockerfile": "Dockerfile", "skypilot": "task.yaml", "slurm": "job.sh"}
 # In a process of its own: it takes seconds to import.
 READ_TASK = """
 import json, sys, sky
-task = sky.Task.from_yaml(sys.argv[1])
-spot = [[one.use_spot, one.job_recovery["strategy"]] for one in task.resources]
-print(json.dumps({"spot": spot, "envs": task.envs, "setup": task.setup, "run": task.run}))
+for path in sys.argv[1:]:
+    task = sky.Task.from_yaml(path)
+    spot = [[one.use_spot, one.job_recovery["strategy"]] for one in task.resources]
+    print(json.dumps({"spot": spot, "envs": task.envs, "setup": task.setup, "run": task.run}))
 """
 
 pytestmark = pytest.mark.skipif(find_spec("sky") is None, reason="`nox -s exports` installs SkyPilot")
@@ -83,13 +85,29 @@ def test_buildkit_reads_the_dockerfile_as_the_tests_do(exported: Path) -> None:
     assert len(mounts) == 1
 
 
-def test_buildkit_copies_the_folder_of_the_wheels() -> None:
-    """It expands the words, which it has decoded, as a shell does."""
+def test_buildkit_and_hadolint_read_the_names_of_folders(tmp_path: Path) -> None:
+    """`test_odd_names.py` checks which folders the words name."""
     dockerfile: Any = pytest.importorskip("dockerfile")
-    lock = read_lock(ROOT / "tests" / "data" / "locks" / "pylock.tiny--py312.toml")
-    text = dockerfile_text(lock, source="pylock.toml", wheels=['my "wheels" $HOME'])
-    (copied,) = (one for one in dockerfile.parse_string(text) if one.cmd == "COPY" and not one.heredocs)
-    assert (copied.json, list(copied.value)) == (True, [r"my \"wheels\" \$HOME"] * 2)
+    (file := tmp_path / "Dockerfile").write_text(names.dockerfile(*ODD_NAMES))
+    copied = [one for one in dockerfile.parse_file(str(file)) if one.cmd == "COPY" and not one.heredocs]
+    assert all((one.json, len(one.value), one.flags) == (True, 2, ()) for one in copied)
+    ours = [one.value for one in instructions(file.read_text()) if one.value.startswith("[")]
+    assert [list(one.value) for one in copied] == list(map(json.loads, ours))
+    accepts("hadolint", str(file))
+
+
+def test_skypilot_and_shellcheck_read_the_names_of_files(tmp_path: Path) -> None:
+    tasks = [tmp_path / f"{at}.yaml" for at in range(len(ODD_NAMES))]
+    for file, name in zip(tasks, ODD_NAMES, strict=True):
+        file.write_text(names.task(name))
+        file.with_suffix(".sh").write_text(names.job(name))
+    command = [sys.executable, "-c", READ_TASK, *map(str, tasks)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    read = map(json.loads, done.stdout.splitlines()[-len(ODD_NAMES) :])
+    assert [shlex.split(one["setup"].splitlines()[-1])[2] for one in read] == list(ODD_NAMES)
+    # Its style is that of people: `'$HOME'` may be a slip, but not here.
+    accepts("shellcheck", "--severity=error", *(str(file.with_suffix(".sh")) for file in tasks))
 
 
 def test_shellcheck_accepts_the_batch_script(exported: Path) -> None:

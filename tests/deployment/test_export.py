@@ -269,8 +269,8 @@ def test_files_of_this_machine_are_copied_into_an_image_and_refused_elsewhere(
     succeeds(world.run(*command, "--wheelhouse", str(house)))
     assert [path.name for path in house.iterdir()] == ["colours-1.1-py3-none-any.whl"]
     (copied,) = (one for one in instructions(output.read_text()) if one.value.startswith("["))
-    assert json.loads(copied.value) == [r"my \"wheels\" \$HOME"] * 2  # BuildKit expands each as a shell does
-    assert f"--find-links '{house.name}'\n" in output.read_text()
+    assert json.loads(copied.value) == [r"my \"wheels\" [\\\$]HOME", "wheels/"]  # expanded, then a pattern
+    assert "--find-links wheels\n" in output.read_text()
     task = world.run(
         "export", "--lock", str(lock), "--format", "skypilot", "-o", str(tmp_path / "t"), COLUMNS="400"
     )
