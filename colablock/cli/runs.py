@@ -90,7 +90,7 @@ def follow_run(
 
 def _mirrored(call: Call, summary: RunSummary) -> tuple[bool, RunSummary]:
     """Wait for the mirror of a run that has ended; return whether it has everything, and the summary then."""
-    from colablock.training.runs.checkpoint_mirror import mirror_notes, wait_for_mirror
+    from colablock.training.runs.checkpoints.mirror import mirror_notes, wait_for_mirror
 
     is_quiet = call.args.quiet or call.args.json
     shown, started = len(mirror_notes(summary.folder)), time.monotonic()

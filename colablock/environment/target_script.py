@@ -62,7 +62,7 @@ def ask_target(
 ) -> Any:
     """Run *script* with *job* in the environment of *python*, and return its answer as an *answers*.
 
-    The script runs in a folder with nothing but the modules beside it that it imports, so paths in
+    The script runs in a folder with nothing but the modules beside and below it that it imports, so paths in
     *job* must be absolute.  *said* gets each line when the script prints it.  It gets the
     variables of *environ* for *purpose*, none of which is a secret, and *secrets*, such as a token,
     which never belongs in *job*.
@@ -207,22 +207,21 @@ class TargetProcess:
 
 
 def _write_imported(beside: Path, source: str, folder: Path) -> None:
-    """Write the modules in the folder *beside* that *source* imports to *folder*, and what they import.
+    """Write the modules in or below *beside* that *source* imports to *folder*, and what they import.
 
     The script runs there, so that it finds them by their full names, also if colablock is not installed
     in the target.
     """
     for package, name in _IMPORT.findall(source):
-        place = folder.joinpath(*package.split("."))
-        if package.rpartition(".")[2] != beside.name or (place / f"{name}.py").exists():
+        _, is_beside, below = f"{package}.".partition(f".{beside.name}.")
+        place = folder.joinpath(*package.split("."), f"{name}.py")
+        if not is_beside or place.exists():
             continue
-        imported = (beside / f"{name}.py").read_text(encoding="utf-8")
-        place.mkdir(parents=True, exist_ok=True)
-        for parent in [place, *place.parents]:
-            if parent == folder:
-                break
-            (parent / "__init__.py").touch()
-        (place / f"{name}.py").write_text(imported, encoding="utf-8")
+        imported = beside.joinpath(*below.split("."), f"{name}.py").read_text(encoding="utf-8")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        for parent in place.relative_to(folder).parents[:-1]:
+            (folder / parent / "__init__.py").touch()
+        place.write_text(imported, encoding="utf-8")
         _write_imported(beside, imported, folder)
 
 

@@ -23,11 +23,11 @@ from colablock.environment.target_script import ask_target
 from colablock.errors import InvalidInput, NotFound, Refused, Unmet
 from colablock.training.chat_templates import chosen_template
 from colablock.training.prepared_data import local_path
-from colablock.training.runs.checkpoints import newest_valid
+from colablock.training.runs.checkpoints.finder import newest_valid
 from colablock.training.runs.config import OWN_DATA
 from colablock.training.runs.folder import RunFolder, RunRecord, State, record_to_json
 from colablock.training.scripts import FOLDER as SCRIPTS
-from colablock.training.scripts.conversations import alpaca_prompt
+from colablock.training.scripts.rows.conversations import alpaca_prompt
 from colablock.training.secrets import find_token, is_on_hub
 from colablock.transaction.apply_record import home_folder, load
 from colablock.transaction.isolated_envs import is_own_interpreter

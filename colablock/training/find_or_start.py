@@ -20,7 +20,7 @@ from colablock.errors import (
     interrupted_as,
 )
 from colablock.training.chat_templates import template_value
-from colablock.training.foreign_config import translate
+from colablock.training.foreign_configs.translation import translate
 from colablock.training.git import git_revision
 from colablock.training.given_inputs import check_on_hub
 from colablock.training.hosts import check_job
@@ -37,15 +37,15 @@ from colablock.training.preflight.run_case import (
     shape_of,
 )
 from colablock.training.prepared_data import DataJob, Preparation, local_path, start_preparation
-from colablock.training.runs.checkpoint_mirror import start_mirror
-from colablock.training.runs.checkpoint_restore import restore_checkpoint
-from colablock.training.runs.checkpoint_stores import list_archives, open_store
-from colablock.training.runs.checkpoints import (
+from colablock.training.runs.checkpoints.finder import (
     accepted_changes,
     data_digest,
     move_aside_later,
     newest_valid,
 )
+from colablock.training.runs.checkpoints.mirror import start_mirror
+from colablock.training.runs.checkpoints.restore import restore_checkpoint
+from colablock.training.runs.checkpoints.stores import list_archives, open_store
 from colablock.training.runs.config import TrainConfig, config_from, config_to, read_yaml
 from colablock.training.runs.folder import RunFolder, RunRecord, State
 from colablock.training.runs.launch import EarlyLauncher, ranks_of

@@ -24,7 +24,7 @@ from colablock.training.preflight.hub import (
     query_dataset,
 )
 from colablock.training.runs.config import TrainConfig, read_yaml
-from colablock.training.scripts.sources import FORMATS, format_of
+from colablock.training.scripts.rows.sources import FORMATS, format_of
 
 __all__ = ["check_given", "check_on_hub"]
 

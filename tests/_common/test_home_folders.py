@@ -16,7 +16,7 @@ from colablock.network.settings import read_settings
 from colablock.network.tls import ssl_context
 from colablock.runtimes.freeze import parse_freeze
 from colablock.training.prepared_data import local_path
-from colablock.training.runs.checkpoint_stores import open_store
+from colablock.training.runs.checkpoints.stores import open_store
 from colablock.training.secrets import is_on_hub
 from tests.support.paths import ROOT
 
@@ -46,7 +46,7 @@ def test_only_one_function_expands_home_folders() -> None:
         if ".expanduser(" in path.read_text() and "_vendor" not in path.parts
     }
     # The script runs in the target, which has no colablock, with paths that were expanded before.
-    scripts = {"colablock/training/scripts/sources.py"}
+    scripts = {"colablock/training/scripts/rows/sources.py"}
     assert found == {"colablock/_common/fs.py", "colablock/_common/urls.py", *scripts}
 
 

@@ -203,7 +203,7 @@ def test_a_result_that_does_not_reach_the_mirror_is_an_error(shell: CommandLine)
 
 def mirrors_of(folder: RunFolder) -> list[int]:
     """Return the processes that mirror a run."""
-    words = ("checkpoint_mirror", str(folder.path))
+    words = ("checkpoints.mirror", str(folder.path))
     commands = {int(path.parent.name): path for path in Path("/proc").glob("[0-9]*/cmdline")}
     return [process for process, path in commands.items() if all(word in read(path) for word in words)]
 

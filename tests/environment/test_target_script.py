@@ -85,7 +85,7 @@ def test_an_error_in_this_process_ends_the_script(python: Path) -> None:
     until(lambda: is_gone(int(said[0])))
 
 
-def test_modules_beside_a_script_come_with_it(python: Path, tmp_path: Path) -> None:
+def test_modules_beside_and_below_a_script_come_with_it(python: Path, tmp_path: Path) -> None:
     beside = tmp_path / "extra"
     beside.mkdir()
     (beside / "main.py").write_text(
@@ -95,7 +95,12 @@ def test_modules_beside_a_script_come_with_it(python: Path, tmp_path: Path) -> N
         "json.dump({'answer': [VALUE, colablock.__file__]}, open(sys.argv[2], 'w'))\n"
     )
     (beside / "first.py").write_text("from colablock.extra.second import VALUE\n")
-    (beside / "second.py").write_text("from colablock.extra.first import __name__ as name\nVALUE = 3\n")
+    (beside / "second.py").write_text("from colablock.extra.below.third import VALUE\n")
+    (beside / "below").mkdir()
+    (beside / "below" / "third.py").write_text(
+        "from colablock.extra.first import __name__ as name\nfrom colablock.extra.below.fourth import VALUE\n"
+    )
+    (beside / "below" / "fourth.py").write_text("VALUE = 3\n")
     (beside / "other.py").write_text("raise RuntimeError('nobody imports it')")
     installed = site_of(python.parent.parent) / "colablock"
     installed.mkdir()

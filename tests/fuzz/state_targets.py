@@ -25,10 +25,10 @@ from colablock.matrix.model import Matrix
 from colablock.training.evidence import evidence_of, read_apply_receipts
 from colablock.training.preflight.model_config import from_config
 from colablock.training.receipts import proof_note, read_receipts, receipt_from
-from colablock.training.runs.checkpoint_archives import unpack
-from colablock.training.runs.checkpoint_mirror import mirror_notes, record_mirrored
-from colablock.training.runs.checkpoint_stores import FolderStore
-from colablock.training.runs.checkpoints import verify_checkpoint
+from colablock.training.runs.checkpoints.archives import unpack
+from colablock.training.runs.checkpoints.finder import verify_checkpoint
+from colablock.training.runs.checkpoints.mirror import mirror_notes, record_mirrored
+from colablock.training.runs.checkpoints.stores import FolderStore
 from colablock.training.runs.config import read_config
 from colablock.training.runs.crash import explain, tracebacks
 from colablock.training.runs.folder import RunFolder, State, list_runs, record_to_json

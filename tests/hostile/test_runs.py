@@ -21,10 +21,10 @@ from colablock.cli.main import main
 from colablock.errors import InvalidInput, Refused, Unmet
 from colablock.training.adapter import download, generate, merge, push
 from colablock.training.receipts import read_receipts, receipt_to
-from colablock.training.runs.checkpoint_archives import CheckpointArchive, unpack
-from colablock.training.runs.checkpoint_restore import restore_checkpoint
-from colablock.training.runs.checkpoint_stores import FolderStore
-from colablock.training.runs.checkpoints import list_checkpoints, verify_checkpoint
+from colablock.training.runs.checkpoints.archives import CheckpointArchive, unpack
+from colablock.training.runs.checkpoints.finder import list_checkpoints, verify_checkpoint
+from colablock.training.runs.checkpoints.restore import restore_checkpoint
+from colablock.training.runs.checkpoints.stores import FolderStore
 from colablock.training.runs.folder import RunFolder, State, find_run, list_runs, register, stop_run
 from colablock.training.runs.loss_curve import curve_png
 from colablock.training.runs.summary import summary_of

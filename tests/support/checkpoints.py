@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from colablock._common.fs import file_digest
-from colablock.training.runs.checkpoints import step_of
+from colablock.training.runs.checkpoints.finder import step_of
 from colablock.training.runs.folder import MANIFEST
 
 __all__ = ["CHECKPOINT", "make_checkpoint", "write_manifest"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from colablock.training.runs.checkpoint_mirror import Mirror
-from colablock.training.runs.checkpoint_restore import restore_checkpoint
-from colablock.training.runs.checkpoint_stores import FileOperations, FolderStore, list_archives
+from colablock.training.runs.checkpoints.mirror import Mirror
+from colablock.training.runs.checkpoints.restore import restore_checkpoint
+from colablock.training.runs.checkpoints.stores import FileOperations, FolderStore, list_archives
 from colablock.training.runs.folder import RunFolder
 from tests.support.reporters import Notes
 

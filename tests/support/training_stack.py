@@ -22,7 +22,7 @@ from colablock.matrix.catalog import find_matrix
 from colablock.planning.plan import Target
 from colablock.training.preflight.facts import FP32, ProvenEnvironment
 from colablock.training.prepared_data import prepare_data
-from colablock.training.runs.checkpoints import data_digest
+from colablock.training.runs.checkpoints.finder import data_digest
 from colablock.training.runs.config import Adapter, DataSource, TrainConfig
 from colablock.training.runs.folder import RunFolder, RunRecord
 from colablock.training.runs.launch import exit_code_of, start_process

@@ -17,9 +17,9 @@ from colablock.errors import Interrupted, InvalidInput, NotFound, Refused
 from colablock.training.find_or_start import Briefing, NamedRun, TrainOptions, train
 from colablock.training.preflight.facts import ProvenEnvironment
 from colablock.training.prepared_data import bytecode_folder
-from colablock.training.runs.checkpoint_mirror import Mirror
-from colablock.training.runs.checkpoint_stores import FolderStore
-from colablock.training.runs.checkpoints import list_checkpoints, newest_valid, step_of
+from colablock.training.runs.checkpoints.finder import list_checkpoints, newest_valid, step_of
+from colablock.training.runs.checkpoints.mirror import Mirror
+from colablock.training.runs.checkpoints.stores import FolderStore
 from colablock.training.runs.config import DataSource, TrainConfig, config_to
 from colablock.training.runs.folder import RunFolder, State, find_run, list_runs
 from colablock.training.runs.summary import summary_of

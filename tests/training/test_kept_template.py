@@ -19,7 +19,7 @@ from colablock.training.scripts import generate as script
 from colablock.training.scripts import merge
 from tests.support.runs import make_run
 from tests.support.training_stack import Bench
-from tests.training.scripts.test_turns import Jinja
+from tests.training.scripts.rows.test_turns import Jinja
 
 TALK = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 

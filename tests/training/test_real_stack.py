@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from colablock.training.runs.checkpoints import list_checkpoints, newest_valid, verify_checkpoint
+from colablock.training.runs.checkpoints.finder import list_checkpoints, newest_valid, verify_checkpoint
 from colablock.training.runs.folder import MANIFEST, RunFolder, State
 from colablock.training.runs.launch import (
     accelerate_config,

@@ -14,7 +14,12 @@ from typing import Any
 import pytest
 
 from colablock.training.adapter import adapter_of
-from colablock.training.runs.checkpoints import is_sharded, list_checkpoints, newest_valid, verify_checkpoint
+from colablock.training.runs.checkpoints.finder import (
+    is_sharded,
+    list_checkpoints,
+    newest_valid,
+    verify_checkpoint,
+)
 from colablock.training.runs.folder import RunFolder, State
 from tests.support.reporters import Notes
 from tests.support.stack import NEEDS_STACK, Stack, losses_of, wait_for

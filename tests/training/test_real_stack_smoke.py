@@ -17,7 +17,7 @@ from colablock.errors import ExitCode, InvalidInput
 from colablock.training.preflight.facts import ProvenEnvironment, precision_for
 from colablock.training.prepared_data import prepare_data
 from colablock.training.receipts import receipt_from, receipt_to
-from colablock.training.runs.checkpoints import verify_checkpoint
+from colablock.training.runs.checkpoints.finder import verify_checkpoint
 from colablock.training.runs.config import DataSource, TrainConfig
 from colablock.training.runs.crash import explain
 from colablock.training.start import Job

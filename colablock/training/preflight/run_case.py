@@ -12,7 +12,7 @@ from colablock.training.preflight.checks import Preflight, check_run
 from colablock.training.preflight.facts import Level, Machine, Stack
 from colablock.training.preflight.hub import ModelFacts
 from colablock.training.preflight.model_config import ModelShape, from_config
-from colablock.training.runs.checkpoints import is_sharded
+from colablock.training.runs.checkpoints.finder import is_sharded
 from colablock.training.runs.config import TrainConfig
 from colablock.training.runs.folder import RunRecord
 from colablock.training.runs.sharding import ShardMode, shard_mode

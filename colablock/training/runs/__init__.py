@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from colablock._common import lazy_surface
 
 if TYPE_CHECKING:
-    from colablock.training.runs.checkpoints import verify_checkpoint
+    from colablock.training.runs.checkpoints.finder import verify_checkpoint
     from colablock.training.runs.config import TrainConfig, read_config
     from colablock.training.runs.folder import RunFolder, RunRecord, find_run, list_runs
     from colablock.training.runs.summary import RunSummary, summary_of
@@ -18,7 +18,7 @@ else:
     __getattr__, __dir__ = lazy_surface(
         __name__,
         {
-            "checkpoints": "verify_checkpoint",
+            "checkpoints.finder": "verify_checkpoint",
             "config": "TrainConfig read_config",
             "folder": "RunFolder RunRecord find_run list_runs",
             "summary": "RunSummary summary_of",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from colablock.errors import Refused
-from colablock.training.runs.checkpoint_mirror import mirror_notes
+from colablock.training.runs.checkpoints.mirror import mirror_notes
 from colablock.training.runs.crash import Explanation, explain
 from colablock.training.runs.folder import (
     RunFolder,

@@ -1,10 +1,10 @@
 """Tokenise the data of a run, in the target.
 
-`ask_target` passes the source of this file to ``python -c``, with the modules beside it that it imports.
-They need the standard library, datasets and transformers.  The data of the job's ``data`` is written to
-``train.parquet`` (and ``eval.parquet``) with the columns ``input_ids``, ``attention_mask`` and ``labels``.
-The answer has counts, and one row as it is trained on.  Both runners read these files, so that training
-uses exactly the data that preflight shows.
+`ask_target` passes the source of this file to ``python -c``, with the modules beside and below it that it
+imports.  They need the standard library, datasets and transformers.  The data of the job's ``data`` are
+written to ``train.parquet`` (and ``eval.parquet``) with the columns ``input_ids``, ``attention_mask`` and
+``labels``.  The answer has counts, and one row as it is trained on.  Both runners read these files, so that
+training uses exactly the data that preflight shows.
 
 If the job asks for the ``stack``, it is reported first: `describe_stack` writes it, while its reader goes
 on.  If the job has ``toy``, a tiny model is made first, offline: a Llama with random weights, and a
@@ -28,7 +28,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from colablock.training.scripts.conversations import (
+from colablock.training.scripts.describe_stack import report_stack
+from colablock.training.scripts.rows.conversations import (
     Place,
     alpaca_turns,
     conversation_of,
@@ -38,13 +39,12 @@ from colablock.training.scripts.conversations import (
     text_of,
     unused_columns,
 )
-from colablock.training.scripts.describe_stack import report_stack
-from colablock.training.scripts.judgements import Judge
-from colablock.training.scripts.messages import UnusableData
+from colablock.training.scripts.rows.judgements import Judge
+from colablock.training.scripts.rows.messages import UnusableData
+from colablock.training.scripts.rows.sources import Unreachable, cause_of, rows_of
+from colablock.training.scripts.rows.tokens import IGNORED, tokenised
+from colablock.training.scripts.rows.turns import Rendered, TemplateFault, TurnFinder
 from colablock.training.scripts.shim import datasets_local_files
-from colablock.training.scripts.sources import Unreachable, cause_of, rows_of
-from colablock.training.scripts.tokens import IGNORED, tokenised
-from colablock.training.scripts.turns import Rendered, TemplateFault, TurnFinder
 
 __all__ = ["RowTokenizer", "UnusableData", "cause_of", "form_of", "main", "make_model", "prepare", "sample"]
 

@@ -11,7 +11,7 @@ import pytest
 
 from colablock.environment.accelerator import declared
 from colablock.training.preflight.facts import BF16
-from colablock.training.runs.checkpoints import newest_valid, verify_checkpoint
+from colablock.training.runs.checkpoints.finder import newest_valid, verify_checkpoint
 from colablock.training.runs.config import Adapter, DataSource
 from colablock.training.runs.folder import RunFolder, State
 from colablock.training.start import start_early_for

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from colablock.training.preflight.facts import FP16
-from colablock.training.runs.checkpoints import list_checkpoints, newest_valid, verify_checkpoint
+from colablock.training.runs.checkpoints.finder import list_checkpoints, newest_valid, verify_checkpoint
 from colablock.training.runs.crash import explain
 from colablock.training.runs.folder import RunFolder, State
 from colablock.training.runs.launch import exit_code_of, free_port

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from colablock.errors import NotFound, Refused
-from colablock.training.runs.checkpoints import (
+from colablock.training.runs.checkpoints.finder import (
     accepted_changes,
     data_digest,
     list_checkpoints,

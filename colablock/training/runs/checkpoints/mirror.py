@@ -27,14 +27,14 @@ from colablock._common.fs import expanded, locked_file, open_private, write_priv
 from colablock._common.limits import RUN_FILE
 from colablock._common.process import ISOLATED, start_session
 from colablock.errors import ColablockError
-from colablock.training.runs.checkpoint_archives import (
+from colablock.training.runs.checkpoints.archives import (
     HASH_SUFFIX,
     CheckpointArchive,
     complete_archives,
     read_run_files,
 )
-from colablock.training.runs.checkpoint_stores import HUB, CheckpointStore, open_store
-from colablock.training.runs.checkpoints import list_checkpoints, verify_checkpoint
+from colablock.training.runs.checkpoints.finder import list_checkpoints, verify_checkpoint
+from colablock.training.runs.checkpoints.stores import HUB, CheckpointStore, open_store
 from colablock.training.runs.folder import MANIFEST, RunFolder, State
 
 __all__ = [
@@ -60,7 +60,7 @@ _ADAPTER_CONFIG = "adapter_config.json"
 # The process imports from where this one does, but not from its working folder, as `-m` would.
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from colablock.training.runs.checkpoint_mirror import main; sys.exit(main(sys.argv[2:]))"
+    "from colablock.training.runs.checkpoints.mirror import main; sys.exit(main(sys.argv[2:]))"
 )
 
 

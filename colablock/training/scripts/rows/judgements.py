@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from colablock.training.scripts.conversations import WEIGHTS, Missing
+from colablock.training.scripts.rows.conversations import WEIGHTS, Missing
 
 __all__ = ["Judge"]
 

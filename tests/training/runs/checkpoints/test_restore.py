@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from colablock.errors import NotFound, Unmet
-from colablock.training.runs.checkpoint_archives import CheckpointArchive
-from colablock.training.runs.checkpoint_restore import restore_checkpoint
-from colablock.training.runs.checkpoint_stores import (
+from colablock.training.runs.checkpoints.archives import CheckpointArchive
+from colablock.training.runs.checkpoints.finder import verify_checkpoint
+from colablock.training.runs.checkpoints.restore import restore_checkpoint
+from colablock.training.runs.checkpoints.stores import (
     FolderStore,
 )
-from colablock.training.runs.checkpoints import verify_checkpoint
 from colablock.training.runs.folder import RunFolder
 from tests.support.checkpoints import make_checkpoint
 from tests.support.mirrors import NotedMirror, archived_steps, flip_bit, names_in, restore_from

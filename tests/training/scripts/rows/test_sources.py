@@ -13,9 +13,9 @@ from typing import Any, cast
 
 import pytest
 
-from colablock.training.scripts.messages import UnusableData
 from colablock.training.scripts.prepare import DataTokens, require_rows
-from colablock.training.scripts.sources import Unreachable, rows_of, without_gaps
+from colablock.training.scripts.rows.messages import UnusableData
+from colablock.training.scripts.rows.sources import Unreachable, rows_of, without_gaps
 
 
 def lines(*rows: object) -> str:

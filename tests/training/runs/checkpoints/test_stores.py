@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from colablock.errors import Unmet
-from colablock.training.runs.checkpoint_mirror import Mirror
-from colablock.training.runs.checkpoint_restore import restore_checkpoint
-from colablock.training.runs.checkpoint_stores import (
+from colablock.training.runs.checkpoints.finder import verify_checkpoint
+from colablock.training.runs.checkpoints.mirror import Mirror
+from colablock.training.runs.checkpoints.restore import restore_checkpoint
+from colablock.training.runs.checkpoints.stores import (
     HubStore,
     list_archives,
     open_store,
 )
-from colablock.training.runs.checkpoints import verify_checkpoint
 from colablock.training.runs.folder import RunFolder
 from tests.support.checkpoints import make_checkpoint
 from tests.support.mirrors import flip_bit

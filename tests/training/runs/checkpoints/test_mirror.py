@@ -16,11 +16,11 @@ from typing import IO
 import pytest
 
 from colablock.errors import InvalidInput, NotFound
-from colablock.training.runs.checkpoint_mirror import main, mirror_notes, start_mirror, watch
-from colablock.training.runs.checkpoint_stores import (
+from colablock.training.runs.checkpoints.finder import verify_checkpoint
+from colablock.training.runs.checkpoints.mirror import main, mirror_notes, start_mirror, watch
+from colablock.training.runs.checkpoints.stores import (
     FileOperations,
 )
-from colablock.training.runs.checkpoints import verify_checkpoint
 from colablock.training.runs.folder import RunFolder, State
 from tests.support.checkpoints import CHECKPOINT, make_checkpoint
 from tests.support.faults import die, full, has_own_mounts, in_a_child, in_own_mounts, mounted
@@ -364,7 +364,7 @@ def test_a_mirror_is_a_process_that_outlives_its_starter(
     (run.path / ".mirror-left").mkdir()
     make_checkpoint(run.path, 20)
     starter = (
-        "import os, pathlib; from colablock.training.runs.checkpoint_mirror import start_mirror; "
+        "import os, pathlib; from colablock.training.runs.checkpoints.mirror import start_mirror; "
         f"print(start_mirror(pathlib.Path({str(run.path)!r}), {str(drive)!r}, python={sys.executable!r},"
         " environ=os.environ))"
     )

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from colablock.training.scripts.messages import (
+from colablock.training.scripts.rows.messages import (
     THINKING,
     Conversation,
     NotJson,

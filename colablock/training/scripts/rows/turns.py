@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from colablock.training.scripts.messages import (
+from colablock.training.scripts.rows.messages import (
     Conversation,
     Message,
     called,
@@ -23,7 +23,7 @@ from colablock.training.scripts.messages import (
     names_of_calls,
     thinking_of,
 )
-from colablock.training.scripts.tokens import Span, spans_between
+from colablock.training.scripts.rows.tokens import Span, spans_between
 
 __all__ = ["Rendered", "TemplateFault", "TurnFinder"]
 

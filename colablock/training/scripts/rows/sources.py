@@ -24,8 +24,8 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import IO, Any, cast
 
-from colablock.training.scripts.conversations import FORMS, MESSAGES, Missing
-from colablock.training.scripts.messages import NotJson, UnusableData, parsed_json
+from colablock.training.scripts.rows.conversations import FORMS, MESSAGES, Missing
+from colablock.training.scripts.rows.messages import NotJson, UnusableData, parsed_json
 
 Row = Mapping[str, Any]
 

@@ -26,7 +26,7 @@ else:
 
 __all__ = ["Translation", "translate"]
 
-_TABLE = Path(__file__).with_name("foreign_keys.toml")
+_TABLE = Path(__file__).with_name("keys.toml")
 _SHOWN = 60  # characters of a value in a note
 _ATTENTION = (
     "attn_implementation",

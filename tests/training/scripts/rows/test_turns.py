@@ -17,10 +17,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from colablock._common.toml import load_toml
 from colablock.training.chat_templates import TEMPLATES
-from colablock.training.scripts.conversations import Place, conversation_of
-from colablock.training.scripts.messages import UnusableData
-from colablock.training.scripts.tokens import tokenised
-from colablock.training.scripts.turns import Rendered, TemplateFault, TurnFinder
+from colablock.training.scripts.rows.conversations import Place, conversation_of
+from colablock.training.scripts.rows.messages import UnusableData
+from colablock.training.scripts.rows.tokens import tokenised
+from colablock.training.scripts.rows.turns import Rendered, TemplateFault, TurnFinder
 from tests.support.paths import DATA
 
 TABLE = load_toml((DATA / "chat_turns.toml").read_bytes())

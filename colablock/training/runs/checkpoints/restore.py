@@ -12,10 +12,10 @@ from colablock._common.decoding import read_end
 from colablock._common.fs import file_digest
 from colablock._common.reporter import Reporter
 from colablock.errors import ColablockError, NotFound, Unmet
-from colablock.training.runs.checkpoint_archives import HASH_SUFFIX, RUN_FILES, CheckpointArchive, unpack
-from colablock.training.runs.checkpoint_mirror import first_line, manifest_digest, record_mirrored
-from colablock.training.runs.checkpoint_stores import CheckpointStore, list_archives
-from colablock.training.runs.checkpoints import verify_checkpoint
+from colablock.training.runs.checkpoints.archives import HASH_SUFFIX, RUN_FILES, CheckpointArchive, unpack
+from colablock.training.runs.checkpoints.finder import verify_checkpoint
+from colablock.training.runs.checkpoints.mirror import first_line, manifest_digest, record_mirrored
+from colablock.training.runs.checkpoints.stores import CheckpointStore, list_archives
 from colablock.training.runs.folder import RunFolder
 
 __all__ = ["restore_checkpoint"]

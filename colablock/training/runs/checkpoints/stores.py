@@ -15,7 +15,7 @@ from typing import IO, Any, Protocol
 from colablock._common.fs import expanded, file_digest
 from colablock.environment.target_script import ask_target
 from colablock.errors import InvalidInput, NotFound, Unmet
-from colablock.training.runs.checkpoint_archives import (
+from colablock.training.runs.checkpoints.archives import (
     HASH_SUFFIX,
     CheckpointArchive,
     complete_archives,
