@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from colablock._common.text import count
 from colablock._common.urls import checked_index
 from colablock.api.front_door import front_door
 from colablock.api.values import Lines, Rows
@@ -259,7 +258,7 @@ def rollback(
     )
     with open_session(quiet=quiet) as session:
         undone = undo_changes(session, _path_text(python), options)
-    undone = Rows(undone).shown_as(undone_document, brief=f"{count(len(undone), 'change')} undone")
+    undone = Rows(undone).shown_as(undone_document)
     with interrupted_as(state_after(undone)):
         if not quiet:
             tell(undone)

@@ -14,11 +14,11 @@ from colablock.api.front_door import front_door
 from colablock.api.stack import Name, open_session
 from colablock.api.values import Lines
 from colablock.display.briefing_view import briefing_document, receipt_document
-from colablock.display.html import sentence_to_html, to_html
-from colablock.display.notebook import is_ending, is_shown, note_shown, publish, show_as
+from colablock.display.html import to_html
+from colablock.display.notebook import is_ending, note_shown, publish, show_as, show_once
 from colablock.display.progress import reporter_for
 from colablock.display.run_progress import run_display_for
-from colablock.display.run_view import runs_document, summary_document, summary_headline
+from colablock.display.run_view import runs_document, summary_document
 from colablock.display.text import to_text
 from colablock.display.view import spoken_in_python
 from colablock.environment.notebook_host import current_shell
@@ -196,14 +196,14 @@ class Run:
         return to_text(spoken_in_python(summary_document(self.summary)))
 
     def _repr_html_(self) -> str:
-        summary = self.summary
-        if is_shown(self):
-            return sentence_to_html(summary_headline(summary))
-        return to_html(summary_document(summary))
+        return to_html(summary_document(self.summary))
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: FBT001  # IPython's signature
         del cycle
-        printer.text(summary_headline(self.summary) if is_shown(self) else str(self))
+        printer.text(str(self))
+
+
+show_once(Run)
 
 
 @front_door("No run was started.")

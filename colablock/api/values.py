@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from colablock.display.html import to_html
-from colablock.display.notebook import is_shown
+from colablock.display.notebook import show_once
 from colablock.display.text import to_text
 from colablock.display.view import Document, spoken_in_python
 
@@ -26,12 +26,10 @@ class _Displayed:
     """A value that shows itself as the document that *document_of* returns for it."""
 
     _document_of: Callable[[Any], Document]
-    _brief: str = ""
 
-    def shown_as(self, document_of: Callable[[Any], Document], *, brief: str = "") -> Self:
-        """Return this value, shown as *document_of* returns it; as *brief* if it was just shown."""
+    def shown_as(self, document_of: Callable[[Any], Document]) -> Self:
+        """Return this value, shown as *document_of* returns it."""
         self._document_of = document_of
-        self._brief = brief
         return self
 
     def document(self) -> Document:
@@ -42,13 +40,14 @@ class _Displayed:
         return to_text(self.document())
 
     def _repr_html_(self) -> str:
-        if is_shown(self):
-            return f"<div>{html.escape(self._brief)}</div>"
         return to_html(self.document())
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: FBT001  # IPython's signature
         del cycle
-        printer.text(self._brief if is_shown(self) else str(self))
+        printer.text(str(self))
+
+
+show_once(_Displayed)
 
 
 class Rows(_Displayed, tuple[T, ...]):  # noqa: SLOT001 - a tuple can have no slots

@@ -44,7 +44,7 @@ from colablock.display.view import (
 if TYPE_CHECKING:
     from colablock.display.view import Block
 
-__all__ = ["STYLE", "sentence_to_html", "text_to_html", "to_html"]
+__all__ = ["STYLE", "text_to_html", "to_html"]
 
 # Every rule starts at our own class.  Doubling it outweighs the rules that notebooks have for lists and code.
 STYLE = """
@@ -104,11 +104,6 @@ def to_html(document: Document) -> str:
     """Return *document* as one block of HTML, with its styles."""
     head = "" if document.headline is None else _headline(document.headline)
     return f'<div class="colablock"><style>{STYLE}</style>{head}{_all(document.blocks)}</div>'
-
-
-def sentence_to_html(text: str) -> str:
-    """Return *text* as a block of its own."""
-    return to_html(Document(blocks=(Note(text=text),)))
 
 
 def text_to_html(value: str) -> str:

@@ -11,7 +11,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from colablock._common.text import some_of
-from colablock.display.html import sentence_to_html, to_html
+from colablock.display.html import to_html
 from colablock.display.plan_view import plan_document
 from colablock.display.report_view import report_document
 from colablock.display.text import error_text, to_text
@@ -28,7 +28,6 @@ __all__ = [
     "KernelRestarts",
     "finish_command",
     "is_ending",
-    "is_shown",
     "last_matrix",
     "note_shown",
     "publish",
@@ -37,6 +36,7 @@ __all__ = [
     "restart_prompt",
     "show",
     "show_as",
+    "show_once",
     "show_whole",
 ]
 
@@ -85,6 +85,8 @@ def register_displays(shell: Any = None) -> bool:
     for kind in _DOCUMENTS:
         formatters["text/html"].for_type(kind, _html)
         formatters["text/plain"].for_type(kind, _plain)
+    for kind in (*_DOCUMENTS, *_RESULTS):
+        shell.display_formatter.ipython_display_formatter.for_type(kind, _leave_out)
     # IPython looks for this method of an exception; the class itself does not depend on IPython.
     setattr(ColablockError, "_render_traceback_", _short_traceback)  # noqa: B010
     return True
@@ -96,6 +98,8 @@ def _short_traceback(error: ColablockError) -> list[str]:
 
 #: How a value of each type is shown.
 _DOCUMENTS: dict[type, Callable[[Any], Document]] = {}
+#: Further types that show themselves.
+_RESULTS: set[type] = set()
 
 
 def show_as(kind: type, document_of: Callable[[Any], Document]) -> None:
@@ -105,10 +109,16 @@ def show_as(kind: type, document_of: Callable[[Any], Document]) -> None:
     setattr(kind, "_repr_html_", _html)  # noqa: B010
 
 
+def show_once(kind: type) -> None:
+    """Make `register_displays` leave out a result of *kind* that its cell has shown already."""
+    _RESULTS.add(kind)
+
+
 class _Session:
-    """What was shown last in this kernel."""
+    """What was shown last in this kernel, and in which cell."""
 
     shown: object = None
+    cell: object = None
     matrix: str | None = None
 
 
@@ -146,13 +156,22 @@ def finish_command(modules: Sequence[str], shell: Shell, *, matrix: str | None =
 
 
 def note_shown(value: object) -> None:
-    """Note that *value* was shown: if it is also the result of its cell, one line is enough there."""
-    _Session.shown = value
+    """Note that the current cell has shown *value*: if it is also its result, it is not shown again."""
+    _Session.shown, _Session.cell = value, _cell()
 
 
-def is_shown(value: object) -> bool:
-    """Return whether *value* was shown last."""
-    return value is _Session.shown
+def _cell() -> object:
+    """Return the number of the current cell; None if there is no notebook."""
+    return getattr(current_shell(), "execution_count", None)
+
+
+def _leave_out(value: object) -> None:
+    """Show nothing for the result of a cell that has shown it already.
+
+    Raises NotImplementedError for any other value, which makes IPython go on to its HTML and its text.
+    """
+    if value is not _Session.shown or _cell() != _Session.cell:
+        raise NotImplementedError
 
 
 def last_matrix() -> str | None:
@@ -161,16 +180,14 @@ def last_matrix() -> str | None:
 
 
 def _html(value: object) -> str:
-    """Return *value* as the result of a cell; if it was just shown, only its headline."""
-    document = spoken_in_python(_DOCUMENTS[type(value)](value))
-    return sentence_to_html(_headline(document)) if is_shown(value) else to_html(document)
+    """Return *value* as the result of a cell."""
+    return to_html(spoken_in_python(_DOCUMENTS[type(value)](value)))
 
 
 def _plain(value: object, printer: Any, cycle: bool) -> None:  # noqa: FBT001  # IPython's signature
-    """Print *value* as the result of a cell; if it was just shown, only its headline."""
+    """Print *value* as the result of a cell."""
     del cycle
-    document = spoken_in_python(_DOCUMENTS[type(value)](value))
-    printer.text(one_line(_headline(document)) if is_shown(value) else to_text(document, width=_WIDTH))
+    printer.text(to_text(spoken_in_python(_DOCUMENTS[type(value)](value)), width=_WIDTH))
 
 
 def _brief(value: object) -> str:

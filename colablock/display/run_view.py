@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, NamedTuple
@@ -55,7 +56,8 @@ __all__ = [
 _HOUR = 3600
 _DAY = 24 * _HOUR
 _DETAIL = 200  # characters of the last line of a log
-_UNKNOWN = "unknown: this is none of the failures that colablock knows"
+_UNKNOWN = "it is none of the failures that colablock knows"
+_FRAME = re.compile(r'\s*(?:File "|File .+:\d+|Cell In\b|-+> ?\d+ |Traceback \()')
 _EXCEPTION = 220  # characters of an exception in a title
 _LONG = 10_000  # columns: a line that is never cut
 _COLUMNS = ("run", "state", "step", "loss", "started", "model")
@@ -271,9 +273,10 @@ def _reasons(explanation: Explanation) -> list[Block]:
     trace = explanation.trace or ((explanation.line,) if explanation.line else ())
     if trace:
         title = cut(one_line(explanation.line), _EXCEPTION) if explanation.is_known else ""
+        is_traceback = any(_FRAME.match(line) for line in trace)
         body.append(
             Section(
-                title=title or "end of the log",
+                title=title or f"end of the {'traceback' if is_traceback else 'log'}",
                 body=(Preformatted(lines=trace, tone=Tone.BAD),),
                 brief=() if explanation.is_known else None,
                 is_open=not explanation.is_known,
@@ -290,9 +293,16 @@ def _reasons(explanation: Explanation) -> list[Block]:
 
 def explanation_document(explanation: Explanation) -> Document:
     """Lay out the explanation of a failure that is no run of colablock."""
-    headline = Headline(text=explanation.title, tone=Tone.BAD if explanation.is_known else Tone.WARN)
-    unknown = () if explanation.is_known else (Note(label="cause", text=_UNKNOWN),)
-    return Document(headline=headline, blocks=(*unknown, *_reasons(explanation)))
+    if explanation.is_known:
+        headline = Headline(text=explanation.title, tone=Tone.BAD)
+        return Document(headline=headline, blocks=tuple(_reasons(explanation)))
+    if not explanation.line:
+        headline = Headline(text=f"{explanation.means}: {_UNKNOWN}", tone=Tone.WARN)
+        return Document(headline=headline, blocks=tuple(_reasons(explanation)))
+    headline = Headline(text=explanation.line, tone=Tone.WARN)
+    cause = Note(label="cause", text=f"unknown: {_UNKNOWN}")
+    reasons = () if explanation.trace == (explanation.line,) else _reasons(explanation)
+    return Document(headline=headline, blocks=(cause, *reasons))
 
 
 def _curve(summary: RunSummary, png: bytes | None) -> Iterator[Picture]:

@@ -13,6 +13,8 @@ import colablock
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.cli.main import main
 from colablock.cli.notebook_magics import Magic
+from colablock.display.run_view import explanation_document
+from colablock.display.text import to_text
 from colablock.errors import InvalidInput
 from colablock.operations.failure import explain_failure
 from colablock.operations.session import Session
@@ -21,6 +23,7 @@ from colablock.transaction import apply_record
 from colablock.transaction.apply_record import ApplyRecord
 from tests.support.runtime import Stub, Venv
 
+UNKNOWN = "it is none of the failures that colablock knows"
 TEXT = """step 1
 Traceback (most recent call last):
   File "/x/train.py", line 9, in <module>
@@ -121,9 +124,36 @@ def test_an_unknown_cause_is_said(
 ) -> None:
     typed(monkeypatch, TEXT.replace("qwen3", "kwen").encode())
     assert main(["explain"], environ) == 0
-    assert capsys.readouterr().out.startswith(
-        "KeyError: 'kwen'\ncause: unknown: this is none of the failures"
-    )
+    shown = capsys.readouterr().out
+    assert shown.startswith("KeyError: 'kwen'\ncause: unknown: it is none of the failures")
+    assert "\nend of the traceback\n" in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        # A line alone is said once, and so is the cause.
+        ("SomeError: nobody knows", ["SomeError: nobody knows", f"cause: unknown: {UNKNOWN}"]),
+        (
+            "step 1\nstep 2",
+            [f"the cause of this failure is unknown: {UNKNOWN}", "end of the log", "step 1", "step 2"],
+        ),
+        (
+            "Cell In[3], line 1\n----> 1 f()\n\nSomeError: nobody knows",
+            [
+                "SomeError: nobody knows",
+                f"cause: unknown: {UNKNOWN}",
+                "end of the traceback",
+                "Cell In[3], line 1",
+                "----> 1 f()",
+                "SomeError: nobody knows",
+            ],
+        ),
+    ],
+)
+def test_an_unknown_cause_is_said_once(text: str, shown: list[str]) -> None:
+    found = to_text(explanation_document(colablock.explain(text, quiet=True)), width=100)
+    assert [line.strip() for line in found.splitlines() if line.strip()] == shown
 
 
 def applied(venv: Venv, home: Path, name: str, **pins: str) -> None:

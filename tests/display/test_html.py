@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from colablock._vendor.packaging.utils import NormalizedName
-from colablock.display.html import STYLE, sentence_to_html, text_to_html, to_html
+from colablock.display.html import STYLE, text_to_html, to_html
 from colablock.display.plan_view import plan_document
 from colablock.display.report_view import report_document
 from colablock.display.view import (
@@ -142,10 +142,6 @@ def test_headline_has_a_badge_and_an_aside() -> None:
     block = body(to_html(Document(headline=headline)))
     assert block.one("p", "cl-head").text == "DONEtiny in 3 s"
     assert block.one("span", "cl-good").text == "DONE"
-
-
-def test_sentence_is_a_block_of_its_own() -> None:
-    assert body(sentence_to_html("a `b`")).one("p").text == "a b"
 
 
 def test_arrow_in_code_is_left_alone() -> None:

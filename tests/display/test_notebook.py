@@ -192,6 +192,17 @@ with reporter_for(None, notebook=True) as reporter:
     reporter.step("install", 1, 1)
 """,
     "shown and returned": "show(report)\nreport",
+    "returned later": "report",
+    "explained": "import colablock\nfound = colablock.explain('SomeError: nobody knows')\nfound",
+    "told": """
+from colablock.api.stack import tell
+from colablock.api.values import Lines
+from colablock.display.view import Document, Note
+lines = Lines(["one"]).shown_as(lambda found: Document(blocks=tuple(map(Note, found))))
+tell(lines)
+lines
+""",
+    "told later": "lines",
     "magic": """
 from colablock.cli.notebook_magics import Magic
 import subprocess
@@ -247,13 +258,22 @@ def test_progress_leaves_one_output(outputs: Outputs) -> None:
     assert "Resolving demo: 1 of 1" in shown["data"]["text/html"]
 
 
-def test_value_that_was_just_shown_is_only_a_line(outputs: Outputs) -> None:
-    shown, result = outputs["shown and returned"]
-    assert "OSError: libcudart.so.12" in shown["data"]["text/html"]
-    assert "OSError" not in result["data"]["text/html"]
-    assert result["data"]["text/plain"].startswith(
-        "qlora-2024 (cu121) in its isolated environment is not proven"
-    )
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        ("shown and returned", "OSError: libcudart.so.12"),
+        ("returned later", "OSError: libcudart.so.12"),
+        ("explained", "SomeError: nobody knows"),
+        ("told", "one"),
+        ("told later", "one"),
+    ],
+)
+def test_a_value_is_shown_once_in_its_cell(outputs: Outputs, cell: str, words: str) -> None:
+    (shown,) = outputs[cell]
+    is_result = cell.endswith("later")
+    assert shown["output_type"] == ("execute_result" if is_result else "display_data")
+    assert words in shown["data"]["text/html"]
+    assert words in shown["data"]["text/plain"]
 
 
 def test_cell_without_a_name_runs_in_the_last_environment(outputs: Outputs) -> None:
