@@ -44,7 +44,7 @@ from colablock.training.scripts.rows.messages import UnusableData
 from colablock.training.scripts.rows.sources import Unreachable, cause_of, rows_of
 from colablock.training.scripts.rows.tokens import IGNORED, tokenised
 from colablock.training.scripts.rows.turns import Rendered, TemplateFault, TurnFinder
-from colablock.training.scripts.shim import datasets_local_files
+from colablock.training.scripts.workarounds import datasets_local_files
 
 __all__ = ["RowTokenizer", "UnusableData", "cause_of", "form_of", "main", "make_model", "prepare", "sample"]
 

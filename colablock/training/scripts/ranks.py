@@ -169,24 +169,6 @@ def installed_versions() -> "list[str]":
     return sorted({f"{one.metadata['Name']}=={one.version}" for one in metadata.distributions()})
 
 
-def fsdp_on_cpu() -> None:
-    """Have accelerate shard on a CPU: there it starts the ranks, and leaves FSDP out."""
-    from accelerate.state import AcceleratorState, PartialState
-    from accelerate.utils import DistributedType
-
-    make = AcceleratorState.__init__
-
-    @functools.wraps(make)
-    def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        make(self, *args, **kwargs)
-        plugin = kwargs.get("fsdp_plugin")
-        if plugin is not None and self.distributed_type in (DistributedType.MULTI_CPU, DistributedType.NO):
-            self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, plugin
-            PartialState._shared_state["distributed_type"] = DistributedType.FSDP  # noqa: SLF001
-
-    AcceleratorState.__init__ = init
-
-
 def name_layers(model: Any) -> None:
     """Tell accelerate the classes of *model* that are gathered as a whole, unless the config names others.
 
@@ -332,6 +314,3 @@ def check_shards(folder: Path, model: Any) -> None:
                     f"{folder.name}/{part} has no `{name}`, which another host has saved: "
                     "hosts share a model only in a job of Slurm, with an `output_dir` that all of them see"
                 )
-
-
-WORKAROUNDS: dict[str, Callable[[], None]] = {"fsdp-on-cpu": fsdp_on_cpu}

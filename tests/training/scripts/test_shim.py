@@ -298,7 +298,7 @@ def test_an_old_datasets_reads_its_own_files(
         for parent in accumulate(name.split(".")[:-1], "{}.{}".format):
             monkeypatch.setitem(sys.modules, parent, SimpleNamespace())
         monkeypatch.setitem(sys.modules, name, module)
-    runpy.run_path(str(SHIM))["WORKAROUNDS"]["datasets-local-files"]()
+    runpy.run_path(str(SCRIPTS / "workarounds.py"))["WORKAROUNDS"]["datasets-local-files"]()
     assert LocalFiles.protocol == after
     assert is_remote is None or not is_remote(LocalFiles())
 
@@ -389,7 +389,7 @@ def test_the_peak_of_memory_outlives_a_reset_by_the_runner(monkeypatch: pytest.M
     )
     monkeypatch.setitem(sys.modules, "torch", torch)
     monkeypatch.setattr(sys, "path", [str(SCRIPTS), *sys.path])
-    memory = runpy.run_path(str(SHIM), run_name="shim")["PeakMemory"]()
+    memory = runpy.run_path(str(SCRIPTS / "training_watch.py"))["PeakMemory"]()
     memory.guard(torch)
     torch._C._cuda_resetPeakMemoryStats(0)
     assert now == {"allocated": 1, "reserved": 1}
