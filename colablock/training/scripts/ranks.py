@@ -10,6 +10,7 @@
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import os
 import socket
@@ -22,7 +23,13 @@ from typing import Any
 
 _WRAPPER = "_checkpoint_wrapped_module."  # in the name of a parameter whose layer is recomputed
 _LAYERS = "FSDP_TRANSFORMER_CLS_TO_WRAP"  # read by accelerate, like the other variables of its launcher
-_OF_A_HOST = ("output_dir", "datasets", "report_to", "wandb_project")  # keys of a config
+#: Keys of a config: of the data, which is compared itself, of reports, and of folders that are written to.
+_OF_A_HOST = ("output_dir", "datasets", "report_to", "wandb_project", "dataset_prepared_path", "lora_out_dir")
+_FILES = (".json", ".yaml", ".yml", ".jinja")  # ends of values that may name a file of a setting
+_NOTES = (".md", ".lock", "LICENSE", "NOTICE")  # ends of files that change no training
+_WHOLE = 16 << 20  # bytes: of a larger file its size, beginning and end are compared
+_PART = 1 << 20
+_MOST = 20_000  # files of a folder that a setting names
 _OF_THE_RUN = (
     "precision",
     "dtype",
@@ -38,6 +45,7 @@ _OF_THE_RUN = (
     "data",
     "rows",
 )
+COMMIT = "the commit of base_model"
 RANKS_SECONDS = 0.5  # between two looks at the other ranks
 ENDING_SECONDS = 1.0  # for a killed process to end, after its connections
 LAST_SECONDS = 2.0  # for a rank to end by itself once another one has
@@ -103,8 +111,10 @@ def follow_ranks(folder: Path, alive: Path, end: Any) -> None:
             os._exit(1)
 
 
-def check_ranks(job: Mapping[str, Any], rank: int, world: int) -> None:
+def check_ranks(job: Mapping[str, Any], rank: int, world: int, folder: "Path | None" = None) -> None:
     """Exit unless every rank has the lock, checkpoint, installed versions, settings and data of rank 0.
+
+    *folder* is that of the run.
 
     Otherwise their gradients would come from different programs or from different steps.
     """
@@ -116,7 +126,7 @@ def check_ranks(job: Mapping[str, Any], rank: int, world: int) -> None:
 
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = TCPStore(host, port, is_master=False, timeout=timedelta(minutes=10))
-    own = [job["lock"], checkpoint_of(job), installed_versions(), settings_of(job)]
+    own = [job["lock"], checkpoint_of(job), installed_versions(), settings_of(job, folder)]
     store.set(f"colablock/{rank}", json.dumps(own))
     facts = [json.loads(store.get(f"colablock/{one}")) for one in range(world)]
     for at, message in enumerate(
@@ -136,12 +146,18 @@ def check_ranks(job: Mapping[str, Any], rank: int, world: int) -> None:
             raise SystemExit(f"rank {one} has other distributions than rank 0, such as {words}")
     for one, (*_, settings) in enumerate(facts):
         first = facts[0][-1]
-        odd = [name for name in {**first, **settings} if settings.get(name) != first.get(name)]
-        if odd:
+        if names := differing(first, settings):
             words = ", ".join(
-                f"{name} is {settings.get(name)!s:.40} instead of {first.get(name)!s:.40}" for name in odd
+                f"{name} is {settings.get(name)!s:.40} instead of {first.get(name)!s:.40}" for name in names
             )
             raise SystemExit(f"rank {one} has another job than rank 0: {words}")
+
+
+def differing(first: Mapping[str, Any], other: Mapping[str, Any]) -> "list[str]":
+    """Return the names of the settings that differ; a host that asks the hub has no commit to compare."""
+    names = [name for name in {**first, **other} if first.get(name) != other.get(name)]
+    asks_hub = None in (first.get(COMMIT), other.get(COMMIT))
+    return [name for name in names if name != COMMIT or not asks_hub]
 
 
 def checkpoint_of(job: Mapping[str, Any]) -> str:
@@ -154,12 +170,77 @@ def checkpoint_of(job: Mapping[str, Any]) -> str:
     return f"{manifest.parent.name} ({hashlib.sha256(manifest.read_bytes()).hexdigest():.12})"
 
 
-def settings_of(job: Mapping[str, Any]) -> "dict[str, Any]":
-    """Return what has to be the same in every rank, by name.  Paths of a host may differ."""
-    config = {name: value for name, value in job["config"].items() if name not in _OF_A_HOST}
+def settings_of(job: Mapping[str, Any], folder: "Path | None" = None) -> "dict[str, Any]":
+    """Return what has to be the same in every rank, by name.
+
+    Paths may differ between hosts, and what is there may not: a model, a setting in a file, the tokens in
+    the *folder* of the run.
+    """
+    config = {name: there(value) for name, value in job["config"].items() if name not in _OF_A_HOST}
     decided = {name: job.get(name) for name in _OF_THE_RUN}
-    both = {**config, **decided, "runner": Path(job["entry"]).name}
-    return {name: value for name, value in both.items() if not str(value).startswith("/")}
+    data = sorted((folder / "data").glob("*.parquet")) if folder is not None else []
+    tokens = {f"tokens in {file.name}": there(str(file)) for file in data}
+    return {**config, **decided, **tokens, COMMIT: commit_of(job), "runner": Path(job["entry"]).name}
+
+
+def there(value: Any) -> Any:
+    """Return *value* with a digest in place of each path of this host that is there."""
+    if isinstance(value, (list, tuple)):
+        return [there(one) for one in value]
+    if isinstance(value, dict):
+        return {name: there(one) for name, one in value.items()}
+    if not isinstance(value, str) or not (value.startswith("/") or value.endswith(_FILES)):
+        return value
+    try:
+        found = files_at(Path(value))
+        texts = [f"{name} {digest_of(file)}" for name, file in found]
+    except (OSError, ValueError):  # no path: too long, or a null character
+        return value
+    whole = hashlib.sha256("\n".join(texts).encode("utf-8", "surrogateescape")).hexdigest()
+    return f"{len(found)} files ({whole:.12})" if found else value
+
+
+def files_at(path: Path) -> "list[tuple[str, Path]]":
+    """Return the files that *path* names, each by its name below *path*, without hidden ones and notes."""
+    if path.is_file():
+        return [("", path)]
+    below = list(itertools.islice(path.rglob("*"), _MOST + 1))
+    if len(below) > _MOST:
+        raise ValueError("a folder of many files, which no setting means")
+    found = sorted((one.relative_to(path).as_posix(), one) for one in below if one.is_file())
+    return [
+        (name, one)
+        for name, one in found
+        if not name.endswith(_NOTES) and not any(part.startswith(".") for part in name.split("/"))
+    ]
+
+
+def digest_of(file: Path) -> str:
+    """Return a digest of a file; of a large one, such as weights, of its size, beginning and end."""
+    size = file.stat().st_size
+    hasher = hashlib.sha256(str(size).encode())
+    with file.open("rb") as opened:
+        if size <= _WHOLE:
+            hasher.update(opened.read())
+        else:
+            hasher.update(opened.read(_PART))
+            opened.seek(-_PART, os.SEEK_END)
+            hasher.update(opened.read())
+    return hasher.hexdigest()
+
+
+def commit_of(job: Mapping[str, Any]) -> "str | None":
+    """Return the commit of a model of the hub in the cache of this host; None if it asks the hub."""
+    name, revision = str(job["config"].get("base_model")), job["config"].get("revision") or "main"
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() not in ("1", "ON", "YES", "TRUE"):
+        return None
+    home = os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface")  # noqa: PTH111
+    cache = Path(os.environ.get("HF_HUB_CACHE") or f"{home}/hub")
+    try:
+        folder = cache / f"models--{name.replace('/', '--')}"
+        return (folder / "refs" / str(revision)).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return None
 
 
 def installed_versions() -> "list[str]":

@@ -37,7 +37,7 @@ def main(folder: Path) -> None:
     alive = ranks["note_rank"](folder, rank, end) if world > 1 else None
     try:
         if world > 1:
-            ranks["check_ranks"](job, rank, world)
+            ranks["check_ranks"](job, rank, world, folder)
         for name in job.get("imports_first", ()):
             importlib.import_module(name)
         for name in job["mends"]:

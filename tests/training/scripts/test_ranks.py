@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -108,22 +109,90 @@ def test_only_blocks_that_the_model_has_are_gathered(monkeypatch: pytest.MonkeyP
     assert os.environ["FSDP_TRANSFORMER_CLS_TO_WRAP"] == "Chosen"
 
 
-def test_paths_of_a_host_are_no_settings_of_the_run() -> None:
-    config = {
+def settings_on(host: Path, files: Mapping[str, str], **config: Any) -> dict[str, Any]:
+    """Return the settings of a job on a *host* with *files*; `{host}` in *config* is its folder."""
+    for name, text in files.items():
+        (file := host / name).parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    filled = json.loads(json.dumps(config).replace("{host}", str(host)))
+    usual = {
         "base_model": "me/model",
-        "output_dir": "out",
-        "learning_rate": 0.1,
-        "deepspeed": "/a/zero.json",
+        "output_dir": str(host / "out"),
+        "datasets": [{"path": str(host / "d")}],
     }
-    job = {"config": config, "entry": "/a/scripts/run_trl.py", "precision": "bf16", "data": "d1"}
-    found = ranks.settings_of(job)
-    assert {name: value for name, value in found.items() if value is not None} == {
-        "base_model": "me/model",
-        "learning_rate": 0.1,
-        "precision": "bf16",
-        "data": "d1",
-        "runner": "run_trl.py",
-    }
+    job = {"config": {**usual, **filled}, "entry": f"{host}/scripts/run_trl.py", "precision": "bf16"}
+    return ranks.settings_of(job, host / "out")
+
+
+WEIGHTS = "w" * 100
+
+
+@pytest.mark.parametrize(
+    ("config", "files", "changed", "differs"),
+    [
+        ({"base_model": "{host}/model"}, {"model/a.safetensors": WEIGHTS}, {}, None),
+        ({"base_model": "{host}/model"}, {"model/a.safetensors": WEIGHTS}, {"model/README.md": "new"}, None),
+        ({"base_model": "{host}/model"}, {"model/a.bin": WEIGHTS}, {"model/.cache/x": "new"}, None),
+        ({"base_model": "{host}/model"}, {"model/a.json": "{}"}, {"model/a.json": "[]"}, "base_model"),
+        ({"base_model": "{host}/model"}, {"model/a.bin": WEIGHTS}, {"model/a.bin": "v" * 100}, "base_model"),
+        ({"base_model": "{host}/model"}, {"model/a.bin": WEIGHTS}, {"model/b.bin": ""}, "base_model"),
+        ({"deepspeed": "{host}/zero.json"}, {"zero.json": "1"}, {}, None),
+        ({"deepspeed": "{host}/zero.json"}, {"zero.json": "1"}, {"zero.json": "2"}, "deepspeed"),
+        ({"axolotl_data": {"datasets": [{"path": "{host}/x"}]}}, {"x": "1"}, {}, None),
+        ({"axolotl_data": {"datasets": [{"path": "{host}/x"}]}}, {"x": "1"}, {"x": "2"}, "axolotl_data"),
+        ({"plugins": ["{host}/absent"]}, {}, {}, "plugins"),  # nothing there says that both mean the same
+        ({}, {"out/data/train.parquet": "1"}, {}, None),
+        ({}, {"out/data/train.parquet": "1"}, {"out/data/train.parquet": "2"}, "tokens in train.parquet"),
+        ({"lora_out_dir": "{host}/adapter"}, {}, {"adapter/a": ""}, None),
+    ],
+)  # fmt: skip
+def test_paths_may_differ_between_hosts_and_what_is_there_may_not(
+    tmp_path: Path,
+    config: dict[str, Any],
+    files: dict[str, str],
+    changed: dict[str, str],
+    differs: str | None,
+) -> None:
+    first = settings_on(tmp_path / "first", files, **config)
+    other = settings_on(tmp_path / "other", {**files, **changed}, **config)
+    assert ranks.differing(first, other) == ([differs] if differs else [])
+    assert first["runner"] == "run_trl.py"
+
+
+@pytest.mark.parametrize("text", ["/no/place", "/{{ a }} text", "/" + "a" * 5000, "/a\0b", "no.json", "/"])
+def test_a_value_that_only_looks_like_a_path_is_compared_itself(text: str) -> None:
+    assert ranks.there({"a": [text, 1, None]}) == {"a": [text, 1, None]}
+
+
+def test_large_files_are_compared_by_their_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "_WHOLE", 10)
+    monkeypatch.setattr(ranks, "_PART", 3)
+    found = []
+    same = ("aaa......bbb", "aaa......bbb", "aaa-.....bbb")
+    for text in (*same, "aab......bbb", "aaa......bba", "aaa.......bbb"):
+        (tmp_path / "weights").write_text(text)
+        found.append(ranks.digest_of(tmp_path / "weights"))
+    assert len({*found[:3]}) == 1
+    assert len({*found[2:]}) == 4
+
+
+def test_without_the_hub_hosts_have_the_same_commit_of_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (refs := tmp_path / "hub" / "models--me--model" / "refs").mkdir(parents=True)
+    (refs / "main").write_text("c1\n")
+    job = {"config": {"base_model": "me/model"}}
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    assert ranks.commit_of(job) is None
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert ranks.commit_of(job) == "c1"
+    key = ranks.COMMIT
+    assert ranks.differing({key: "c1"}, {key: "c2"}) == [key]
+    assert ranks.differing({key: "c1"}, {key: None}) == []
+    assert ranks.commit_of({"config": {"base_model": "me/model", "revision": "v2"}}) is None
+    assert ranks.commit_of({"config": {"base_model": "/a/model"}}) is None
 
 
 def test_a_checkpoint_is_the_same_if_its_manifest_is(tmp_path: Path) -> None:
