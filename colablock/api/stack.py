@@ -25,6 +25,7 @@ from colablock.display.notebook import (
     show,
     show_as,
     show_whole,
+    told_in_cell,
 )
 from colablock.display.progress import reporter_for
 from colablock.display.view import Document, Note
@@ -420,7 +421,7 @@ def open_session(*, quiet: bool) -> Iterator[Session]:
 
     register_displays()
     sweep()
-    with reporter_for(None, quiet=quiet, notebook=True) as reporter:
+    with reporter_for(None, quiet=quiet, notebook=True, told=told_in_cell()) as reporter:
         try:
             yield Session(environ=os.environ, reporter=reporter, in_kernel=in_notebook())
         except OSError as error:

@@ -22,7 +22,7 @@ from colablock.planning.plan import Plan
 from colablock.verification.verify import Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 __all__ = [
     "KernelRestarts",
@@ -38,6 +38,7 @@ __all__ = [
     "show_as",
     "show_once",
     "show_whole",
+    "told_in_cell",
 ]
 
 _COLAB = "application/vnd.colab-display-data+json"
@@ -115,10 +116,12 @@ def show_once(kind: type) -> None:
 
 
 class _Session:
-    """What was shown last in this kernel, and in which cell."""
+    """What was shown last in this kernel, and in which cell, and the notes of the current cell."""
 
     shown: object = None
     cell: object = None
+    told: set[str] = set()  # noqa: RUF012 - there is one session
+    told_in: object = None
     matrix: str | None = None
 
 
@@ -145,6 +148,9 @@ def show_whole(value: object) -> None:
 
 def publish(document: Document, shell: Shell, *, in_python: bool = True) -> None:
     """Show *document* as an output of the current cell, in the words of Python or of the command line."""
+    document = _without_told(document)
+    if (told := told_in_cell()) is not None:
+        told |= set(_notes_of(document))
     document = spoken_in_python(document) if in_python else document
     shell.display_pub.publish({"text/html": to_html(document), "text/plain": to_text(document, width=_WIDTH)})
 
@@ -158,6 +164,35 @@ def finish_command(modules: Sequence[str], shell: Shell, *, matrix: str | None =
 def note_shown(value: object) -> None:
     """Note that the current cell has shown *value*: if it is also its result, it is not shown again."""
     _Session.shown, _Session.cell = value, _cell()
+
+
+def told_in_cell() -> set[str] | None:
+    """Return the notes that the current cell has shown, to add to; None if there is no notebook."""
+    cell = _cell()
+    if cell is None:
+        return None
+    if cell != _Session.told_in:
+        _Session.told, _Session.told_in = set(), cell
+    return _Session.told
+
+
+def _notes_of(document: Document) -> Iterator[str]:
+    for block in document.blocks:
+        if isinstance(block, Note) and block.label == "note" and isinstance(block.text, str):
+            yield one_line(block.text)
+
+
+def _without_told(document: Document) -> Document:
+    """Return *document* without the notes that the current cell has shown already."""
+    told = (told_in_cell() or set()) & set(_notes_of(document))
+    if not told:
+        return document
+    kept = (
+        block
+        for block in document.blocks
+        if not (isinstance(block, Note) and isinstance(block.text, str) and one_line(block.text) in told)
+    )
+    return Document(headline=document.headline, blocks=tuple(kept))
 
 
 def _cell() -> object:
@@ -181,13 +216,14 @@ def last_matrix() -> str | None:
 
 def _html(value: object) -> str:
     """Return *value* as the result of a cell."""
-    return to_html(spoken_in_python(_DOCUMENTS[type(value)](value)))
+    return to_html(spoken_in_python(_without_told(_DOCUMENTS[type(value)](value))))
 
 
 def _plain(value: object, printer: Any, cycle: bool) -> None:  # noqa: FBT001  # IPython's signature
     """Print *value* as the result of a cell."""
     del cycle
-    printer.text(to_text(spoken_in_python(_DOCUMENTS[type(value)](value)), width=_WIDTH))
+    document = _without_told(_DOCUMENTS[type(value)](value))
+    printer.text(to_text(spoken_in_python(document), width=_WIDTH))
 
 
 def _brief(value: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import textwrap
 import threading
 import time
 import uuid
@@ -239,6 +240,15 @@ def _note_text(text: str, console: Console) -> str:
     return to_text(spoken_as(document, program_of(console)), width=console.width)
 
 
+def _fitting(text: str, console: Console) -> str:
+    """Return *text* in lines that fit *console*, indented as its first one is, and more."""
+    inner = " " * (len(text) - len(text.lstrip()) + 2)
+    lines = textwrap.wrap(
+        text, console.width, subsequent_indent=inner, break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(lines)
+
+
 class PlainReporter(DrawingReporter):
     """Plain lines for logs and pipes: a stage begins, goes on, ends."""
 
@@ -254,7 +264,7 @@ class PlainReporter(DrawingReporter):
         self._console.out(text, highlight=False)
 
     def _started(self) -> None:
-        self._write(self._work.line())
+        self._write(_fitting(self._work.line(), self._console))
 
     def _moved(self) -> None:
         if self._clock() - self._last >= _BEAT:
@@ -262,7 +272,7 @@ class PlainReporter(DrawingReporter):
 
     def _ended(self, stage: str, outcome: str) -> None:
         if stage:
-            self._write(f"  {outcome}")
+            self._write(_fitting(f"  {outcome}", self._console))
 
     def _noted(self, text: str) -> None:
         self._write(_note_text(text, self._console))
@@ -309,7 +319,7 @@ class TerminalReporter(DrawingReporter):
     def _ended(self, stage: str, outcome: str) -> None:
         self._clear()
         if stage:
-            self._console.out(f"{stage}: {outcome}", highlight=False)
+            self._console.out(_fitting(f"{stage}: {outcome}", self._console), highlight=False)
 
     def _noted(self, text: str) -> None:
         self._console.out(_note_text(text, self._console), highlight=False)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 import uuid
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,7 +21,7 @@ from colablock.display.run_view import (
     summary_document,
 )
 from colablock.display.text import render, to_text
-from colablock.display.view import one_line
+from colablock.display.view import Document, Note, one_line
 from colablock.environment.notebook_host import current_shell
 from colablock.errors import Unmet
 from colablock.training.runs.loss_curve import curve_png
@@ -145,6 +146,11 @@ class NotebookRunDisplay(RunDisplay):
             )
 
 
+def _sentence(text: str, console: Console) -> str:
+    """Return *text* in lines that fit *console*."""
+    return to_text(Document(blocks=(Note(text=one_line(text)),)), width=console.width)
+
+
 class PlainRunDisplay(RunDisplay):
     """Plain lines for logs and pipes: one for each stage and each checkpoint, and one every ten seconds."""
 
@@ -164,15 +170,16 @@ class PlainRunDisplay(RunDisplay):
         self._checkpoints = progress.checkpoints
         is_due = self._written_at is None or self._clock() - self._written_at >= _BEAT
         if is_saved:
-            line = "" if progress.is_over else f": {progress_line(progress, width=10_000)}"
-            self._write(f"{checkpoint_saved(progress)}{line}")
+            saved = f"{checkpoint_saved(progress)}: "
+            line = progress_line(replace(progress, stage="training"), width=self._console.width - len(saved))
+            self._write(saved.removesuffix(": ") if progress.is_over else f"{saved}{line}")
         elif (is_due or progress.stage != self._stage) and not progress.is_over:
             self._write(progress_line(progress, width=self._console.width))
         self._stage = progress.stage
 
     def note(self, text: str) -> None:
         """Write the sentence."""
-        self._write(one_line(text))
+        self._write(_sentence(text, self._console))
 
     def close(self, final: RunSummary | None = None) -> None:
         """Write how the run ended, unless the caller does."""
@@ -221,7 +228,7 @@ class TerminalRunDisplay(RunDisplay):
     def note(self, text: str) -> None:
         """Write the sentence above the live line."""
         with contextlib.suppress(OSError, ValueError):
-            self._console.out(one_line(text), highlight=False)
+            self._console.out(_sentence(text, self._console), highlight=False)
 
     def close(self, final: RunSummary | None = None) -> None:
         """Remove the live line, and write how the run ended, unless the caller does."""

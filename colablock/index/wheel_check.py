@@ -44,6 +44,13 @@ _OBJECT = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*(\s*:\s*[^\W\d]\w*(\.[^\W\d]\w*)
 _SCRIPT_GROUPS = ("console_scripts", "gui_scripts")
 _UNHASHED = ("RECORD", "RECORD.jws", "RECORD.p7s")
 _START_HOOKS = ("sitecustomize", "usercustomize")
+# What every setuptools has, which finds `distutils` where Python has none: no news to anybody.
+_SHIM = "distutils-precedence.pth"
+_SHIM_TEXT = re.compile(
+    r"import os; var = 'SETUPTOOLS_USE_DISTUTILS'; "
+    r"enabled = os\.environ\.get\(var, '(?:local|stdlib)'\) == 'local'; "
+    r"enabled and __import__\('_distutils_hack'\)(?:\.add_shim\(\))?;?\s*"
+)
 
 
 def check_wheel(path: Path) -> tuple[str, ...]:
@@ -206,13 +213,23 @@ class _Wheel:
         tops = {path.removeprefix("site/") for path in destinations if path.startswith("site/")}
         modules = {top.partition("/")[0].partition(".")[0]: top for top in sorted(tops)}
         who = f"`{self._name.project}` {self._name.version}"
-        started = sorted(top for top in tops if "/" not in top and top.endswith(".pth"))
+        started = sorted(
+            top for top in tops if "/" not in top and top.endswith(".pth") and not self._is_shim(top)
+        )
         started += [modules[name] for name in _START_HOOKS if name in modules]
         if started:
             yield f"{who} has code that runs whenever Python starts: {some_of(started, 5)}"
         shared = sorted(set(modules) & sys.stdlib_module_names)
         if shared:
             yield f"{who} has modules with names of the standard library: {some_of(shared, 5)}"
+
+    def _is_shim(self, path: str) -> bool:
+        """Whether *path* is the file of setuptools that every release of it has, with its text."""
+        member = self._files.get(path)
+        if self._name.project != "setuptools" or path != _SHIM or member is None:
+            return False
+        data = self._archive.read(member) if member.file_size <= METADATA else b""
+        return _SHIM_TEXT.fullmatch(data.decode("utf-8", "replace")) is not None
 
 
 def script_entries(text: str) -> Iterator[tuple[str, str]]:

@@ -203,6 +203,17 @@ tell(lines)
 lines
 """,
     "told later": "lines",
+    "noted": """
+from dataclasses import replace
+from colablock.display.notebook import told_in_cell
+with reporter_for(None, notebook=True, told=told_in_cell()) as reporter:
+    reporter.note("using ./x.toml, a copy")
+noted = replace(plan, shadow="using ./x.toml, a copy", notes=("a note of the plan",))
+show(noted)
+show(replace(report, notes=("a note of the plan", "a note of its own")))
+noted
+""",
+    "noted later": "noted",
     "magic": """
 from colablock.cli.notebook_magics import Magic
 import subprocess
@@ -274,6 +285,15 @@ def test_a_value_is_shown_once_in_its_cell(outputs: Outputs, cell: str, words: s
     assert shown["output_type"] == ("execute_result" if is_result else "display_data")
     assert words in shown["data"]["text/html"]
     assert words in shown["data"]["text/plain"]
+
+
+def test_a_note_is_said_once_in_a_cell(outputs: Outputs) -> None:
+    for form in ("text/html", "text/plain"):
+        said = [one["data"][form] for one in outputs["noted"]]
+        notes = ("using ./x.toml, a copy", "a note of the plan", "a note of its own")
+        assert [["".join(said).count(note) for note in notes], len(said)] == [[1, 1, 1], 4]
+        assert "using ./x.toml, a copy" in said[0]
+        assert all(note in outputs["noted later"][0]["data"][form] for note in notes[:2])
 
 
 def test_cell_without_a_name_runs_in_the_last_environment(outputs: Outputs) -> None:

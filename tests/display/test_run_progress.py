@@ -80,8 +80,11 @@ def test_plain_lines_come_every_ten_seconds_and_with_each_checkpoint() -> None:
             clock.now += 0.5
             display.update(at_step(step, checkpoints=int(step >= 45), checkpoint="checkpoint-45"))
         display.note("a note")
-        display.update(replace(TRAINING, state=State.DONE, stage="done"))
+        display.update(at_step(50, checkpoints=2, checkpoint="checkpoint-50", stage="finishing: writing"))
+        display.note("a long note " * 10)
+        display.update(replace(TRAINING, state=State.DONE, stage="done", checkpoints=3))
     lines = written(to).splitlines()
+    assert max(map(len, lines)) <= 80
     starts = [line.split(",")[0] for line in lines]
     assert starts == [
         "starting: loading the model",
@@ -90,6 +93,9 @@ def test_plain_lines_come_every_ten_seconds_and_with_each_checkpoint() -> None:
         "step 40/6000",
         "saved checkpoint-45: step 45/6000",
         "a note",
+        "saved checkpoint-50: step 50/6000",
+        "a long note a long note a long note a long note a long note a long note a long",
+        "  note a long note a long note a long note",
         "saved checkpoint-1000",
     ]
 

@@ -19,7 +19,7 @@ from colablock.index.wheel_check import check_wheel
 from colablock.unpacking.unpack import unpack
 from tests.support.hostile import INTO, Target, refused
 from tests.support.hostile_wheels import HostileWheel, entry
-from tests.support.wheels import metadata_text
+from tests.support.wheels import make_wheel, metadata_text
 
 WHEEL = "Wheel-Version: {version}\nGenerator: tests\nRoot-Is-Purelib: true\nTag: {tag}\n"
 INFO = "evil-1.0.dist-info"
@@ -348,6 +348,24 @@ NOTES = {
 def test_code_that_runs_unasked_is_noted(case: tuple[HostileWheel, str], tmp_path: Path) -> None:
     wheel, says = case
     assert check_wheel(wheel.write(tmp_path)) == (says,)
+
+
+SHIM = (
+    "import os; var = 'SETUPTOOLS_USE_DISTUTILS'; enabled = os.environ.get(var, 'local') == 'local';"
+    " enabled and __import__('_distutils_hack').add_shim(); \n"
+)
+
+
+@pytest.mark.parametrize(
+    ("project", "more", "is_noted"),
+    [("setuptools", "", False), ("setuptools", "import evil\n", True), ("evil", "", True)],
+)
+def test_the_file_of_every_setuptools_is_no_news(
+    project: str, more: str, is_noted: bool, tmp_path: Path
+) -> None:
+    modules = {"distutils-precedence.pth": SHIM + more, f"{project}/__init__.py": ""}
+    notes = check_wheel(make_wheel(tmp_path, project, "83.0.0", modules=modules))
+    assert [one.rpartition(" ")[2] for one in notes] == ["distutils-precedence.pth"] * is_noted
 
 
 @pytest.mark.slow  # whole commands
