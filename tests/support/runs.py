@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from colablock.training.runs.folder import RunFolder, RunRecord, register, start_time_of
+from colablock.training.runs.folder import RunFolder, RunRecord, register
+from colablock.training.scripts.ranks import start_time_of
 
 __all__ = [
     "STARTED",

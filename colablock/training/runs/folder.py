@@ -23,9 +23,7 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -44,6 +42,7 @@ from colablock._common.limits import METRICS_FILE, METRICS_LINE, RUN_FILE
 from colablock._common.ownership import require_trusted
 from colablock._common.text import near
 from colablock.errors import InvalidInput, NotFound, Refused
+from colablock.training.scripts.ranks import process_facts, start_time_of
 
 __all__ = [
     "RunFolder",
@@ -54,7 +53,6 @@ __all__ = [
     "list_runs",
     "record_to_json",
     "register",
-    "start_time_of",
     "stop_run",
     "unregister",
 ]
@@ -135,7 +133,6 @@ class _Registration:
 
 _LAST_SECOND = 253_402_300_799  # of the year 9999, the last that a date can have
 _LARGEST_PROCESS = 1 << 31
-_RANK_FILE = 512  # bytes: two numbers and the name of a host
 _FIELDS = {"mends": "workarounds"}  # a key of the file → its field
 _KEYS = {name: key for key, name in _FIELDS.items()}
 
@@ -244,17 +241,6 @@ class RunFolder:
         # A launcher that was killed leaves its ranks running, and they write to this folder.
         return not self.end_file.exists() and _is_session_alive(record.process)
 
-    def lost_ranks(self) -> list[int]:
-        """Return the ranks of this host whose processes were killed: they have ended, and not written how."""
-        lost = []
-        for file in (self.path / "ranks").glob("[0-9]*"):
-            with suppress(OSError, ValueError):  # ValueError: not by us, or being written
-                process, began, *host = read_bounded(file, _RANK_FILE).decode().split()
-                is_here = not host or host[0] == socket.gethostname()
-                if is_here and start_time_of(int(process)) != int(began):
-                    lost.append(int(file.name))
-        return sorted(lost)
-
     def state(self, record: RunRecord | None = None) -> State:
         """Return the state of the run; *record* as for `is_alive`."""
         record = record or self.record()
@@ -299,26 +285,10 @@ def stop_run(run_id: str, folder: RunFolder) -> None:
     folder.request_stop()
 
 
-def start_time_of(process: int) -> int:
-    """Return the start of a process in clock ticks since boot; 0 if it is gone or a zombie (proc(5))."""
-    facts = _stat(process)
-    return int(facts[19]) if facts else 0
-
-
 def _is_session_alive(leader: int) -> bool:
     """Whether a process of the session of *leader* is running.  The session id is reserved until then."""
-    found = (_stat(int(path.name)) for path in Path("/proc").glob("[0-9]*"))
+    found = (process_facts(int(path.name)) for path in Path("/proc").glob("[0-9]*"))
     return any(facts and int(facts[3]) == leader for facts in found)
-
-
-def _stat(process: int) -> list[str]:
-    """Return the fields of ``/proc/PID/stat`` from the state on; empty if the process is gone or a zombie."""
-    try:
-        stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    facts = stat.rpartition(")")[2].split()
-    return [] if facts[0] in ("Z", "X") else facts
 
 
 def register(home: Path, run_id: str, folder: Path) -> None:

@@ -27,9 +27,10 @@ from colablock._common.child_environment import Purpose, environment_of, opt_out
 from colablock._common.fs import open_private, write_private
 from colablock._common.process import kill_session, start_session
 from colablock.errors import InvalidInput, Unmet
-from colablock.training.runs.folder import RunFolder, start_time_of
+from colablock.training.runs.folder import RunFolder
 from colablock.training.runs.progress import START_MARK
 from colablock.training.scripts import FOLDER as SCRIPTS
+from colablock.training.scripts.ranks import start_time_of
 from colablock.verification.launch import CONFIG, Ranks, Sharding, accelerate_values, launch_arguments
 
 __all__ = [

@@ -20,6 +20,7 @@ from colablock._common.limits import METRICS_FILE, METRICS_LINE
 from colablock._masking import masked
 from colablock.training.runs.folder import RunFolder, RunRecord, State, event_of
 from colablock.training.runs.loss_curve import GrowingCurve, Point, number_of
+from colablock.training.scripts.ranks import killed_ranks
 
 __all__ = [
     "LOADING",
@@ -337,7 +338,7 @@ def _stage(folder: RunFolder, record: RunRecord | None, state: State, totals: Pr
         return str(state.value)
     if not totals.newest or (record is not None and totals.newest < record.started):
         return LOADING  # the events are those of an earlier start
-    if record is not None and record.processes > 1 and (lost := folder.lost_ranks()):
+    if record is not None and record.processes > 1 and (lost := killed_ranks(folder.path)):
         ranks = ", ".join(map(str, lost))
         return f"{FAILING}the process of rank {ranks} was killed, and the others wait for it"
     if folder.stop_file.exists():

@@ -1,6 +1,7 @@
 """Several ranks: they agree on lock and checkpoint, see that one was killed, and share one model by FSDP 2.
 
 ``shim.py`` and ``run_trl.py`` run this file in the target.  It needs the standard library and the target.
+colablock itself asks it for the ranks that were killed.
 """
 
 # Modules of the target are imported where they are used.  They are not installed where this is checked.
@@ -14,10 +15,11 @@ import itertools
 import json
 import os
 import socket
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,7 @@ _OF_THE_RUN = (
     "rows",
 )
 COMMIT = "the commit of base_model"
+RANK_FILE = 512  # bytes: two numbers and the name of a host
 RANKS_SECONDS = 0.5  # between two looks at the other ranks
 ENDING_SECONDS = 1.0  # for a killed process to end, after its connections
 LAST_SECONDS = 2.0  # for a rank to end by itself once another one has
@@ -57,35 +60,47 @@ def note_rank(folder: Path, rank: int, end: Any) -> Path:
     *end* is the `RunEnd` of the shim.
     """
     (file := folder / "ranks" / str(rank)).parent.mkdir(mode=0o700, exist_ok=True)
-    own = f"{os.getpid()} {started_of(os.getpid())} {socket.gethostname()}"
+    own = f"{os.getpid()} {start_time_of(os.getpid())} {socket.gethostname()}"
     file.write_text(own, encoding="utf-8")
     threading.Thread(target=follow_ranks, args=(folder, file, end), daemon=True).start()
     return file
 
 
-def started_of(process: int) -> str:
-    """Return the start of *process* in clock ticks since boot; empty if it has ended."""
+def process_facts(process: int) -> "list[str]":
+    """Return the fields of ``/proc/PID/stat`` from the state on; empty if the process is gone or a zombie."""
     try:
-        facts = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        text = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return ""
-    return "" if facts[0] in "ZX" else facts[19]
+        return []
+    facts = text.rpartition(")")[2].split()
+    return [] if facts[0] in ("Z", "X") else facts
 
 
-def killed_ranks(folder: Path) -> list[str]:
-    """Return the ranks of this host whose processes have ended without a word."""
+def start_time_of(process: int) -> int:
+    """Return the start of *process* in clock ticks since boot; 0 if it is gone or a zombie (proc(5))."""
+    facts = process_facts(process)
+    return int(facts[19]) if facts else 0
+
+
+def killed_ranks(folder: Path) -> "list[int]":
+    """Return the ranks of this host whose processes were killed: they have ended, and not written how."""
     found = []
-    for file in sorted((folder / "ranks").glob("[0-9]*")):
-        try:
-            process, began, host = file.read_text(encoding="utf-8").split()
-        except (OSError, ValueError):  # it has ended, or is being written
-            continue
-        if host == socket.gethostname() and started_of(int(process)) != began:
-            found.append(file.name)
-    return found
+    for file in (folder / "ranks").glob("[0-9]*"):
+        # ValueError: it is being written, or not ours.
+        with suppress(OSError, ValueError):
+            process, began, host = (file.read_bytes() if is_small(file) else b"").decode().split()
+            if host == socket.gethostname() and start_time_of(int(process)) != int(began):
+                found.append(int(file.name))
+    return sorted(found)
 
 
-def killed_before(folder: Path, error: BaseException) -> list[str]:
+def is_small(file: Path) -> bool:
+    """Whether *file* is a regular file of the size that `note_rank` writes."""
+    facts = file.stat()
+    return stat.S_ISREG(facts.st_mode) and facts.st_size <= RANK_FILE
+
+
+def killed_before(folder: Path, error: BaseException) -> "list[int]":
     """Return the ranks that were killed, so that this one got *error*: a connection ends before a process."""
     until = time.monotonic() + (ENDING_SECONDS if isinstance(error, RuntimeError) else 0.0)
     while not (found := killed_ranks(folder)) and time.monotonic() < until:

@@ -140,10 +140,10 @@ class RunEnd:
         message = "".join(traceback.format_exception_only(type(error), error)).strip()
         self._write({"state": "failed", "error": message, "traceback": trace, "time": time.time()})
 
-    def lost(self, ranks: list[str]) -> bool:
+    def lost(self, ranks: list[int]) -> bool:
         """Write that *ranks* were killed, and return true, if there are any."""
         if ranks:
-            error = f"RankKilled: the process of rank {', '.join(ranks)} was killed"
+            error = f"RankKilled: the process of rank {', '.join(map(str, ranks))} was killed"
             self._write({"state": "failed", "error": error, "time": time.time()})
         return bool(ranks)
 

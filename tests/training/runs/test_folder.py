@@ -17,8 +17,8 @@ from colablock.training.runs.folder import (
     find_run,
     list_runs,
     register,
-    start_time_of,
 )
+from colablock.training.scripts.ranks import start_time_of
 from tests.support.runs import add_events, make_record, make_run, sleeping_process
 
 pytestmark = pytest.mark.stdlib

@@ -14,7 +14,7 @@ import yaml
 
 from colablock._common.child_environment import OPT_OUTS
 from colablock.errors import InvalidInput, Unmet
-from colablock.training.runs.folder import RunFolder, start_time_of
+from colablock.training.runs.folder import RunFolder
 from colablock.training.runs.launch import (
     accelerate_config,
     exit_code_of,
@@ -27,6 +27,7 @@ from colablock.training.runs.launch import (
     write_job,
 )
 from colablock.training.scripts import FOLDER as SCRIPTS
+from colablock.training.scripts.ranks import start_time_of
 from colablock.verification.launch import Ranks, Sharding
 from tests.support.training_stack import Bench, read_record, until
 

@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,10 +15,11 @@ from typing import Any
 import pytest
 
 from colablock.display.run_view import progress_line
-from colablock.training.runs.folder import RunFolder, State, start_time_of
+from colablock.training.runs.folder import RunFolder, State
 from colablock.training.runs.progress import LOADING, Progress, ProgressTotals, follow, last_line
 from colablock.training.runs.progress import progress_of as progress_of_events
 from colablock.training.runs.summary import summary_of, watch
+from colablock.training.scripts.ranks import start_time_of
 from tests.support.runs import STARTED, add_events, events_of, make_record, make_run, sleeping_process, train
 
 SOON = 0.01
@@ -348,11 +350,12 @@ def test_a_killed_rank_is_said_while_the_others_wait(running: RunFolder) -> None
     assert record is not None
     running.write_record(replace(record, processes=2))
     (running.path / "ranks").mkdir()
-    (running.path / "ranks/0").write_text(f"{os.getpid()} {start_time_of(os.getpid())}")
+    host = socket.gethostname()
+    (running.path / "ranks/0").write_text(f"{os.getpid()} {start_time_of(os.getpid())} {host}")
     (running.path / "ranks/odd").write_text("x")
     (running.path / "ranks/7").write_text("x")  # being written
     assert next(told(running)).stage == "training"
-    (running.path / "ranks/1").write_text(f"{os.getpid()} 1")  # the number is another process now
+    (running.path / "ranks/1").write_text(f"{os.getpid()} 1 {host}")  # the number is another process now
     progress = next(told(running))
     assert progress.stage == "failing: the process of rank 1 was killed, and the others wait for it"
     assert progress.seconds_left is None

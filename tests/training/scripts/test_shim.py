@@ -22,6 +22,7 @@ from colablock.training.runs.crash import explain
 from colablock.training.runs.folder import RunFolder, State
 from colablock.training.runs.launch import exit_code_of, free_port
 from colablock.training.scripts import FOLDER as SCRIPTS
+from colablock.training.scripts.ranks import killed_ranks
 from tests.support.reporters import Notes
 from tests.support.training_stack import (
     Bench,
@@ -350,10 +351,10 @@ def test_a_killed_rank_is_seen_at_once(bench: Bench) -> None:
     job = bench.job(config=bench.config(max_steps=1000), processes=2)
     folder = bench.begin(job, STAND_IN_PAUSE="0.02", TMPDIR=str(bench.folder))
     at_step(folder, 2)
-    assert folder.lost_ranks() == []
+    assert killed_ranks(folder.path) == []
     process = int((folder.path / "ranks" / "1").read_text().split()[0])
     os.kill(process, signal.SIGKILL)
-    until(lambda: 1 in folder.lost_ranks())  # the launcher may have ended the other one, too
+    until(lambda: 1 in killed_ranks(folder.path))  # the launcher may have ended the other one, too
     end_of(folder)
     assert folder.state() in (State.KILLED, State.FAILED)
 
