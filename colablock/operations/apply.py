@@ -144,8 +144,8 @@ def _apply_to_kernel(session: Session, options: ApplyOptions, planned: PlannedCh
             plan,
             planned.snapshot,
             files,
-            prove=lambda own: risks.after_change(prove_kernel(bytecode=own)),
-            check_files=partial(record_checks, plan=plan),
+            prove=lambda own: risks.after_change(prove_kernel(bytecode=own, earlier=risks.files)),
+            check_files=risks.check_files,
             origin=ChangeOrigin(
                 stack=applied.versions_digest(pins),
                 lock=digest_of(options.lock) if options.lock else None,
@@ -173,6 +173,13 @@ class _RiskTrial:
     plan: Plan
     failed: Collection[str] = ()
     notes: tuple[str, ...] = ()
+    files: int = 0  # checks of files, which the report counts
+
+    def check_files(self, sites: Iterable[str], touched: Iterable[str]) -> tuple[Check, ...]:
+        """Check the records of what the plan has changed."""
+        checks = record_checks(sites, touched, plan=self.plan)
+        self.files = len(checks)
+        return checks
 
     def before_change(self) -> None:
         """Find the modules that fail already."""

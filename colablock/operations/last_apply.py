@@ -104,12 +104,14 @@ def verify_last_apply(session: Session, name: str) -> Report:
     last = last_apply(session, name)
     matrix = select_variant(session.matrix(last.source or name), detect(session.environ), last.variant)
     started = time.monotonic()
+    files = files_checks(last.sites, last.pins)
     proofs = prove(
         last.python,
         verify=matrix.verify,
         pins=last.pins,
         environ=session.environ,
         expected_unmet=last.unmet,
+        earlier=len(files),
         reporter=session.reporter,
     )
     hidden = hidden_imports(matrix.verify.imports, session.environ, last.sites[0])
@@ -117,7 +119,7 @@ def verify_last_apply(session: Session, name: str) -> Report:
         session.reporter.note(told)
     drifts = drifts_since(session, last)
     causes = {str(drift.name): drift.text for drift in drifts if drift.is_pin}
-    checks = tuple(_with_cause(check, causes) for check in (*files_checks(last.sites, last.pins), *proofs))
+    checks = tuple(_with_cause(check, causes) for check in (*files, *proofs))
     recorded = last_report(last)
     notes = (*recorded.notes, *notes_of(drifts, with_pins=False))
     if matrix.digest != last.matrix_digest:

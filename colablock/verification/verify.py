@@ -93,6 +93,7 @@ def prove(
     plan: Plan | None = None,
     before: Snapshot | None = None,
     bytecode: Sequence[str] = (),
+    earlier: int = 0,
     timeout: float = 300.0,
     reporter: Reporter | None = None,
 ) -> tuple[Check, ...]:
@@ -104,19 +105,21 @@ def prove(
     change must not break any distribution outside *pins*, unless the plan lists it as left.
     Imports write bytecode into the folders *bytecode* only, for faster next starts; nothing else of
     the environment changes.  The commands run beside the other jobs.  *timeout* is in seconds, for
-    one job.
+    one job.  The progress counts every check of the report, of which *earlier* ones were made before.
 
     Raises Unmet if the interpreter does not run.
     """
     reporter = reporter or Reporter()
     reporter.stage("Proving the environment")
-    total = len(verify.imports) + len(verify.capabilities) + len(verify.commands)
+    left = len(verify.imports) + len(verify.capabilities) + len(verify.commands)
     checks: list[Check] = []
 
-    def add(check: Check) -> None:
-        checks.append(check)
-        done = sum(check.kind in ("import", "capability", "command") for check in checks)
-        reporter.step(f"{check.kind} {check.subject}", done, total)
+    def add(text: str, *more: Check) -> None:
+        checks.extend(more)
+        proofs = sum(check.kind in ("import", "capability", "command") for check in checks)
+        done = earlier + len(checks)
+        if done:
+            reporter.step(text, done, done + left - proofs)
 
     with scratch_folder() as scratch, ExitStack() as running:
         child = _child(python, environ, scratch, timeout=timeout, bytecode=bytecode)
@@ -127,18 +130,19 @@ def prove(
         if not found.passed:
             raise Unmet(f"the interpreter `{python}` does not run\n{last_lines(found.detail, indent='  ')}")
         state = _State.of(found.facts)
-        checks += _state_checks(state, pins, frozenset(expected_unmet))
+        standing = _state_checks(state, pins, frozenset(expected_unmet))
         if plan is not None and plan.steps and before is not None:
-            checks += _breakage_checks(state, plan, before, frozenset(pins))
+            standing += _breakage_checks(state, plan, before, frozenset(pins))
+        add("versions", *standing)
         commands = {
             command: (ran, running.enter_context(child.start_command(ran, state.scripts)))
             for command in verify.commands
             for ran in [as_in_training(command, child.python, state.scripts, state.folders, scratch)]
         }
         for answer in answers:
-            add(_check_of(_compared(answer, pins, state)))
+            add(f"{answer.kind} {answer.subject}", _check_of(_compared(answer, pins, state)))
         for command, (ran, started) in commands.items():
-            add(_command_check(command, ran, started))
+            add(f"command {' '.join(command)}", _command_check(command, ran, started))
     return tuple(checks)
 
 

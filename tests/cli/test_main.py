@@ -395,8 +395,12 @@ def test_run_says_that_a_rollback_has_taken_the_stack_away(world: World, venv: V
     twin = tmp_path / "twin.toml"
     twin.write_text(TINY.format(name="twin", shapes=">=2", imports=["shapes"]))
     options = ("--into", "kernel", "--python", venv.python)
-    assert world.run("apply", "tiny", *options).code == ExitCode.DONE
+    done = world.run("apply", "tiny", *options)
+    assert done.code == ExitCode.DONE
+    assert counted(f"{done.err}{done.out}")
     assert world.run("apply", str(twin), *options).code == ExitCode.DONE  # it finds nothing to do
+    done = world.run("verify", str(twin))
+    assert counted(f"{done.err}{done.out}")
     echo = ("--", "echo", "here")
     assert world.run("run", str(twin), *echo).err == ""
     assert world.run("rollback", "--python", venv.python).code == ExitCode.DONE
@@ -406,6 +410,15 @@ def test_run_says_that_a_rollback_has_taken_the_stack_away(world: World, venv: V
     assert said.startswith("note: the stack of `twin` has changed since it was proven: ")
     assert said.endswith(f"`colablock apply {twin}` restores it")
     assert "shapes" in said
+
+
+def counted(said: str) -> bool:
+    """Whether the progress of the proof and the report count the same checks."""
+    reported = re.search(r"(\d+) checks passed", said)
+    progress = re.search(r"Proving the environment.*?\b(\d+) of (\d+), ", said, re.DOTALL)
+    assert reported is not None, said
+    assert progress is not None, said
+    return {reported[1]} == set(progress.groups())
 
 
 def test_the_note_about_a_copy_of_a_shipped_matrix_is_said_once(today: World, tmp_path: Path) -> None:
@@ -422,6 +435,7 @@ def test_a_note_of_the_plan_is_said_once(world: World, tmp_path: Path) -> None:
     matrix.write_text(text.replace('in colour"\n', 'in colour"\nprefer-local = "cpu"\n', 1))
     done = world.run("apply", str(matrix), "--into", "env", COLABLOCK_HOME=str(tmp_path / "home"))
     said = f"{done.err}{done.out}"
+    assert counted(said)
     assert said.count("note: no `+cpu` build of shapes for Python") == 1
     notes = re.findall(r"^note: (.*)", said, re.MULTILINE)
     assert len(notes) == len(set(notes)), notes

@@ -498,6 +498,14 @@ def test_progress_is_reported(python: Path) -> None:
     told = Notes()
     prove(python, verify=Verify(imports=("good", "bad")), pins={}, environ=os.environ, reporter=told)
     assert told.steps == [("import good", 1, 2), ("import bad", 2, 2)]
+    # It counts as the report does: files, versions and requirements, too.
+    pins = {canonicalize_name("good"): "1"}
+    told = Notes()
+    checks = prove(
+        python, verify=Verify(imports=("good",)), pins=pins, environ=os.environ, reporter=told, earlier=1
+    )
+    assert told.steps == [("versions", 3, 4), ("import good", 4, 4)]
+    assert len(checks) == 3
 
 
 def test_an_interpreter_that_does_not_run_is_an_error() -> None:
