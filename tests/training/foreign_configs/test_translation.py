@@ -150,6 +150,18 @@ def test_keys_of_axolotl_have_their_meaning(
             DataFormat.MESSAGES,
         ),
         ({"type": None, "ds_type": "json"}, None),
+        # What the script does with every row, in other words.
+        ({"type": "alpaca", "field_system": "system", "field_output": "output"}, DataFormat.ALPACA),
+        ({"type": "chat_template", "field_messages": "conversation"}, DataFormat.MESSAGES),
+        ({"type": "chat_template", "roles_to_train": ["model", "bot"]}, DataFormat.MESSAGES),
+        (
+            {"type": "chat_template", "roles": {"assistant": ["model"], "tool": "observation"}},
+            DataFormat.MESSAGES,
+        ),
+        (
+            {"type": "chat_template", "message_property_mappings": {"role": "from", "content": "value"}},
+            DataFormat.MESSAGES,
+        ),
     ],
 )
 @pytest.mark.parametrize("runner", ["axolotl", "trl"])
@@ -178,6 +190,11 @@ def test_completion_means_raw_text_only_in_a_config_of_axolotl() -> None:
         {"type": "chat_template", "drop_system_message": True},
         {"type": "chat_template", "chat_template": "llama3"},
         {"type": "completion", "field": "content"},
+        {"type": "chat_template", "roles": {"user": ["customer"]}},
+        {"type": "chat_template", "roles": "assistant"},
+        {"type": "chat_template", "message_property_mappings": {"role": "from", "tool_calls": "calls"}},
+        {"type": "chat_template", "message_field_role": ["role"]},
+        {"type": "alpaca", "field_output": "answer"},
     ],
 )
 def test_data_that_only_axolotl_reads_are_left_to_it(source: dict[str, Any]) -> None:

@@ -27,6 +27,8 @@ from colablock.training.scripts.rows.messages import (
 Row = Mapping[str, Any]
 
 MESSAGES = ("messages", "conversations", "conversation")
+ROLE_KEYS = ("role", "from")  # of a message
+CONTENT_KEYS = ("content", "value")
 FORMS = {
     "completion": ("prompt", "completion"),
     "alpaca": ("instruction", "output"),
@@ -53,7 +55,7 @@ _PREAMBLE_INPUT = (
     "Write a response that appropriately completes the request."
 )
 
-_ROLES = dict.fromkeys(
+ROLES = dict.fromkeys(
     ("assistant", "gpt", "chatgpt", "bot", "chatbot", "ai", "model", "bing", "bard"), "assistant"
 ) | {
     "user": "user",
@@ -347,7 +349,7 @@ class _Message:
         if not isinstance(self.value, Mapping):
             raise self.fault(f"must be an object, but {described(self.value).replace(', not text', '')}")
         value = {key: one for key, one in self.value.items() if one is not None}
-        role_key = next((key for key in ("role", "from") if key in value), None)
+        role_key = next((key for key in ROLE_KEYS if key in value), None)
         if role_key is None or not isinstance(value[role_key], str):
             shown = ", ".join(f"`{key}`" for key in self.value)
             raise self.fault(f"has no role: its keys are {shown}, and `role` and `content` are needed")
@@ -361,7 +363,7 @@ class _Message:
         message: dict[str, Any] = {"role": role, "content": self._content(value, role, has_calls=bool(calls))}
         if given in _CALLS and calls:
             message["content"] = ""
-        more = {key: one for key, one in value.items() if key not in ("content", "value", "tool_calls")}
+        more = {key: one for key, one in value.items() if key not in (*CONTENT_KEYS, "tool_calls")}
         if calls:
             message["tool_calls"] = calls
             more.pop("function_call", None)
@@ -376,7 +378,7 @@ class _Message:
         return {known[0] if key == given else key: value for key, value in message.items()}
 
     def _role(self, given: str) -> str | None:
-        known = _ROLES.get(given.strip().lower())
+        known = ROLES.get(given.strip().lower())
         if _has_role(self.template, given, is_known=known is not None):
             return "assistant" if given == "model" else given
         return known
@@ -392,11 +394,11 @@ class _Message:
         return None
 
     def _content(self, value: Mapping[str, Any], role: str, *, has_calls: bool) -> str:
-        key = next((key for key in ("content", "value") if key in value), None)
+        key = next((key for key in CONTENT_KEYS if key in value), None)
         if key is None:
             if has_calls:
                 return ""
-            given = next((key for key in ("content", "value") if key in self.value), None)
+            given = next((key for key in CONTENT_KEYS if key in self.value), None)
             raise self.fault(
                 f"(`{role}`) has no text in `{given}`: it is `null`"
                 if given
@@ -428,7 +430,7 @@ class _Message:
         if not calls and isinstance(value.get("function_call"), Mapping):
             calls = [{"type": "function", "function": value["function_call"]}]
         if not calls and role in _CALLS:
-            text = next((value[key] for key in ("content", "value") if isinstance(value.get(key), str)), "")
+            text = next((value[key] for key in CONTENT_KEYS if isinstance(value.get(key), str)), "")
             call = _parsed(text)
             if isinstance(call, Mapping) and "name" in call:
                 calls = [{"type": "function", "function": call}]

@@ -24,7 +24,7 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import IO, Any, cast
 
-from colablock.training.scripts.rows.conversations import FORMS, MESSAGES, Missing
+from colablock.training.scripts.rows.conversations import CONTENT_KEYS, FORMS, MESSAGES, ROLE_KEYS, Missing
 from colablock.training.scripts.rows.messages import NotJson, UnusableData, parsed_json
 
 Row = Mapping[str, Any]
@@ -42,7 +42,7 @@ FORMATS = {
     ".parquet": "parquet",
     ".txt": "text",
 }
-_KEPT = frozenset({"content", "value", "role", "from"})  # keys whose null is a fault of the row
+_KEPT = frozenset({*CONTENT_KEYS, *ROLE_KEYS})  # keys whose null is a fault of the row
 # The words in names of files that tell their split.
 _SPLITS = {
     "train": {"train", "training"},
