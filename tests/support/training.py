@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from colablock.training.preflight import checks
+from colablock.training.preflight.cards import CardCase
 from colablock.training.preflight.checks import Preflight
 from colablock.training.preflight.facts import BF16, Access, Card, Finding, Level, Machine, Stack
 from colablock.training.preflight.memory import RunnerProfile, Setting, runner_profile
@@ -82,6 +84,29 @@ STACKS: Mapping[str, Stack] = {
     ),
 }
 OPEN = Access(status="open", repo="someone/model", url="https://huggingface.co/someone/model")
+
+
+def check_run(  # noqa: PLR0917 - each has its own type
+    config: TrainConfig,
+    shape: ModelShape | None,
+    machine: Machine,
+    stack: Stack,
+    access: Access,
+    runner: str,
+    *,
+    workarounds: frozenset[str] = frozenset(),
+    model_config: Mapping[str, Any] | None = None,
+    longest: int | None = None,
+    sizes_batch: bool = False,
+    **options: Any,
+) -> Preflight:
+    """Return the findings for a run; *options* are those of `CardCase`."""
+    case = CardCase(
+        config=config, machine=machine, stack=stack, runner=runner, workarounds=workarounds, **options
+    )
+    return checks.check_run(
+        case, shape, access, model_config=model_config, longest=longest, sizes_batch=sizes_batch
+    )
 
 
 def a_config(**changes: Any) -> TrainConfig:

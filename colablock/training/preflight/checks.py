@@ -42,7 +42,6 @@ from colablock.training.preflight.stack_rules import (
 )
 from colablock.training.preflight.unsloth_rules import unsloth_findings
 from colablock.training.runs.config import TrainConfig
-from colablock.training.runs.sharding import ShardMode
 
 __all__ = ["TIGHT_SHARE", "Preflight", "check_run"]
 
@@ -77,47 +76,23 @@ class Preflight:
         return all(finding.level is not Level.REFUSE for finding in self.findings)
 
 
-def check_run(  # noqa: PLR0917 - each has its own type
-    config: TrainConfig,
+def check_run(
+    case: CardCase,
     shape: ModelShape | None,
-    machine: Machine,
-    stack: Stack,
     access: Access,
-    runner: str,
     *,
-    workarounds: frozenset[str] = frozenset(),
     model_config: Mapping[str, Any] | None = None,
     longest: int | None = None,
     sizes_batch: bool = False,
-    shard: ShardMode = ShardMode.AUTO,
-    hosts: int = 1,
-    shares_folder: bool = False,
-    ranks: int | None = None,
-    keeps_shards: bool = False,
 ) -> Preflight:
-    """Return the findings for *config* with *runner* on this machine, and the decisions for the run.
+    """Return the findings for the run of *case*, and the decisions for it.
 
-    *shape* is None if the model's config could not be read; *model_config* is that config.
-    *workarounds* are those that the run will apply.  *longest* is the number of tokens of the longest
-    row, once it is known: the memory is estimated for it if it is less than `sequence_len`.  With
-    *sizes_batch* the run takes as many rows at a time as fit on its cards.  *ranks* is the number of all
-    ranks, if that was given, and *hosts* that of the hosts, which have equal cards, and perhaps one output
-    folder (*shares_folder*).  *keeps_shards* is true
-    for a run that goes on from a sharded checkpoint.
+    *shape* is None if the model's config could not be read; *model_config* is that config.  *longest* is the
+    number of tokens of the longest row, once it is known: the memory is estimated for it if it is less than
+    `sequence_len`.  With *sizes_batch* the run takes as many rows at a time as fit on its cards.
     """
-    case = CardCase(
-        config=_with_longest(config, longest),
-        machine=machine,
-        stack=stack,
-        runner=runner,
-        workarounds=workarounds,
-        shard=shard,
-        hosts=hosts,
-        shares_folder=shares_folder,
-        ranks=ranks,
-        keeps_shards=keeps_shards,
-        has_tokens=longest is not None,
-    )
+    config = case.config
+    case = replace(case, config=_with_longest(config, longest), has_tokens=longest is not None)
     choice = case.choose(shape)
     sized = _sized(case, shape, choice, needed=sizes_batch or longest is not None)
     sizing = [*batch_findings(config, sized.config, is_taken=sizes_batch)]
@@ -128,50 +103,65 @@ def check_run(  # noqa: PLR0917 - each has its own type
             micro_batch_size=sized.config.micro_batch_size,
             gradient_accumulation_steps=sized.config.gradient_accumulation_steps,
         )
-    cards = choice.cards
-    precision = precision_for(card.compute_capability for card in cards)
-    attention = attention_for(shape, cards, stack)
-    is_prequantized = shape is not None and shape.quantized == "bitsandbytes"
+    precision = precision_for(card.compute_capability for card in choice.cards)
+    attention = attention_for(shape, choice.cards, case.stack)
     findings = [
-        *access_findings(access),
-        *architecture_findings(model_config, config, stack),
-        *([] if shape is None else model_findings(config, shape, stack)),
-        *runner_findings(
-            config, stack, runner, has_card=bool(machine.cards), is_prequantized=is_prequantized
-        ),
-        *unsloth_findings(runner, config, shape, machine.cards),
+        *_stack_findings(case, config, shape, access, model_config),
         *choice.findings,
-        *_slice_findings(machine),
-        *_precision_findings(shape, cards, precision),
-        *_flash_findings(cards, stack, attention),
+        *_slice_findings(case.machine),
+        *_precision_findings(shape, choice.cards, precision),
+        *_flash_findings(choice.cards, case.stack, attention),
         *_packing_findings(config, attention),
     ]
     checkpoint = 0
     if shape is None or choice.estimate is None:
         findings.append(_no_estimate(shape))
-        room = min((usable_memory(card) for card in cards), default=machine.ram_free)
-        where = "the card's memory" if cards else "memory"
+        room = min(map(usable_memory, choice.cards), default=case.machine.ram_free)
+        where = "the card's memory" if choice.cards else "memory"
         findings += weights_findings(config, access, model_config, room, where)
     else:
-        setting = case.setting(shape, cards, choice.shards)
-        findings += _attention_findings(shape, cards, setting)
+        setting = case.setting(shape, choice.cards, choice.shards)
+        findings += _attention_findings(shape, choice.cards, setting)
         findings += _memory_findings(case, shape, choice, choice.estimate)
         findings += sizing
+        processes = len(choice.cards)
         findings += loading_findings(
-            config, shape, machine, setting, processes=len(cards), shards=choice.shards
+            config, shape, case.machine, setting, processes=processes, shards=choice.shards
         )
         checkpoint = checkpoint_size(config, shape, setting)
-    findings += disk_findings(config, machine, access, checkpoint)
+    findings += disk_findings(config, case.machine, access, checkpoint)
     return Preflight(
         findings=tuple(findings),
         precision=precision,
         estimate=choice.estimate,
-        processes=max(len(cards), 1),
+        processes=max(len(choice.cards), 1),
         attention=attention,
         cards=choice.indices,
         config=config,
         is_sharded=choice.shards is not None,
     )
+
+
+def _stack_findings(
+    case: CardCase,
+    config: TrainConfig,
+    shape: ModelShape | None,
+    access: Access,
+    model_config: Mapping[str, Any] | None,
+) -> Iterator[Finding]:
+    """Yield the findings that do not depend on the chosen cards."""
+    yield from access_findings(access)
+    yield from architecture_findings(model_config, config, case.stack)
+    if shape is not None:
+        yield from model_findings(config, shape, case.stack)
+    yield from runner_findings(
+        config,
+        case.stack,
+        case.runner,
+        has_card=bool(case.machine.cards),
+        is_prequantized=shape is not None and shape.quantized == "bitsandbytes",
+    )
+    yield from unsloth_findings(case.runner, config, shape, case.machine.cards)
 
 
 def _sized(case: CardCase, shape: ModelShape | None, choice: CardChoice, *, needed: bool) -> CardCase:

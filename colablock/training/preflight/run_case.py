@@ -8,6 +8,7 @@ from pathlib import Path
 from colablock._common.text import count
 from colablock.errors import InvalidInput, Refused
 from colablock.training.preflight.batch_size import rows_of_step, with_rows_of_step
+from colablock.training.preflight.cards import CardCase
 from colablock.training.preflight.checks import Preflight, check_run
 from colablock.training.preflight.facts import Level, Machine, Stack
 from colablock.training.preflight.hub import ModelFacts
@@ -42,22 +43,25 @@ class RunCase:
 
     def check(self, *, longest: int | None = None, sizes_batch: bool = False) -> Preflight:
         """Return the findings; *longest* and *sizes_batch* are those of `check_run`."""
-        return check_run(
-            self.config,
-            self.shape,
-            self.machine,
-            self.stack,
-            self.facts.access,
-            self.runner,
+        case = CardCase(
+            config=self.config,
+            machine=self.machine,
+            stack=self.stack,
+            runner=self.runner,
             workarounds=frozenset(self.workarounds),
-            model_config=self.facts.config,
-            longest=longest,
-            sizes_batch=sizes_batch,
             shard=self.shard,
-            keeps_shards=self.keeps_shards,
             hosts=self.ranks.hosts,
             shares_folder=self.ranks.shares_folder,
             ranks=self.ranks.given,
+            keeps_shards=self.keeps_shards,
+        )
+        return check_run(
+            case,
+            self.shape,
+            self.facts.access,
+            model_config=self.facts.config,
+            longest=longest,
+            sizes_batch=sizes_batch,
         )
 
     def check_tokens(self, largest: int) -> None:

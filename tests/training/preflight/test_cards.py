@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from colablock.training.preflight.checks import check_run
 from colablock.training.preflight.facts import Level, Stack
 from colablock.training.preflight.hub import ModelFacts
 from colablock.training.preflight.memory import Setting, estimate, held_in_memory, runner_profile
@@ -16,7 +15,18 @@ from colablock.training.preflight.run_case import RunCase
 from colablock.training.runs.config import Adapter
 from colablock.training.runs.launch import ranks_of
 from colablock.training.runs.sharding import ShardMode
-from tests.support.training import GIB, OPEN, SHAPES, T4, TODAY, a_card, a_config, a_machine, refusal
+from tests.support.training import (
+    GIB,
+    OPEN,
+    SHAPES,
+    T4,
+    TODAY,
+    a_card,
+    a_config,
+    a_machine,
+    check_run,
+    refusal,
+)
 
 A100_80, A100_40 = (a_card(f"NVIDIA A100-SXM4-{size}GB", "8.0", size) for size in (80, 40))
 RTX_4090, L4 = a_card("NVIDIA GeForce RTX 4090", "8.9", 24), a_card("NVIDIA L4", "8.9", 22.5)

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from colablock.training.preflight.cards import GQA_WORKAROUND, usable_memory
-from colablock.training.preflight.checks import check_run
 from colablock.training.preflight.facts import BF16, FP16, Access, Card, Level, Machine, Stack
 from colablock.training.preflight.model_config import ModelShape, from_config
 from tests.support.paths import CASES
@@ -24,6 +23,7 @@ from tests.support.training import (
     a_card,
     a_config,
     a_machine,
+    check_run,
     of_level,
     refusal,
     verdict_of,

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from colablock.training.preflight.checks import check_run
 from colablock.training.preflight.facts import Access, Level, Stack
 from colablock.training.preflight.model_config import from_config
 from colablock.training.preflight.stack_rules import runs_on
@@ -25,6 +24,7 @@ from tests.support.training import (
     a_card,
     a_config,
     a_machine,
+    check_run,
     of_level,
     refusal,
     verdict_of,

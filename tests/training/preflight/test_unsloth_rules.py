@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from colablock.training.preflight.checks import check_run
 from colablock.training.preflight.facts import Level
 from colablock.training.preflight.model_config import from_config
 from colablock.training.preflight.unsloth_rules import OWN_KERNELS
@@ -21,6 +20,7 @@ from tests.support.training import (
     a_card,
     a_config,
     a_machine,
+    check_run,
     of_level,
     refusal,
 )
