@@ -189,7 +189,7 @@ def summary_headline(summary: RunSummary) -> str:
     if state is State.PREPARED:
         return one_line(f"{summary.id}: not started")
     if state is State.RUNNING:
-        return one_line(f"{summary.id}: {progress_line(progress, width=_LONG)}")
+        return one_line(f"{summary.id}{_place(summary)}: {progress_line(progress, width=_LONG)}")
     taken = f" in {duration_text(progress.seconds_in_all)}" if progress.seconds_in_all else ""
     word = "was killed" if state is State.KILLED else state.value
     if state is State.DONE:
@@ -199,6 +199,12 @@ def summary_headline(summary: RunSummary) -> str:
     else:
         what = f"{word} before the first step"
     return one_line(f"{summary.id}: {what}{_losses(summary)}")
+
+
+def _place(summary: RunSummary) -> str:
+    """Return where a run is going on, if not here."""
+    record = summary.record
+    return f" on {record.host}" if record is not None and record.is_elsewhere else ""
 
 
 def _losses(summary: RunSummary) -> str:
@@ -361,6 +367,7 @@ def _record_facts(record: RunRecord) -> dict[str, str]:
         "driver": record.driver or "",
         "runtime": record.runtime or "",
         "started": f"{_when(record.started)} UTC" if record.started else "",
+        "host": record.host,
         "resumed from": record.resumed_from or "",
         "python": record.python,
         "git revision": record.git_revision or "",
@@ -392,10 +399,11 @@ def runs_document(found: Iterable[RunSummary]) -> Document:
 
 def _cells(summary: RunSummary) -> tuple[str | Span, ...]:
     progress, record = summary.progress, summary.record
+    place = _place(summary) if summary.state is State.RUNNING else ""
     step = f"{progress.step}/{progress.total}" if progress.total else str(progress.step or "-")
     return (
         summary.id,
-        Span(summary.state_word, _tone(summary)),
+        Span(f"{summary.state_word}{place}", _tone(summary)),
         step,
         loss_text(_shown_loss(progress)),
         _when(record.started)[5:] if record is not None and record.started else "-",

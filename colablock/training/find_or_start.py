@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from colablock.training.chat_templates import template_value
 from colablock.training.foreign_configs.translation import translate
 from colablock.training.git import git_revision
 from colablock.training.given_inputs import check_on_hub
-from colablock.training.hosts import check_job
+from colablock.training.hosts import check_not_begun, seen_state
 from colablock.training.preflight.batch_size import with_batch_of
 from colablock.training.preflight.checks import Preflight
 from colablock.training.preflight.facts import Machine, ProvenEnvironment
@@ -241,6 +242,7 @@ def train(
             secrets=secrets,
             reporter=reporter,
             show=show,
+            began=time.time(),
         )
         call.find_or_start()
     # Also for a run that is done: its last checkpoints may not be mirrored yet.  Host 0 has them all.
@@ -254,7 +256,7 @@ def train(
 class _TrainCall:
     """One call of `train` with its folder locked.
 
-    *mirrored* is the id of the run in a mirror, and *data* the digest of the data.
+    *mirrored* is the id of the run in a mirror, *data* the digest of the data, *began* the time of the call.
     """
 
     proven: ProvenEnvironment
@@ -268,18 +270,18 @@ class _TrainCall:
     secrets: Mapping[str, str]
     reporter: Reporter
     show: Callable[[Briefing], None]
+    began: float
 
     def find_or_start(self) -> None:
         """Find the run in the folder, resume it, or start one."""
         folder, options = self.run.folder, self.options
-        record, state = folder.record(), folder.state()
+        record = folder.record()
+        state = seen_state(folder, record, self.environ) if record is not None else State.PREPARED
         if record is not None and state is State.RUNNING:
             if options.fresh:
                 raise Refused(f"the run `{record.id}` is running", hint=f"`colablock runs stop {record.id}`")
             self.reporter.note(f"following the run `{record.id}`, which is already running")
             return
-        if record is not None and state is State.KILLED:
-            check_job(record, self.environ)
         folder.stop_file.unlink(missing_ok=True)  # a later one is for the run that this call starts
         if options.fresh:
             self._start_over()
@@ -402,6 +404,7 @@ class _TrainCall:
         )
         if folder.stop_file.exists():
             raise Interrupted(f"The run `{self.run.id}` was asked to stop, and has not been started.")
+        check_not_begun(folder, self.began, environ)
         move_aside_later(folder.path, checkpoint)
         revision = git_revision(working_folder(), environ)
         start_job(job, prepared, folder, home=self.home, environ=environ, revision=revision, early=early)

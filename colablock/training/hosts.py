@@ -12,17 +12,25 @@ import re
 import shlex
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from colablock._common.fs import write_private
 from colablock.deployment.slurm_job import BatchJob, batch_script
 from colablock.errors import InvalidInput, Refused, Unmet
-from colablock.training.runs.folder import RunRecord
+from colablock.training.runs.folder import RunFolder, RunRecord, State
 from colablock.training.runs.launch import TASK
 
-__all__ = ["check_job", "is_in_job", "job_arguments", "per_host", "submit", "write_script"]
+__all__ = [
+    "check_not_begun",
+    "is_in_job",
+    "job_arguments",
+    "per_host",
+    "seen_state",
+    "submit",
+    "write_script",
+]
 
 PORT = 29500
 _FIRST_PORT, _PORTS = 20_000, 10_000  # below those that Linux gives to clients
@@ -78,20 +86,49 @@ def job_arguments(environ: Mapping[str, str], *, has_card: bool) -> tuple[str, .
     return _arguments(int(tasks), TASK, listed[0], _FIRST_PORT + int(job) % _PORTS)
 
 
-def check_job(record: RunRecord, environ: Mapping[str, str]) -> None:
-    """Raise Refused if *record* is of another job of Slurm that is running: its processes are not seen here.
+def seen_state(folder: RunFolder, record: RunRecord, environ: Mapping[str, str]) -> State:
+    """Return the state of the run of *record* as far as this host can see it.
 
-    Without an answer of Slurm the job counts as ended.
+    Raises Refused if it is running on another host, as Slurm says of its job, or else its signs of life.
     """
-    job = record.job
-    if not job.isdecimal() or job == environ.get("SLURM_JOB_ID"):
-        return
-    states: Sequence[str] = ()
-    with suppress(Unmet):  # there is no such job any more, or no `squeue` here
-        states = _output(["squeue", "--noheader", "--jobs", job, "--format", "%T"], environ).split()
-    if not _HOLDS.isdisjoint(states):
+    state, job = folder.state(record), record.job
+    if state not in (State.RUNNING, State.KILLED) or (state is State.RUNNING and not record.is_elsewhere):
+        return state
+    is_held = _is_held(job, environ) if job.isdecimal() else None
+    if is_held:
         message = f"the run `{record.id}` is running on `{record.host}`, in the job {job} of Slurm"
         raise Refused(message, hint=f"`scancel {job}` ends it")
+    if state is State.RUNNING and is_held is None:
+        ago = max(round(time.time() - folder.last_sign(record)), 0)
+        message = f"the run `{record.id}` is running on `{record.host}`: its last sign of life is {ago} s old"
+        hint = (
+            f"`colablock runs stop {record.id}` ends it; if `{record.host}` is gone, call again in 3 minutes"
+        )
+        raise Refused(message, hint=hint)
+    return State.KILLED
+
+
+def _is_held(job: str, environ: Mapping[str, str]) -> bool | None:
+    """Whether another job of Slurm has its nodes; None if there is no Slurm here to ask."""
+    if job == environ.get("SLURM_JOB_ID"):
+        return False  # an earlier start of this job
+    if shutil.which("squeue", path=environ.get("PATH")) is None:
+        return None
+    try:
+        states = _output(["squeue", "--noheader", "--jobs", job, "--format", "%T"], environ).split()
+    except Unmet:  # there is no such job any more
+        return False
+    return not _HOLDS.isdisjoint(states)
+
+
+def check_not_begun(folder: RunFolder, began: float, environ: Mapping[str, str]) -> None:
+    """Raise Refused if a call on another host has started a run in *folder* since this one *began*.
+
+    Many file systems that hosts share do not keep a lock between them.
+    """
+    record = folder.record()
+    if record is not None and record.started > began:
+        seen_state(folder, record, environ)
 
 
 def write_script(

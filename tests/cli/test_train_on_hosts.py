@@ -12,19 +12,22 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from colablock.cli.main import build_parser
-from colablock.errors import InvalidInput
-from colablock.training.hosts import job_arguments
+from colablock.errors import InvalidInput, Refused
+from colablock.training.hosts import check_not_begun, job_arguments
 from colablock.training.runs.folder import RunFolder, State
 from tests.cli.test_train import CommandLine, shell
 from tests.support.paths import ROOT
+from tests.support.runs import make_record
 from tests.support.slurm import in_job, write_commands
-from tests.support.training_stack import losses_of, read_record, steps_of, until
+from tests.support.training_stack import Bench, losses_of, read_record, steps_of, until
 
 __all__ = ["shell"]
 
@@ -171,6 +174,58 @@ def test_a_run_in_a_job_on_another_host_is_not_taken_for_killed(shell: CommandLi
     shell.folder.end_file.unlink()
     (commands / "state").unlink()  # the job is gone
     assert shell.train(PATH=variables["PATH"]) == 0
+
+
+def test_a_run_on_another_host_is_running_as_long_as_it_gives_signs(shell: CommandLine) -> None:
+    """No Slurm says so: its processes are not seen here, but the file that it writes the time to."""
+    assert shell.train() == 0
+    record = read_record(shell.folder)
+    signs = shell.folder.path / "alive"
+    assert abs(float(signs.read_text()) - time.time()) < 600
+    long_ago = replace(record, host="node7", process=2**22 + 1, started=1e9)
+    shell.folder.write_record(long_ago)
+    shell.folder.end_file.unlink()
+    signs.write_text(f"{time.time() - 30}")
+    assert (shell("runs", "list"), "running on node7" in shell.out) == (0, True)
+    assert (shell("runs", "show"), "run on node7: " in shell.out) == (0, True)
+    for more in ([], ["--fresh"], ["--resume-anyway"]):
+        assert shell.train(*more) == 1
+        assert "the run `run` is running on `node7`: its last sign of life is 3" in shell.said
+        assert "`colablock runs stop run` ends it; if `node7` is gone, call again in 3 minutes" in shell.said
+    assert shell("runs", "stop", "run") == 0
+    assert shell.folder.stop_file.exists()  # the run there obeys
+    signs.write_text(f"{time.time() - 300}")
+    assert shell("runs", "show") == 0
+    assert "the run on `node7` has given no sign of life since" in " ".join(shell.out.split())
+    assert shell.train() == 0
+    assert read_record(shell.folder).host == socket.gethostname()
+
+
+@pytest.mark.parametrize(
+    ("begun", "facts", "words"),
+    [
+        (True, {"host": "node7"}, "is running on `node7`: its last sign of life is "),
+        (False, {"host": "node7"}, ""),  # it was there before, and the call has judged it
+        (True, {}, ""),  # of this host, which has locked the folder
+        (True, {"host": "node7", "job": "42"}, ""),  # an earlier start of this job
+    ],
+)
+def test_two_hosts_do_not_start_a_run_in_one_folder(
+    bench: Bench, begun: bool, facts: dict[str, str], words: str
+) -> None:
+    """The second one finds the record of the first when it is about to start."""
+    folder = RunFolder(bench.folder / "run")
+    folder.path.mkdir()
+    known: dict[str, Any] = {"host": socket.gethostname(), **facts}
+    folder.write_record(make_record(**known, process=2**22 + 1, process_started=5, started=time.time()))
+    began = time.time() - 60 if begun else time.time() + 60
+    environ = {"SLURM_JOB_ID": "42", "PATH": "/nowhere"}
+    if not words:
+        check_not_begun(folder, began, environ)
+        return
+    with pytest.raises(Refused) as caught:
+        check_not_begun(folder, began, environ)
+    assert words in caught.value.message
 
 
 @pytest.mark.parametrize(

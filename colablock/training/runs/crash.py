@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -259,7 +260,8 @@ class _EndedRun:
         """Return the explanation for *cause*, with details from the messages and the machine."""
         facts = self.facts() | {key: str(value) for key, value in more.items()}
         facts["checkpoint"] = self._checkpoint() or "the start"
-        facts["killer"] = "idle" if oom_kills(self.system)[0] == 0 else ""
+        is_here = self.record is None or not self.record.is_elsewhere
+        facts["killer"] = "idle" if is_here and oom_kills(self.system)[0] == 0 else ""
         facts["newer"] = newer_release(cause, self.versions, self.matrices)
         messages = failure.messages if failure is not None else ""
         return Explanation(
@@ -269,7 +271,7 @@ class _EndedRun:
             details=(
                 *details_of(cause, messages, failure.text if failure is not None else ""),
                 *stack_details(cause, messages, self.versions, self.matrices, facts.get("matrix", "")),
-                *machine_facts(cause.look_up, self.folder.path, self.system),
+                *(machine_facts(cause.look_up, self.folder.path, self.system) if is_here else ()),
             ),
             advice=tuple(self._advice(cause.advice, facts)),
             trace=last_trace_lines(failure.text)
@@ -316,6 +318,10 @@ class _EndedRun:
             )
         if by_signal is not None:
             return self.explanation(by_signal, None)
+        if record is not None and record.is_elsewhere:
+            since = datetime.fromtimestamp(self.folder.last_sign(record), tz=timezone.utc)
+            facts = {"host": record.host, "since": f"{since:%Y-%m-%d %H:%M} UTC"}
+            return self.explanation(named_cause("host-gone"), None, **facts)
         if record is not None and boot_time(self.system) > record.started > 0:
             return self.explanation(named_cause("machine-restarted"), None)
         return self.explanation(named_cause("gone"), None)

@@ -14,6 +14,7 @@
             colablock.json     its manifest with names, sizes and hashes; written last, by the shim
         adapter/           the trained adapter
         end.json           how the run ended; written by the shim, unless the process is killed
+        alive              the time of the last sign of life; other hosts see no processes of this one
         mirror.*           notes and state of the process that mirrors checkpoints
 
     HOME/runs/ID.json      the path of the run folder
@@ -23,6 +24,8 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
@@ -112,6 +115,11 @@ class RunRecord:
     estimate: int | None = None  # of the memory, by preflight
     seconds: Mapping[str, float] = field(default_factory=dict)  # before the start: "facts", "tokens"
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it was started on another host, whose processes are not seen here."""
+        return self.host not in ("", socket.gethostname())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _End:
@@ -133,6 +141,8 @@ class _Registration:
 
 _LAST_SECOND = 253_402_300_799  # of the year 9999, the last that a date can have
 _LARGEST_PROCESS = 1 << 31
+_SILENT = 180.0  # seconds without a sign of life, after which a run on another host counts as killed
+_SIGN_FILE = 512  # bytes: one number
 _FIELDS = {"mends": "workarounds"}  # a key of the file → its field
 _KEYS = {name: key for key, name in _FIELDS.items()}
 
@@ -236,10 +246,20 @@ class RunFolder:
         record = record or self.record()
         if record is None or record.process <= 0 or record.process_started <= 0:
             return False
+        if record.is_elsewhere:
+            return not self.end_file.exists() and abs(time.time() - self.last_sign(record)) < _SILENT
         if began := start_time_of(record.process):  # else the process id is free, or reused
             return began == record.process_started
         # A launcher that was killed leaves its ranks running, and they write to this folder.
         return not self.end_file.exists() and _is_session_alive(record.process)
+
+    def last_sign(self, record: RunRecord) -> float:
+        """Return when the run of *record* has last shown that it is alive, in seconds since the epoch."""
+        try:
+            sign = float(read_bounded(self.path / "alive", _SIGN_FILE))
+        except (OSError, ValueError):  # there is none yet, or it is being written
+            return record.started
+        return max(record.started, sign) if 0 <= sign <= _LAST_SECOND else record.started
 
     def state(self, record: RunRecord | None = None) -> State:
         """Return the state of the run; *record* as for `is_alive`."""

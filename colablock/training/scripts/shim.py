@@ -18,13 +18,16 @@ import json
 import runpy
 import shutil
 import signal
+import threading
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 BEGAN = time.monotonic()
 FOLDER = Path(__file__).resolve().parent
+SIGN_SECONDS = 15.0  # between two signs of life
 
 
 def main(folder: Path) -> None:
@@ -33,6 +36,8 @@ def main(folder: Path) -> None:
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     end = RunEnd(folder)
     stop_on_signals(folder)
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        threading.Thread(target=give_signs, args=(folder / "alive",), daemon=True).start()
     ranks = functions_of("ranks") if world > 1 or job.get("shards") else {}
     alive = ranks["note_rank"](folder, rank, end) if world > 1 else None
     try:
@@ -66,6 +71,14 @@ def main(folder: Path) -> None:
             alive.unlink(missing_ok=True)
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:  # each host has a run folder of its own
         end.ended(state, watch.step)
+
+
+def give_signs(file: Path) -> None:
+    """Write the time to *file* as long as this process lives: other hosts see no processes of this one."""
+    while True:
+        with suppress(OSError):  # a full disk, or a file system that is gone for a moment
+            file.write_text(f"{time.time():.0f}\n", encoding="utf-8")
+        time.sleep(SIGN_SECONDS)
 
 
 def functions_of(name: str) -> dict[str, Any]:

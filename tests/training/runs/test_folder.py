@@ -18,6 +18,7 @@ from colablock.training.runs.folder import (
     list_runs,
     register,
 )
+from colablock.training.runs.summary import summary_of
 from colablock.training.scripts.ranks import start_time_of
 from tests.support.runs import add_events, make_record, make_run, sleeping_process
 
@@ -161,3 +162,29 @@ def test_an_unreadable_registration_is_ignored(content: str, tmp_path: Path) -> 
     register(tmp_path, "whole", tmp_path / "whole")
     (tmp_path / "runs" / "broken.json").write_text(content)
     assert [name for name, _ in list_runs(tmp_path)] == ["whole"]
+
+
+@pytest.mark.parametrize(
+    ("sign", "expected"),
+    [
+        ("{now}", State.RUNNING),
+        ("{soon}", State.RUNNING),  # the clocks of two hosts differ
+        ("1000000000", State.KILLED),
+        ("", State.KILLED),
+        ("inf", State.KILLED),
+        ("nan", State.KILLED),
+        ("99999999999", State.KILLED),
+        ("9" * 600, State.KILLED),
+        ("x", State.KILLED),
+    ],
+)
+def test_a_run_on_another_host_is_known_by_its_signs(tmp_path: Path, sign: str, expected: State) -> None:
+    folder, now = RunFolder(tmp_path), time.time()
+    record = make_record(process=os.getpid(), process_started=5, started=1e9, host="elsewhere")
+    (tmp_path / "alive").write_text(sign.format(now=now, soon=now + 60))
+    assert folder.state(record) is expected
+    assert summary_of("run", folder).state is State.PREPARED
+    folder.write_record(record)
+    assert summary_of("run", folder).state is expected
+    (tmp_path / "end.json").write_text('{"state": "done"}')
+    assert folder.state(record) is State.DONE
