@@ -70,7 +70,7 @@ class LockResult:
 
     target: str  # a recorded runtime, or ``py312``
     variant: str | None
-    path: Path
+    path: LockFile
     text: bytes = b""
     packages: int = 0
     moved: tuple[str, ...] = ()
@@ -238,7 +238,7 @@ def _attempt(run: _LockRun, target: Snapshot | Environment) -> LockResult:
     except (NoSolution, Refused) as error:
         named = _target_of(run.matrix, target)
         path = _path(run, named)
-        if not run.wanted.dry:
+        if not run.wanted.dry and isinstance(path, Path):
             path.unlink(missing_ok=True)
         return LockResult(target=named.title, variant=run.options.variant, path=path, refusal=error.message)
 
@@ -268,7 +268,7 @@ def _lock_environment(run: _LockRun, environment: Environment) -> LockResult:
     return _write(run, path, target=target.title, solver=solver, resolution=resolution, preparer=preparer)
 
 
-def _solver(run: _LockRun, kernel: Snapshot, path: Path) -> Solver:
+def _solver(run: _LockRun, kernel: Snapshot, path: LockFile) -> Solver:
     """Return the solver for the state *kernel*; it prefers the versions of the lock at *path*."""
     solver = solver_for(run.session, run.options, kernel)
     matrix = solver.matrix
@@ -292,7 +292,7 @@ def _solver(run: _LockRun, kernel: Snapshot, path: Path) -> Solver:
 
 def _write(
     run: _LockRun,
-    path: Path,
+    path: LockFile,
     *,
     target: str,
     solver: Solver,
@@ -308,7 +308,8 @@ def _write(
     resolution = replace(resolution, pins=pins)
     repairs = [_with_hash(pin, preparer, note) for pin in repairs]
     is_kept = wanted.output != _STDOUT and not wanted.dry
-    wheels = preparer.wheels_beside(resolution, path if is_kept else None)
+    file = path if is_kept and isinstance(path, Path) else None
+    wheels = preparer.wheels_beside(resolution, file)
     if wheels and wanted.output == _STDOUT:
         names = ", ".join(sorted(wheels))
         note(f"the lock names a rebuilt wheel of {names}: `--output FILE` writes it beside the lock")
@@ -331,8 +332,8 @@ def _write(
         note(f"the lock works on this machine only: it names local files of {', '.join(local)}")
     before = path.read_bytes() if path.is_file() else None
     moved = tuple(_moves(run.versions(path), {p.name: p.version for p in lock.packages if p.version}))
-    if is_kept and text != before:
-        write_atomic(path, text)
+    if file is not None and text != before:
+        write_atomic(file, text)
     return LockResult(
         target=target,
         variant=solver.matrix.variant,
@@ -386,8 +387,11 @@ def _target_of(matrix: Matrix, target: Snapshot | Environment) -> _LockTarget:
     )
 
 
-def _path(run: _LockRun, target: _LockTarget) -> Path:
-    """Return the path of a lock; a variant that the target selects by itself is not in its name."""
+def _path(run: _LockRun, target: _LockTarget) -> LockFile:
+    """Return the path of a lock; a variant that the target selects by itself is not in its name.
+
+    To be checked, a lock that is not there is the one that an installed package has beside the matrix.
+    """
     output = run.wanted.output
     if output is not None:
         if output != _STDOUT:
@@ -397,7 +401,11 @@ def _path(run: _LockRun, target: _LockTarget) -> Path:
         return output
     variant = run.options.variant
     further = variant if variant != target.variant else None
-    return run.folder / lock_file_name(run.matrix.name, target.name, further)
+    path = run.folder / lock_file_name(run.matrix.name, target.name, further)
+    if not run.wanted.dry or path.is_file():
+        return path
+    beside = lock_files(run.matrix, environ=run.session.environ)
+    return next((one for one in beside if one.name == path.name), path)
 
 
 def _variants(matrix: Matrix, runtime: Snapshot) -> list[str | None]:
@@ -441,13 +449,13 @@ def _is_local(pin: Pin) -> bool:
     return file is not None and local_path(file.url) is not None
 
 
-def _lists_all_files(path: Path) -> bool:
+def _lists_all_files(path: LockFile) -> bool:
     """Whether the lock at *path*, which is to be replaced, lists the files of every platform."""
     head = read_head(path)
     return head is not None and head.all_files
 
 
-def _preferred(run: _LockRun, path: Path) -> dict[NormalizedName, Version]:
+def _preferred(run: _LockRun, path: LockFile) -> dict[NormalizedName, Version]:
     """Return the versions to prefer: those of the lock at *path*, without the ones to upgrade."""
     if run.wanted.upgrade:
         return {}
@@ -456,7 +464,7 @@ def _preferred(run: _LockRun, path: Path) -> dict[NormalizedName, Version]:
 
 
 def _expected(
-    run: _LockRun, path: Path, preferred: Mapping[NormalizedName, Version], index: str
+    run: _LockRun, path: LockFile, preferred: Mapping[NormalizedName, Version], index: str
 ) -> dict[NormalizedName, Version | None]:
     """Return the names of the lock at *path*, which are asked for first, each with its preferred version.
 
@@ -465,7 +473,7 @@ def _expected(
     return {one.name: preferred.get(one.name) for one in run.packages(path) if one.index == index}
 
 
-def _check_upgrades(run: _LockRun, path: Path) -> None:
+def _check_upgrades(run: _LockRun, path: LockFile) -> None:
     """Raise NotFound for a name to upgrade that neither a lock of the matrix nor the request has."""
     known = {*run.versions(path), *(one.name for one in roots(run.matrix, run.options.with_))}
     unknown = run.wanted.upgrade_packages - known

@@ -103,7 +103,10 @@ class Solver:
     def in_kernel(self, why: str) -> PlannedChange:
         """Return the plan for the kernel.  Raises NoSolution, with alternatives as its hint."""
         kernel = self.kernel
-        self.reporter.stage(f"{self._resolving(kernel.environment)} as it stands")
+        live = f"for Python {kernel.environment.python_version} as it stands"
+        self.reporter.stage(
+            f"{self._resolving()} {live if kernel.source == 'live' else f'on {kernel.source}'}"
+        )
         locked = self._locked(kernel.environment, kernel)
         keeping = self._keeping(locked, why) if locked is not None else None
         if keeping is not None:
@@ -174,7 +177,7 @@ class Solver:
 
         If a complete lock beside the matrix fits, its pins are the solution.
         """
-        self.reporter.stage(self._resolving(environment))
+        self.reporter.stage(f"{self._resolving()} for Python {environment.python_version}")
         locked = self._locked(environment)
         preparer = self._preparer(environment, python, locked=locked)
         source = preparer.source
@@ -186,9 +189,9 @@ class Solver:
         self.reporter.resolving("", len(found.pins))
         return found, preparer
 
-    def _resolving(self, environment: Environment) -> str:
+    def _resolving(self) -> str:
         variant = f" ({self.matrix.variant})" if self.matrix.variant else ""
-        return f"Resolving {self.matrix.name}{variant} for Python {environment.python_version}"
+        return f"Resolving {self.matrix.name}{variant}"
 
     def in_env(self, why: str) -> PlannedChange:
         """Return the plan for an isolated environment with the available Python that fits best.

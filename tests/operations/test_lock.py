@@ -12,6 +12,7 @@ import pytest
 
 from colablock._vendor.packaging.pylock import Pylock
 from colablock.errors import ExitCode
+from colablock.matrix.lock_pack import LOCK_PACK, pack_locks
 from tests.support.fixtures import venv_fixture, world_fixture
 from tests.support.runtime import Stub, Venv, build_site
 from tests.support.wheels import make_sdist, make_wheel
@@ -199,6 +200,33 @@ def test_the_versions_of_a_lock_stay_until_they_are_upgraded(world: World) -> No
     assert "colours 2.0 -> 2.1" in done.err
     current = world.run("lock", "tiny", "--runtime", "small-1", "--check", "--upgrade")
     assert current.code == ExitCode.DONE
+
+
+@pytest.mark.usefixtures("recorded")
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_the_locks_of_an_installed_package_are_checked(world: World, tmp_path: Path, is_packed: bool) -> None:
+    """A lock in ``./matrices`` is checked in its place."""
+    folder = tmp_path / "site-packages" / "x" / "matrices"
+    shutil.copytree(world.folder / "matrices", folder)
+    name = str(folder / "tiny.toml")
+
+    def check() -> Done:
+        runtimes = str(world.folder / "runtimes")
+        options = ("--runtime", "small-1", "--check")
+        return world.run("lock", name, *options, cwd=tmp_path, COLABLOCK_RUNTIMES=runtimes)
+
+    assert "missing" in check().err
+    locked(world)
+    shutil.copy(world.folder / "matrices" / LOCK, folder)
+    if is_packed:
+        (folder / LOCK_PACK).write_bytes(pack_locks({LOCK: (folder / LOCK).read_text()}))
+        (folder / LOCK).unlink()
+    done = check()
+    assert (done.code, f"up to date   {folder / LOCK}" in done.err) == (ExitCode.DONE, True), done.err
+    (tmp_path / "matrices").mkdir()
+    (tmp_path / "matrices" / LOCK).write_text("lock-version = '1.0'\ncreated-by = 'x'\npackages = []\n")
+    done = check()
+    assert (done.code, f"not current  matrices/{LOCK}" in done.err) == (ExitCode.UNMET, True), done.err
 
 
 @pytest.mark.usefixtures("recorded")
