@@ -122,13 +122,14 @@ def error_text(error: ColablockError, *, width: int = 80) -> str:
 
 
 def _write(lines: Iterable[Sequence[TextSpan]], console: Console) -> None:
-    # `out` neither wraps nor reads markup.  Within the context all of it is one write, which a
-    # notebook shows as one output.
-    with console:
-        for line in lines:
-            for span in line:
-                console.out(span.text, style=span.style or None, highlight=False, end="")
-            console.out("", highlight=False)
+    from rich.text import Text  # noqa: PLC0415 - whoever has a console has loaded it
+
+    # One call: rich draws a live line again after each, and a notebook shows each as an output.
+    texts = [Text.assemble(*((span.text, span.style) for span in line)) for line in lines]
+    if texts:
+        console.print(
+            Text("\n").join(texts), no_wrap=True, overflow="ignore", crop=False, emoji=False, highlight=False
+        )
 
 
 def _joined(lines: Iterable[Sequence[TextSpan]]) -> str:

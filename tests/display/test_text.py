@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from colablock.display.progress import TerminalReporter
 from colablock.display.text import error_text, render, render_error, to_text
 from colablock.display.view import (
     Bar,
@@ -236,3 +237,29 @@ def test_error_as_text(error: ColablockError, shown: str) -> None:
     render_error(error, to)
     assert stripped(to) == shown
     assert error_text(error) + "\n" == shown
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_a_document_above_a_live_line_keeps_its_lines(colour: bool) -> None:
+    to = console(terminal=True, colour=colour)
+    document = Document(
+        headline=Headline(text="QLoRA of tiny", tone=Tone.GOOD, badge="DONE"),
+        blocks=(
+            Note(label="note", text=("training in ", Span("fp32", Tone.CODE), " here")),
+            Pairs((Pair(lead="rows", text="12"), Pair(lead="tokens", text="340"))),
+        ),
+    )
+    with TerminalReporter(to) as reporter:
+        reporter.stage("Tokenising the data")
+        render(document, to)
+        render_error(Refused("no room", hint="Free some"), to)
+    plain = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", written(to)).replace("\r", "")
+    error = written_once(Refused("no room", hint="Free some"))
+    assert f"{to_text(document)}\n" in plain
+    assert error in plain
+
+
+def written_once(error: ColablockError) -> str:
+    to = console()
+    render_error(error, to)
+    return written(to)
