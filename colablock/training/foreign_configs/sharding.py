@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from colablock._common.text import near
-from colablock.training.foreign_configs.keys import asks_nothing, table
+from colablock.training.foreign_configs.keys import table
 from colablock.training.foreign_configs.reading import Reading
 from colablock.training.runs.sharding import SHARD_KEYS
 from colablock.verification.launch import Sharding
@@ -14,7 +14,7 @@ from colablock.verification.launch import Sharding
 __all__ = ["read_sharding"]
 
 # What FSDP 1 calls the values of `reshard_after_forward`, and ways to shard that FSDP 2 has no value for.
-_RESHARDS = {"full_shard": True, "true": True, "shard_grad_op": False, "false": False}
+_RESHARDS = {"full_shard": True, "shard_grad_op": False}
 _OTHER_SHARDS = ("hybrid_shard", "hybrid_shard_zero2", "no_shard")
 _DONE = Sharding().values()  # what a run does, by key
 
@@ -37,8 +37,12 @@ def read_sharding(reading: Reading) -> None:
     if not isinstance(given, Mapping):
         return  # which is a fault
     strategies = reading.take("fsdp")
-    named = strategies.split() if isinstance(strategies, str) else strategies
-    asked = {str(key).removeprefix("fsdp_"): value for key, value in given.items()}
+    named = strategies.replace(",", " ").split() if isinstance(strategies, str) else strategies
+    if not (named is None or named is True or (isinstance(named, list) and all(map(_is_text, named)))):
+        reading.fault("fsdp", f"is {named!r}, but must be names, such as `full_shard auto_wrap`")
+        return
+    asked = {str(key).removeprefix("fsdp_"): _plain(value) for key, value in given.items()}
+    asked = {key: value for key, value in asked.items() if value not in (None, "")}
     for name in named if isinstance(named, list) else ():
         if name == "offload":
             asked.setdefault("offload_params", True)
@@ -48,9 +52,15 @@ def read_sharding(reading: Reading) -> None:
     found = {key: value for key, value in found.items() if value is not None}
     if asked or strategies:
         reading.values["fsdp_config"] = {"reshard_after_forward": True, **found}
-    if reading.values.get("fsdp_version") == 1 or asked.get("version") == 1:
+    else:  # no key has a value
+        reading.values.pop("fsdp_config", None)
+    if 1 in (reading.values.get("fsdp_version"), asked.get("version")):
         reading.values.pop("fsdp_version", None)
         reading.tell("fsdp_version", 1, "FSDP 2 shards the model")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _shard_value(reading: Reading, key: str, value: object) -> Any:
@@ -78,6 +88,17 @@ def _shard_value(reading: Reading, key: str, value: object) -> Any:
     others: Mapping[str, Any] = table()["shards"]
     if key not in others:
         reading.fault(path, "unknown key", near(key, [*others, *SHARD_KEYS]))
-    elif not asks_nothing(value) and value not in (_DONE.get(key), *others[key]["usual"]):
+        return None
+    agreed = [*([_DONE[key]] if key in _DONE else []), *others[key]["usual"]]
+    if _folded(value) not in map(_folded, agreed):  # a value that asks for less is told, too
         reading.tell(path, value, others[key]["instead"])
     return None
+
+
+def _plain(value: object) -> object:
+    """Return *value*, with a truth that is written as a text as itself."""
+    return {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
+
+
+def _folded(value: object) -> object:
+    return value.casefold() if isinstance(value, str) else value

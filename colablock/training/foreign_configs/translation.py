@@ -16,7 +16,7 @@ from colablock.training.foreign_configs.keys import asks_nothing, names, own_nam
 from colablock.training.foreign_configs.reading import Reading
 from colablock.training.foreign_configs.settings import read_settings
 from colablock.training.foreign_configs.sharding import read_sharding
-from colablock.training.runs.config import TrainConfig
+from colablock.training.runs.config import LAUNCH_KEYS, TrainConfig
 
 __all__ = ["Translation", "translate"]
 
@@ -26,6 +26,7 @@ _PASSED_BY_TRL = {
     "adam_beta2": "adam_beta2",
     "adam_epsilon": "adam_epsilon",
     "adam_eps": "adam_epsilon",
+    **{name: name for name in LAUNCH_KEYS},
     "lr_scheduler_kwargs": "lr_scheduler_kwargs",
     "neftune_noise_alpha": "neftune_noise_alpha",
     "noisy_embedding_alpha": "neftune_noise_alpha",

@@ -20,6 +20,7 @@ from colablock._common.toml import read_text_file
 from colablock.errors import Fault, InvalidConfig, InvalidInput, NotFound
 
 __all__ = [
+    "LAUNCH_KEYS",
     "OWN_DATA",
     "RANGES",
     "Adapter",
@@ -37,6 +38,9 @@ __all__ = [
 
 C = TypeVar("C", bound=Enum)
 #: The further key with the settings of data that axolotl reads itself, in place of our tokens.
+LAUNCH_KEYS = ("ddp_bucket_cap_mb", "ddp_find_unused_parameters", "ddp_timeout")
+"""Keys of the trainer about the exchange between ranks, which change no losses."""
+
 OWN_DATA = "axolotl_data"
 _ALL_LINEAR = "all-linear"  # peft's name of our default for `lora_target_modules`
 
@@ -139,6 +143,7 @@ class TrainConfig:
             "logging_steps",
             "fsdp_version",  # the ranks that share a model train it like one that has all of it
             "fsdp_config",
+            *LAUNCH_KEYS,
         }
         facts = {name: value for name, value in config_to(self).items() if name not in excluded}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

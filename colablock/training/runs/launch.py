@@ -69,6 +69,8 @@ def ranks_of(processes: int, extra: Sequence[str] = ()) -> Ranks:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name, kind in _OF_RANKS.items():
         parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", type=kind)
+    for word in extra:
+        _check_argument(word)
     try:
         given, _ = parser.parse_known_args(list(extra))
     except argparse.ArgumentError as error:
@@ -84,6 +86,39 @@ def ranks_of(processes: int, extra: Sequence[str] = ()) -> Ranks:
         threads_each=given.num_cpu_threads_per_process,
         shares_folder=TASK in extra,
     )
+
+
+#: Arguments of accelerate that follow from config and cards, by their beginning, and how to set these.
+_DECIDED = {
+    "use_fsdp": "`--shard fsdp` shares one model",
+    "fsdp_": "keys of `fsdp_config` say how a model is shared",
+    "use_deepspeed": "axolotl has the key `deepspeed`",
+    "deepspeed_": "axolotl has the key `deepspeed`",
+    "zero_stage": "axolotl has the key `deepspeed`",
+    "zero3_": "axolotl has the key `deepspeed`",
+    "offload_": "the parts of a model stay on the cards",
+    "mixed_precision": "the precision follows from the cards",
+    "config_file": "colablock gives accelerate each of its arguments",
+    "gpu_ids": "`CUDA_VISIBLE_DEVICES` chooses the cards",
+    "cpu": "`CUDA_VISIBLE_DEVICES=` leaves no card",
+    "use_cpu": "`CUDA_VISIBLE_DEVICES=` leaves no card",
+    "tpu": "colablock trains on cards and CPUs",
+    "use_megatron_lm": "colablock has no Megatron-LM",
+    "use_parallelism_config": "`--shard fsdp` shares one model",
+    "parallelism_config_": "`--shard fsdp` shares one model",
+    "gradient_": "the config has the keys `gradient_accumulation_steps` and `max_grad_norm`",
+}
+_EXACT = frozenset({"cpu", "tpu"})  # beginnings of other arguments
+
+
+def _check_argument(word: str) -> None:
+    """Raise InvalidInput for an argument that a run would leave out, or that preflight does not know of."""
+    name = word.partition("=")[0].removeprefix("--").replace("-", "_")
+    if not word.startswith("--"):
+        return
+    for beginning, hint in _DECIDED.items():
+        if name == beginning or (beginning not in _EXACT and name.startswith(beginning)):
+            raise InvalidInput(f"`--{name}` of accelerate cannot be used: colablock sets it", hint=hint)
 
 
 def _host(text: str) -> int:

@@ -20,7 +20,16 @@ from typing import Any
 
 IGNORED = -100
 # Further keys of a config that are arguments of the trainer, by the same name.
-FURTHER = ("adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_kwargs", "neftune_noise_alpha")
+FURTHER = (
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "ddp_bucket_cap_mb",
+    "ddp_find_unused_parameters",
+    "ddp_timeout",
+    "lr_scheduler_kwargs",
+    "neftune_noise_alpha",
+)
 
 
 def main(folder: Path) -> None:

@@ -10,6 +10,7 @@ import yaml
 
 from colablock.errors import InvalidConfig
 from colablock.training.find_or_start import config_of
+from colablock.training.foreign_configs.keys import table
 from colablock.training.foreign_configs.translation import translate
 from colablock.training.runs.config import (
     OWN_DATA,
@@ -590,8 +591,41 @@ SHARDS: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
             },
         },
         {"reshard_after_forward": True},
-        [],
+        ["use_orig_params"],
     ),
+    *(
+        ({"fsdp_config": {key: value}}, {"reshard_after_forward": True}, [] if is_done else [key])
+        for key, value, is_done in (
+            ("cpu_ram_efficient_loading", False, False),
+            ("cpu_ram_efficient_loading", "false", False),
+            ("cpu_ram_efficient_loading", "True", True),
+            ("limit_all_gathers", False, False),
+            ("sync_module_states", False, False),
+            ("sync_module_states", 0, False),
+            ("use_orig_params", False, False),
+            ("forward_prefetch", True, False),
+            ("forward_prefetch", False, True),
+            ("offload_params", "true", False),
+            ("offload_params", False, True),
+            ("cpu_offload_pin_memory", False, True),
+            ("min_num_params", 0, True),
+            ("min_num_params", 1e8, False),
+            ("backward_prefetch", "NO_PREFETCH", False),
+            ("backward_prefetch", "backward_pre", True),
+            ("auto_wrap_policy", "NO_WRAP", False),
+            ("auto_wrap_policy", "transformer_based_wrap", True),
+            ("sharding_strategy", "full_shard", True),
+            ("sharding_strategy", 2, False),
+            ("state_dict_type", "LOCAL_STATE_DICT", False),
+            ("final_state_dict_type", "SHARDED_STATE_DICT", False),
+            ("mixed_precision_policy", "fp8", False),
+            ("version", 3, False),
+            ("version", 2, True),
+        )
+    ),
+    ({"fsdp_config": {"limit_all_gathers": None, "reshard_after_forward": None, "version": ""}}, {}, []),
+    ({"fsdp": True}, {"reshard_after_forward": True}, []),
+    ({"fsdp": "full_shard,auto_wrap"}, {"reshard_after_forward": True}, []),
     ({"fsdp_config": {"reshard_after_forward": "SHARD_GRAD_OP"}}, {"reshard_after_forward": False}, []),
     *(
         (
@@ -632,6 +666,21 @@ def test_trl_takes_the_keys_of_axolotl_for_shards(
     assert passed.extra.get("fsdp") == given.get("fsdp")
     least = config_of(None, runner="trl", values={**LEAST, **given})  # also in a config of ours
     assert least.fsdp_config == taken
+
+
+def test_each_value_that_is_not_taken_is_told_with_what_is_done() -> None:
+    keys = set(table()["shards"])
+    odd = {"version": 9, **dict.fromkeys(keys - {"version"}, "another")}
+    said = read("trl", fsdp_config=odd)[1]
+    assert {one.partition("`fsdp_config.")[2].partition(":")[0] for one in said} == keys
+    assert all(len(one.rpartition("`: ")[2]) > 10 for one in said)
+
+
+def test_keys_about_the_exchange_between_ranks_are_passed_on() -> None:
+    given = {"ddp_timeout": 7200, "ddp_bucket_cap_mb": 50, "ddp_find_unused_parameters": True}
+    config, told = read("trl", **given)
+    assert (config.extra, told) == (given, [])
+    assert config.digest() == read("trl")[0].digest()
 
 
 def test_recomputing_in_shards_is_recomputing() -> None:
@@ -678,6 +727,9 @@ def test_recomputing_is_left_out_in_shards_if_asked(also: dict[str, Any], recomp
             "is 1",
         ),
         ({"fsdp_config": "full"}, "fsdp_config", "must be a mapping"),
+        ({"fsdp": {"full_shard": True}}, "fsdp", "must be names, such as `full_shard auto_wrap`"),
+        ({"fsdp": 2}, "fsdp", "is 2, but must be names"),
+        ({"fsdp": ["full_shard", 1]}, "fsdp", "must be names"),
         ({"fsdp_version": 3}, "fsdp_version", "must be between 1 and 2"),
         ({"deepspeed": "zero3.json"}, "deepspeed", "the runner trl does not use DeepSpeed"),
         ({"deepspeed": {"zero_optimization": {"stage": 3}}}, "deepspeed", "does not use DeepSpeed"),

@@ -369,3 +369,31 @@ def test_a_file_in_the_run_folder_cannot_hide_the_launcher(tmp_path: Path) -> No
     environ = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     done = subprocess.run(command, cwd=run, env=environ, capture_output=True, text=True, check=False)
     assert (done.stdout.partition(" ")[0], done.stderr) == ("launched", "")
+
+
+@pytest.mark.parametrize(
+    ("extra", "hint"),
+    [
+        ("--use_fsdp", "`--shard fsdp` shares one model"),
+        ("--fsdp_offload_params true", "keys of `fsdp_config` say how"),
+        ("--fsdp-offload-params=true", "keys of `fsdp_config` say how"),
+        ("--use_deepspeed", "axolotl has the key `deepspeed`"),
+        ("--deepspeed_config_file zero3.json", "axolotl has the key `deepspeed`"),
+        ("--zero_stage=3", "axolotl has the key `deepspeed`"),
+        ("--num_processes 2 --mixed_precision fp16", "the precision follows from the cards"),
+        ("--config_file my.yaml", "gives accelerate each of its arguments"),
+        ("--gpu_ids 0,1", "`CUDA_VISIBLE_DEVICES` chooses the cards"),
+        ("--cpu", "`CUDA_VISIBLE_DEVICES=` leaves no card"),
+        ("--gradient_clipping 1", "the config has the keys"),
+    ],
+)
+def test_arguments_that_a_run_would_leave_out_are_refused(extra: str, hint: str) -> None:
+    with pytest.raises(InvalidInput, match="of accelerate cannot be used: colablock sets it") as caught:
+        ranks_of(2, extra.split())
+    assert hint in (caught.value.hint or "")
+
+
+def test_other_arguments_of_accelerate_are_passed_on() -> None:
+    extra = ("--max_restarts 1 --tee 3 --num_cpu_threads_per_process 2 --rdzv_conf a=b --same_network"
+             " --log_dir --use_x fsdp_x")  # fmt: skip
+    assert ranks_of(3, extra.split()).total == 3
