@@ -68,17 +68,7 @@ def lock(
         exclude_newer=moment_of(exclude_newer),
         all_files=all_files,
     )
-    asked = apply_options(
-        name,
-        runtime=runtime,
-        use_locks=False,
-        variant=variant,
-        with_=with_,
-        protect=protect,
-        default_index=default_index,
-        find_links=find_links,
-        offline=offline,
-    )
+    asked = apply_options({**locals(), "use_locks": False})
     with open_session(quiet=quiet) as session:
         made = lock_matrix(session, asked, wanted)
     about = f"the lock of `{os.fspath(name)}` has {count(made.text.count(b'[[packages]]'), 'package')}"
@@ -113,17 +103,7 @@ def bundle(
     """
     from colablock.operations.bundle import make_bundle
 
-    asked = apply_options(
-        name,
-        runtime=runtime,
-        variant=variant,
-        with_=with_,
-        lock=lock,
-        use_locks=use_locks,
-        default_index=default_index,
-        find_links=find_links,
-        offline=offline,
-    )
+    asked = apply_options(locals())
     with open_session(quiet=quiet) as session:
         made = make_bundle(
             session,
@@ -176,17 +156,7 @@ def export(
     with open_session(quiet=quiet) as session:
         exported = export_lock(
             session,
-            apply_options(
-                name,
-                lock=lock,
-                runtime=runtime,
-                use_locks=use_locks,
-                variant=variant,
-                with_=with_,
-                default_index=default_index,
-                find_links=find_links,
-                offline=offline,
-            ),
+            apply_options(locals()),
             form=form,
             output=Path(output) if output is not None else None,
             wheelhouse=Path(wheelhouse) if wheelhouse is not None else None,
@@ -229,17 +199,7 @@ def audit(
     with open_session(quiet=quiet) as session:
         result = audit_locks(
             session,
-            apply_options(
-                name,
-                lock=lock,
-                runtime=runtime,
-                use_locks=use_locks,
-                variant=variant,
-                with_=with_,
-                default_index=default_index,
-                find_links=find_links,
-                offline=offline,
-            ),
+            apply_options(locals()),
             every=every,
             ignore=strings(ignore),
             python_version=python_version,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from functools import partial
@@ -91,22 +91,7 @@ def plan(
     from colablock.operations.plan import plan_change
 
     with open_session(quiet=quiet) as session:
-        options = apply_options(
-            name,
-            bundle=bundle,
-            into=into,
-            python=python,
-            runtime=runtime,
-            variant=variant,
-            with_=with_,
-            lock=lock,
-            use_locks=use_locks,
-            protect=protect,
-            broken=broken,
-            default_index=default_index,
-            find_links=find_links,
-            offline=offline,
-        )
+        options = apply_options(locals())
         found = plan_change(session, _with_bundle(options)).plan
     if verbose:
         show_whole(found)
@@ -139,52 +124,35 @@ def apply(
 
     *name* is the name of a matrix or the path of its file.  Options:
 
-    - ``into``: the target, ``"kernel"`` or ``"env"``; default: the kernel where that
-      does no harm, else an isolated environment
+    - ``into``: the target, ``"kernel"`` or ``"env"``; default: the kernel where that does no harm, else an
+      isolated environment
     - ``variant``: the variant of the matrix; default: the first that fits the accelerator
     - ``with_``: additional requirements, resolved together with the matrix
     - ``python``: the interpreter whose environment is the kernel target
     - ``find_links``, ``default_index``, ``offline``: the sources of candidates
     - ``bundle``: an archive of `bundle`, whose matrix, lock and files are used, and no network
-    - ``lock``: a lock file to take the pins from; default: the lock beside the matrix that
-      fits; ``use_locks=False`` uses none
+    - ``lock``: a lock file to take the pins from; default: the lock beside the matrix that fits;
+      ``use_locks=False`` uses none
     - ``protect``: names of distributions to leave unchanged
-    - ``broken``: the remedy for everything that breaks directly: ``"repair"``, ``"remove"``
-      or ``"leave"``
+    - ``broken``: the remedy for everything that breaks directly: ``"repair"``, ``"remove"`` or ``"leave"``
     - ``keep``: ``True`` keeps the result even when a check fails
-    - ``undo``: ``False`` deletes files of the image where a stash would need a copy of them
-      (overlayfs); such a change can neither be rolled back on failure nor undone later
-    - ``break_system_packages``: ``True`` changes the kernel's environment even if it is
-      marked as externally managed (PEP 668)
+    - ``undo``: ``False`` deletes files of the image where a stash would need a copy of them (overlayfs);
+      such a change can neither be rolled back on failure nor undone later
+    - ``break_system_packages``: ``True`` changes the kernel's environment even if it is marked as externally
+      managed (PEP 668)
 
-    *restart* decides what happens when the kernel has loaded modules that were
-    replaced.  ``"ask"`` displays a request to restart.  ``"auto"`` restarts the
-    kernel: the cell ends there, and continues when it is run again.  ``"never"``
-    does nothing.
+    *restart* decides what happens when the kernel has loaded modules that were replaced.  ``"ask"`` displays
+    a request to restart.  ``"auto"`` restarts the kernel: the cell ends there, and continues when it is run
+    again.  ``"never"`` does nothing.
 
     ``apply`` is idempotent: a second call with the same arguments is a no-op.
     Raises ColablockError, with a hint where a remedy is known.
     """
-    asked = apply_options(
-        name,
-        bundle=bundle,
-        into=into,
-        python=python,
-        variant=variant,
-        with_=with_,
-        lock=lock,
-        use_locks=use_locks,
-        protect=protect,
-        broken=broken,
-        default_index=default_index,
-        find_links=find_links,
-        offline=offline,
-        keep=keep,
-        undo=undo,
-        break_system_packages=break_system_packages,
-    )
-    asked = _with_bundle(asked)
-    restart_after = _restart_function(restart, then="run this cell again")
+    asked = _with_bundle(apply_options(locals()))
+    return _apply(asked, _restart_function(restart, then="run this cell again"), quiet=quiet)
+
+
+def _apply(asked: ApplyOptions, restart_after: Callable[[Sequence[str]], None], *, quiet: bool) -> Report:
     register_displays()
     report = up_to_date_report(asked, os.environ)
     if report is None:
@@ -378,26 +346,11 @@ def why(
     if package is not None and not_ is not None:
         raise InvalidInput("`not_` cannot be used with another package", hint="Omit one of them")
 
-    archive = Path(bundle) if bundle is not None else None
     if not_ is None:
+        archive = Path(bundle) if bundle is not None else None
         name, package = named_in_bundle(os.fspath(name), package, archive)
     with open_session(quiet=quiet) as session:
-        options = apply_options(
-            name,
-            bundle=archive,
-            into=into,
-            python=python,
-            runtime=runtime,
-            variant=variant,
-            with_=with_,
-            lock=lock,
-            use_locks=use_locks,
-            protect=protect,
-            broken=broken,
-            default_index=default_index,
-            find_links=find_links,
-            offline=offline,
-        )
+        options = apply_options(locals())
         lines = explain_plan(session, _with_bundle(options), package, absent=not_)
     return Lines(lines).shown_as(lambda found: Document(blocks=tuple(map(Note, found))))
 
@@ -428,12 +381,9 @@ def open_session(*, quiet: bool) -> Iterator[Session]:
             raise machine_error(error) from error
 
 
-def apply_options(name: Name, **options: Any) -> ApplyOptions:
-    """Return the keyword arguments of a call as ApplyOptions.  Raises TypeError, InvalidInput."""
-    unknown = sorted(options.keys() - ApplyOptions.__dataclass_fields__.keys())
-    if unknown:
-        message = f"no such option: {', '.join(unknown)}"
-        raise TypeError(message)
+def apply_options(arguments: Mapping[str, Any]) -> ApplyOptions:
+    """Return the ApplyOptions among the *arguments* of a call: its ``locals()``.  Raises InvalidInput."""
+    options = {key: arguments[key] for key in ApplyOptions.__dataclass_fields__ if key in arguments}
     for key in ("with_", "protect", "find_links"):
         options[key] = strings(options.get(key))
     if options.get("into") is not None:
@@ -447,7 +397,7 @@ def apply_options(name: Name, **options: Any) -> ApplyOptions:
         if options.get(key) is not None:
             options[key] = str(options[key])
     checked_index(options.get("default_index"))
-    return ApplyOptions(name=os.fspath(name), **options)
+    return ApplyOptions(**{**options, "name": os.fspath(options["name"])})
 
 
 def _with_bundle(options: ApplyOptions) -> ApplyOptions:

@@ -25,7 +25,7 @@ from colablock.environment.notebook_host import current_shell
 from colablock.errors import UNCHANGED, Interrupted, InvalidCall, TrainingFailed
 from colablock.operations.run import proven_environment, run_smoke
 from colablock.training import adapter
-from colablock.training.find_or_start import NamedRun, options_of, values_of
+from colablock.training.find_or_start import NamedRun, TrainOptions, options_of, values_of
 from colablock.training.find_or_start import train as start_or_find
 from colablock.training.given_inputs import check_given
 from colablock.training.receipts import Receipt
@@ -39,6 +39,8 @@ from colablock.transaction.apply_record import home_folder
 
 if TYPE_CHECKING:
     from colablock.display.view import Document
+    from colablock.operations.session import Session
+    from colablock.training.preflight.facts import ProvenEnvironment
 
 __all__ = ["Run", "attach", "runs", "smoke", "train"]
 
@@ -228,10 +230,9 @@ def train(
 ) -> Run:
     """Train in the environment of the last apply of *name*, and follow the run until it ends.
 
-    *config* is a YAML file or a mapping of its keys.  *model*, *dataset*, *output_dir*
-    and further keys of the config override it.  An existing run in the output folder
-    is continued: an interrupted run resumes from its newest complete checkpoint, a
-    running one is followed, a finished one is returned.
+    *config* is a YAML file or a mapping of its keys.  *model*, *dataset*, *output_dir* and further keys of
+    the config override it.  An existing run in the output folder is continued: an interrupted run resumes
+    from its newest complete checkpoint, a running one is followed, a finished one is returned.
 
     - ``wait``: ``False`` returns as soon as the run has started
     - ``fresh``: move an existing run aside and start a new one
@@ -247,10 +248,8 @@ def train(
     """
     _check_names(settings)
     file = Path(config) if isinstance(config, (str, os.PathLike)) else None
-    values = {
-        **(config if isinstance(config, Mapping) else {}),
-        **values_of(model, dataset, output_dir, settings),
-    }
+    given = config if isinstance(config, Mapping) else {}
+    values = {**given, **values_of(model, dataset, output_dir, settings)}
     if not resume_anyway:
         example = f'colablock.train("{os.fspath(name)}", model="Qwen/Qwen2.5-1.5B", dataset="data.jsonl")'
         check_given(file, values, example=example)
@@ -266,16 +265,20 @@ def train(
             shard=shard,
             launch_arguments=tuple(launch_arguments),
         )
-        named = start_or_find(
-            proven,
-            asked,
-            home=home_folder(os.environ),
-            environ=os.environ,
-            reporter=session.reporter,
-            show=(lambda _: None) if quiet else (lambda briefing: _show(briefing_document(briefing))),
-        )
-    run = Run(named)
+        run = _start_or_find(session, proven, asked, quiet=quiet)
     return run.follow(quiet=quiet) if wait else run
+
+
+def _start_or_find(session: Session, proven: ProvenEnvironment, options: TrainOptions, *, quiet: bool) -> Run:
+    named = start_or_find(
+        proven,
+        options,
+        home=home_folder(os.environ),
+        environ=os.environ,
+        reporter=session.reporter,
+        show=(lambda _: None) if quiet else (lambda briefing: _show(briefing_document(briefing))),
+    )
+    return Run(named)
 
 
 def _check_names(settings: Mapping[str, Any]) -> None:

@@ -69,6 +69,18 @@ def _add_train(commands: Any) -> None:
     parser.add_argument(
         "--no-wait", dest="wait", action="store_false", help="start the run, and do not follow it"
     )
+    _add_hosts(parser)
+    parser.epilog = (
+        "Arguments after `--` are passed to accelerate, after colablock's own. `--hosts` prints those for "
+        "several hosts; `--num_processes` is the number of processes on all of them."
+    )
+    parser.settings = _settings  # type: ignore[attr-defined]  # our Parser
+    parser.set_defaults(launch=[])
+    parser.set_defaults(handler=_train)
+
+
+def _add_hosts(parser: argparse.ArgumentParser) -> None:
+    """Add the options for runs on several hosts."""
     parser.add_argument(
         "--hosts",
         metavar="A,B",
@@ -86,13 +98,6 @@ def _add_train(commands: Any) -> None:
         default=[],
         help="option of the batch script, such as nodes=2 or time=1:00:00 (repeatable)",
     )
-    parser.epilog = (
-        "Arguments after `--` are passed to accelerate, after colablock's own. `--hosts` prints those for "
-        "several hosts; `--num_processes` is the number of processes on all of them."
-    )
-    parser.settings = _settings  # type: ignore[attr-defined]  # our Parser
-    parser.set_defaults(launch=[])
-    parser.set_defaults(handler=_train)
 
 
 def _add_smoke(commands: Any) -> None:

@@ -91,11 +91,10 @@ def check_run(
     number of tokens of the longest row, once it is known: the memory is estimated for it if it is less than
     `sequence_len`.  With *sizes_batch* the run takes as many rows at a time as fit on its cards.
     """
-    config = case.config
+    given = config = case.config
     case = replace(case, config=_with_longest(config, longest), has_tokens=longest is not None)
     choice = case.choose(shape)
     sized = _sized(case, shape, choice, needed=sizes_batch or longest is not None)
-    sizing = [*batch_findings(config, sized.config, is_taken=sizes_batch)]
     if sizes_batch:
         case, choice = sized, sized.choose(shape)
         config = replace(
@@ -115,18 +114,14 @@ def check_run(
     ]
     checkpoint = 0
     if shape is None or choice.estimate is None:
-        findings.append(_no_estimate(shape))
-        room = min(map(usable_memory, choice.cards), default=case.machine.ram_free)
-        where = "the card's memory" if choice.cards else "memory"
-        findings += weights_findings(config, access, model_config, room, where)
+        findings += _findings_without_estimate(case, shape, choice, access, model_config)
     else:
         setting = case.setting(shape, choice.cards, choice.shards)
         findings += _attention_findings(shape, choice.cards, setting)
         findings += _memory_findings(case, shape, choice, choice.estimate)
-        findings += sizing
-        processes = len(choice.cards)
+        findings += batch_findings(given, sized.config, is_taken=sizes_batch)
         findings += loading_findings(
-            config, shape, case.machine, setting, processes=processes, shards=choice.shards
+            config, shape, case.machine, setting, processes=len(choice.cards), shards=choice.shards
         )
         checkpoint = checkpoint_size(config, shape, setting)
     findings += disk_findings(config, case.machine, access, checkpoint)
@@ -263,17 +258,27 @@ def _attention_findings(shape: ModelShape, cards: list[Card], setting: Setting) 
         )
 
 
-def _no_estimate(shape: ModelShape | None) -> Finding:
+def _findings_without_estimate(
+    case: CardCase,
+    shape: ModelShape | None,
+    choice: CardChoice,
+    access: Access,
+    model_config: Mapping[str, Any] | None,
+) -> Iterator[Finding]:
+    """Yield that there is no estimate, and what the size of the weights says."""
     if shape is None:
         why = "the model's `config.json` could not be read"
     else:
         why = f"the model has {shape.unsupported}, and the estimate supports only uniform decoder layers"
-    return Finding(
+    yield Finding(
         level=Level.WARN,
         what="there is no memory estimate for this run",
         why=why,
         fix="try it with `max_steps: 2` first: if memory is too small, the run fails in the first steps",
     )
+    room = min(map(usable_memory, choice.cards), default=case.machine.ram_free)
+    where = "the card's memory" if choice.cards else "memory"
+    yield from weights_findings(case.config, access, model_config, room, where)
 
 
 def _memory_findings(
