@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain as joined
 from pathlib import Path
 
 from colablock._common.limits import CRASH_TEXT
@@ -57,10 +56,12 @@ _LAST_LINES = 80  # of a log without a traceback
 _TRACE_LINES = 200  # of an exception without a plain traceback
 _MOST_RAISED = 200  # such exceptions, the last ones: real logs have a few
 _MAX_MESSAGE = 20  # lines of an exception's message
+_LONGEST_CHAIN = 5  # exceptions, each raised from the one before
+_DIRECT_CAUSE = "The above exception was the direct cause of the following exception:"
 # An exception as Python, IPython and rich end a traceback; a warning is none.
 _EXCEPTION = re.compile(
     r"^(?:\[\w+\]:? ?)?(?:[A-Za-z_]\w*\.)*[A-Z]\w*"
-    r"(?:Error|Exception|Interrupt|Exit|Failed|Unsupported)(?:: .*|:)?$"
+    r"(?:Error|Exception|Interrupt|Exit|Failed|Unsupported|Invalid)(?:: .*|:)?$|^(?:\[\w+\]:? ?)?Exception: ."
 )
 _LOOKS_WRONG = re.compile(r"error|exception|fatal|fail|not found|cannot|killed", re.IGNORECASE)
 _WARNING = re.compile(r"\w*Warning: |^\s*(?:\[?\W*(?:WARNING|INFO|DEBUG)\b)", re.IGNORECASE)
@@ -73,6 +74,12 @@ _AXOLOTL = re.compile(r"\baxolotl\b")
 _WENT_ON = re.compile(
     r"^HTTP request sent, awaiting response\.\.\. 200|' saved \[\d|^trainable params: |100%\|█"
     r"|^\W*\{'(?:loss|eval_loss|train_runtime)': |^Training completed"
+)
+# The same, where an exception comes later that did end it.
+_DEALT_WITH = re.compile(
+    rf"{_WENT_ON.pattern}|^\W*(?:step|epoch) \d|\dit/s\b|s/it\b"
+    r"|\b(?:retry(?:ing)?|fall(?:s|ing)? ?back|continuing|skipp(?:ed|ing)|ignor(?:ed|ing)|trying again)\b",
+    re.IGNORECASE,
 )
 
 # An exception in a destructor, which Python reports and goes on.
@@ -205,11 +212,18 @@ def _recognised(text: str) -> tuple[Traceback, Cause]:
             return Traceback(text=tail, line=_last_exception(lines), messages=tail), known
     chain = first_failure(tracebacks(text), 1)
     chains = [chain] if chain is not None and chain.line else []
-    for one in joined(chains, _raised(lines)):
-        cause = cause_in(one.messages)
-        if cause is not None:
+    failures = [*chains, *_raised(lines)]
+    if failures:
+        went_on = _end_of_what_was_dealt_with(lines, failures[0].at)
+        failures = [one for one in failures if one is failures[0] or one.at >= went_on]
+        lines = lines[went_on:]
+    known_ones = [(one, cause) for one in failures if (cause := cause_in(one.messages)) is not None]
+    for one, cause in known_ones:
+        if not cause.is_consequence:
             return one, cause
-    for one in joined(chains, _raised(lines)):
+    if known_ones:
+        return known_ones[0]
+    for one in failures:
         cause = general_cause_in(one.messages, one.text)
         if cause is not None:
             of_signal = cause_of_signal(signal_in(one.messages)) if cause.is_consequence else None
@@ -218,7 +232,12 @@ def _recognised(text: str) -> tuple[Traceback, Cause]:
     cause = _cause_of_lines(lines)
     if cause is not None:
         return Traceback(text=tail, line=matching_line(cause, tail), messages=tail), cause
-    return next(joined(chains, _raised(lines)), whole), named_cause("unknown")
+    return next(iter(failures), whole), named_cause("unknown")
+
+
+def _end_of_what_was_dealt_with(lines: Sequence[str], last: int) -> int:
+    """Return the line up to which the program went on after what it wrote; its last failure is at *last*."""
+    return next((at for at in range(last, 0, -1) if _DEALT_WITH.search(lines[at - 1])), 0)
 
 
 def _last_exception(lines: Sequence[str]) -> str:
@@ -232,16 +251,34 @@ def _raised(lines: Sequence[str]) -> Iterator[Traceback]:
     """
     starts = [at for at, line in enumerate(lines) if _EXCEPTION.match(line.strip())]
     seen: set[tuple[str, str]] = set()
-    for at in reversed(starts[-_MOST_RAISED:]):
-        end = at + 1
-        while end < min(len(lines), at + _MAX_MESSAGE) and (lines[end].strip() or GOES_ON in lines[end - 1]):
-            end += 1
-        message = "\n".join(map(without_rank, lines[at:end]))
+    for index in range(len(starts) - 1, max(len(starts) - _MOST_RAISED, 0) - 1, -1):
+        at = starts[index]
+        end = _end_of_message(lines, at)
+        chain = starts[_begin_of_chain(lines, starts, index) : index + 1]
+        said = (line for one in chain for line in lines[one : _end_of_message(lines, one)])
+        message = "\n".join(map(without_rank, said))
         text = "\n".join(lines[max(0, end - _TRACE_LINES) : end])
         if (message, text) in seen:
             continue
         seen.add((message, text))
         yield Traceback(text=text, line=lines[at].strip(), messages=message, at=at)
+
+
+def _end_of_message(lines: Sequence[str], at: int) -> int:
+    end = at + 1
+    while end < min(len(lines), at + _MAX_MESSAGE) and (lines[end].strip() or GOES_ON in lines[end - 1]):
+        end += 1
+    return end
+
+
+def _begin_of_chain(lines: Sequence[str], starts: Sequence[int], index: int) -> int:
+    """Return the index of the first of *starts* from which that at *index* was raised, step by step."""
+    first = index
+    while 0 < first > index - _LONGEST_CHAIN and any(
+        line.strip() == _DIRECT_CAUSE for line in lines[starts[first - 1] : starts[first]]
+    ):
+        first -= 1
+    return first
 
 
 def _cause_of_lines(lines: Sequence[str]) -> Cause | None:

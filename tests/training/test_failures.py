@@ -272,6 +272,35 @@ def test_warnings_before_a_failure_do_not_count() -> None:
     assert (found.cause, found.line, found.advice) == ("unknown", "SomeError: what nobody knows", ())
 
 
+HANDLED = TRACEBACK + "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB\n"
+LAST = TRACEBACK + "pkg.Strange: what nobody knows\n"
+
+
+@pytest.mark.parametrize(
+    ("log", "cause"),
+    [
+        (f"{HANDLED}\nRetrying with half the batch\n{LAST}", "unknown"),
+        (f"{HANDLED}\nstep 1\nstep 2\n{LAST}", "unknown"),
+        (f"{HANDLED}\n{{'loss': 2.1, 'epoch': 0.1}}\n{LAST}", "unknown"),
+        (f"{HANDLED}\nOne of the workers died, see above\n{LAST}", "cuda-out-of-memory"),
+        (f"{LAST}\nRetrying\n{HANDLED}", "cuda-out-of-memory"),
+        (f"RuntimeError: CUDA error: an illegal memory access\nskipped\nPkgError: odd\n{LAST}", "unknown"),
+    ],
+)
+def test_an_earlier_failure_counts_unless_the_program_went_on_after_it(log: str, cause: str) -> None:
+    assert explain_text(log, versions={}).cause == cause
+
+
+@pytest.mark.parametrize("between", ["", f"{TRACEBACK}"])
+def test_the_direct_cause_of_an_exception_counts(between: str) -> None:
+    first = "Exception: IO Error: No space left on device (os error 28)\n"
+    told = "The above exception was the direct cause of the following exception:\n"
+    second = "RuntimeError: An error occurred while downloading using `hf_transfer`. Consider disabling it\n"
+    found = explain_text(f"{between}{first}\n{told}\n{between}{second}", versions={})
+    assert (found.cause, found.line) == ("disk-full", second.strip())
+    assert explain_text(f"{between}{second}", versions={}).cause == "download-tool-missing"
+
+
 @pytest.mark.parametrize(
     ("log", "cause"),
     [

@@ -371,7 +371,7 @@ def _is_of_hub(record: RunRecord | None) -> bool:
 
 def matching_line(cause: Cause, text: str) -> str:
     """Return the first line of *text* in which *cause* is recognised."""
-    patterns = [one for one in (cause.pattern, cause.general) if one is not None]
+    patterns = [one for one in (cause.first, cause.pattern, cause.general) if one is not None]
     found = (line for one in patterns for line in text.splitlines() if one.search(line))
     return next(found, "").strip()
 

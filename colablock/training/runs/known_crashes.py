@@ -172,13 +172,15 @@ class Framed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
-    """One known cause; *pattern*, *general* and *whole* are None if it is not recognised by text.
+    """One known cause; *first*, *pattern*, *general* and *whole* are None if it is not recognised by text.
 
-    *general* and *framed* count only in messages of errors for which no *pattern* is found.
+    *first* comes before the *pattern* of every cause.  *general* and *framed* count only in messages of
+    errors for which no *pattern* is found.
     """
 
     name: str
     means: str
+    first: re.Pattern[str] | None = None
     pattern: re.Pattern[str] | None = None
     general: re.Pattern[str] | None = None
     whole: re.Pattern[str] | None = None
@@ -203,9 +205,11 @@ def known_causes() -> tuple[Cause, ...]:
 def cause_in(text: str, *, is_log: bool = False) -> Cause | None:
     """Return the first cause whose pattern matches *text*: exception messages or, with *is_log*, a log."""
     text = "\n".join(without_prose(shortened(text).splitlines()))
-    for one in known_causes():
-        if one.pattern is not None and (one.is_in_log or not is_log) and one.pattern.search(text):
-            return one
+    causes = [one for one in known_causes() if one.is_in_log or not is_log]
+    for patterns in ([one.first for one in causes], [one.pattern for one in causes]):
+        for one, pattern in zip(causes, patterns, strict=True):
+            if pattern is not None and pattern.search(text):
+                return one
     return None
 
 
@@ -314,6 +318,7 @@ def _cause(value: Mapping[str, Any], shared: Mapping[str, Advice], names: Mappin
     return Cause(
         name=value["name"],
         means=value["means"],
+        first=_any_of(value.get("first", ()), names),
         pattern=_any_of(value.get("patterns", ()), names),
         general=_any_of([one for one in general if isinstance(one, str)], names),
         whole=_any_of(value.get("whole", ()), names),
