@@ -78,7 +78,7 @@ _WENT_ON = re.compile(
 # The same, where an exception comes later that did end it.
 _DEALT_WITH = re.compile(
     rf"{_WENT_ON.pattern}|^\W*(?:step|epoch) \d|\dit/s\b|s/it\b"
-    r"|\b(?:retry(?:ing)?|fall(?:s|ing)? ?back|continuing|skipp(?:ed|ing)|ignor(?:ed|ing)|trying again)\b",
+    r"|\b(?:retry(?:ing)?|fall(?:s|ing)? ?back|continuing|skip(?:ped|ping)|ignor(?:ed|ing)|trying again)\b",
     re.IGNORECASE,
 )
 
