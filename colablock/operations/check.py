@@ -16,7 +16,7 @@ from colablock.operations.lock import nothing_installed
 from colablock.operations.plan import solver_for
 from colablock.operations.session import Session
 from colablock.planning.options import ApplyOptions
-from colablock.planning.solver import FETCHABLE
+from colablock.planning.pythons import FETCHABLE
 
 if TYPE_CHECKING:
     from colablock.matrix.model import Matrix

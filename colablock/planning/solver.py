@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import field, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colablock._records import dataclass
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
-from colablock.environment.interpreters import Interpreter, find_interpreters
-from colablock.environment.markers_and_tags import Environment, environment_for
-from colablock.environment.snapshot import Snapshot, fingerprint, snapshot_of
-from colablock.errors import FetchFailed, InvalidInput, NoSolution, Unmet
+from colablock.environment.markers_and_tags import Environment
+from colablock.environment.snapshot import Snapshot, fingerprint
+from colablock.errors import FetchFailed, NoSolution, Unmet
 from colablock.index.build import Builder
 from colablock.index.finder import IndexSource
 from colablock.lockfile.lock_source import LockSource
@@ -27,11 +24,19 @@ from colablock.matrix.model import roots
 from colablock.matrix.package_sources import PackageSources
 from colablock.network.fetcher import Fetcher
 from colablock.planning.bound_names import check_bound, resolve_bound
-from colablock.planning.hints import alternatives
 from colablock.planning.locks import check_assumed, keep_requests, moved_requests, open_lock, with_origin
 from colablock.planning.plan import Remedy, Target
 from colablock.planning.planned import PlannedChange
 from colablock.planning.planner import make_plan
+from colablock.planning.pythons import (
+    FETCHABLE,
+    PythonCandidate,
+    Pythons,
+    TriedPythons,
+    alternatives,
+    best_python,
+    no_python,
+)
 from colablock.planning.request_check import check_additions
 from colablock.planning.shared_files import builds_in
 from colablock.planning.sources import (
@@ -44,12 +49,8 @@ from colablock.planning.sources import (
     without_linked,
 )
 from colablock.planning.target import (
-    PythonCandidate,
-    TriedPythons,
-    best_python,
     has_preferred_builds,
     more_harm,
-    no_python,
     why_not_kernel,
 )
 from colablock.planning.wheels import WheelPreparer
@@ -69,10 +70,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PlannedChange", "Solver"]
 
-_OLDEST = Version("3.9")  # no current training stack supports an older Python
 _ENOUGH = 2  # Pythons that fail with a conflict that is not about Python
-# If no available interpreter fits a stack, the newest of these that does is fetched.
-FETCHABLE = ("3.13", "3.12", "3.11", "3.10")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,7 +197,7 @@ class Solver:
         Raises NoSolution with the reason for each Python if none fits.
         """
         tried = TriedPythons()
-        for environment, python in self._pythons():
+        for environment, python in self._pythons.available():
             self._try(environment, python, tried)
             if tried.candidates and has_preferred_builds(
                 tried.candidates[-1].resolution, self.matrix.packages
@@ -207,9 +205,9 @@ class Solver:
                 break
             if not tried.worthwhile:
                 break
-        is_worthwhile = tried.worthwhile or self._has_python
+        is_worthwhile = tried.worthwhile or self._pythons.has_bundled
         if not tried.candidates and is_worthwhile and self.kernel.python and self.python is None:
-            for environment in self._fetchable(tried.minors):
+            for environment in self._pythons.fetchable(tried.minors):
                 self._try(environment, "", tried)
                 if tried.candidates:
                     break
@@ -263,73 +261,19 @@ class Solver:
             environment=environment,
             resolution=resolution,
             running=running,
-            bundled=self._has_python and not python,
+            bundled=self._pythons.has_bundled and not python,
         )
         tried.candidates.append(candidate)
 
-    def _pythons(self) -> Iterator[tuple[Environment, str]]:
-        """Yield each Python that an environment can use, one per minor version, with its executable.
-
-        The executable of a recorded runtime is "".
-        """
-        if self.kernel.python == "":
-            yield from self._recorded_pythons()
-            return
-        if self.python is not None:
-            yield self.kernel.environment, self.kernel.python
-            return
-        seen: set[str] = set()
-        for found in self._interpreters():
-            short = ".".join(found.version.split(".")[:2])
-            if Version(found.version) < _OLDEST or short in seen:
-                continue
-            if not self.matrix.requires_python.contains(found.version, prereleases=True):
-                continue
-            seen.add(short)
-            try:
-                state = snapshot_of(
-                    Path(found.path), environ=self.environ, accelerator=self.kernel.accelerator
-                )
-            except InvalidInput:
-                continue
-            yield state.environment, found.path
-
-    def _interpreters(self) -> list[Interpreter]:
-        """Return the available interpreters, the kernel's minor version first.
-
-        On CUDA the stack compiles kernels (Triton), so an interpreter without ``Python.h`` does not qualify.
-        """
-        compiles = self.kernel.accelerator.kind == "cuda"
-        found = [one for one in find_interpreters(self.environ) if one.has_headers or not compiles]
-        return sorted(found, key=lambda one: not one.version.startswith(f"{self.kernel.environment.short}."))
-
-    def _fetchable(self, seen: Collection[str]) -> Iterator[Environment]:
-        """Yield the environments of the Pythons that uv can fetch, newest first, without those *seen*.
-
-        That of a bundle needs no network.
-        """
-        bundle, platform = self.settings.bundle, self.kernel.environment.platform
-        if bundle is not None and self._has_python:
-            environment = environment_for(bundle.manifest.python, platform)
-            yield from [environment] if environment.short not in seen else []
-            return
-        for short in () if self.settings.offline else FETCHABLE:
-            if short not in seen and self.matrix.requires_python.contains(f"{short}.0", prereleases=True):
-                yield environment_for(short, platform)
-
     @property
-    def _has_python(self) -> bool:
-        """Whether the bundle of this request has a Python."""
-        return self.settings.bundle is not None and self.settings.bundle.python is not None
-
-    def _recorded_pythons(self) -> Iterator[tuple[Environment, str]]:
-        own = self.kernel.environment
-        if self.matrix.requires_python.contains(own.python_version, prereleases=True):
-            yield own, ""
-        for short in FETCHABLE:
-            allowed = self.matrix.requires_python.contains(f"{short}.0", prereleases=True)
-            if allowed and not str(own.python_version).startswith(f"{short}."):
-                yield environment_for(short, own.platform), ""
+    def _pythons(self) -> Pythons:
+        return Pythons(
+            matrix=self.matrix,
+            kernel=self.kernel,
+            settings=self.settings,
+            environ=self.environ,
+            is_named=self.python is not None,
+        )
 
     # -- one solve
 
@@ -396,7 +340,7 @@ class Solver:
         for url in (self.settings.default_index, *(one.url for one in self.matrix.indexes)):
             fetcher.learn_credentials(url)
         builder = Builder(
-            python=python or partial(self._builder_for, environment),
+            python=python or partial(self._pythons.builder_for, environment),
             environment=environment,
             cache=fetcher.cache,
             environ=self.environ,
@@ -440,18 +384,6 @@ class Solver:
             standing=standing,
             allow_build=self.matrix.options.allow_build,
         )
-
-    def _builder_for(self, environment: Environment) -> str:
-        """Return an interpreter that builds sdists for *environment* if the target's own is not here.
-
-        The metadata of an sdist rarely depends on the Python that builds it.  An
-        interpreter of the same minor version is preferred.
-        """
-        if not self.matrix.options.allow_build:
-            return ""
-        here = find_interpreters(self.environ)
-        same = (one for one in here if one.version.startswith(f"{environment.short}."))
-        return next(same, here[0]).path if here else sys.executable
 
     def _locked(self, environment: Environment, kernel: Snapshot | None = None) -> LockSource | None:
         """Return the lock to use as the source: the one the user names, else one beside the matrix that fits.

@@ -2,43 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from colablock._common.text import size_text
 from colablock._common.urls import redacted
-from colablock._records import dataclass
 from colablock.environment.snapshot import Host, Snapshot
-from colablock.errors import NoSolution, Refused, Unmet
 from colablock.planning.plan import Remedy
 from colablock.resolver.members import mixed
 
 if TYPE_CHECKING:
-    from colablock._vendor.packaging.version import Version
-    from colablock.environment.accelerator import Accelerator
-    from colablock.environment.markers_and_tags import Environment
-    from colablock.matrix.model import Matrix, PackageEntry
+    from colablock.matrix.model import PackageEntry
     from colablock.planning.plan import Plan
     from colablock.planning.planned import PlannedChange
-    from colablock.planning.wheels import WheelPreparer
     from colablock.resolver.model import Resolution
 
 __all__ = [
-    "PythonCandidate",
-    "TriedPythons",
-    "best_python",
     "build_note",
     "fetch_size",
     "has_preferred_builds",
     "is_kernel",
     "is_preferred",
     "more_harm",
-    "no_python",
     "why_not_kernel",
 ]
-
-_NEAR = 1.1  # downloads within a tenth of each other count as the same
 
 
 def is_kernel(snapshot: Snapshot, *, named: bool) -> bool:
@@ -90,76 +78,10 @@ def _some(names: Sequence[str]) -> str:
     return f"{len(names)} distributions ({', '.join(names[:3])}, ...)"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PythonCandidate:
-    """A Python that the stack fits, with its resolution."""
-
-    python: str  # the executable; "" if it has to be fetched or unpacked first
-    environment: Environment
-    resolution: Resolution
-    running: bool = False
-    bundled: bool = False
-
-    @property
-    def version(self) -> Version:
-        """The full Python version."""
-        return self.environment.python_version
-
-    @property
-    def size(self) -> int:
-        """The bytes to fetch."""
-        return fetch_size(self.resolution)
-
-    def empty(self, accelerator: Accelerator) -> Snapshot:
-        """Return the snapshot of an environment that is yet to be created with this Python."""
-        return Snapshot(
-            environment=self.environment,
-            python=self.python,
-            prefix="",
-            site="",
-            installed={},
-            accelerator=accelerator,
-        )
-
-
-@dataclass(slots=True)
-class TriedPythons:
-    """The resolutions and refusals of the Pythons tried so far."""
-
-    candidates: list[PythonCandidate] = field(default_factory=list)
-    preparers: dict[Version, WheelPreparer] = field(default_factory=dict)
-    refusals: dict[str, Unmet] = field(default_factory=dict)
-    minors: set[str] = field(default_factory=set)
-    worthwhile: bool = True  # to try another Python: so far only the Python was at fault
-
-
 def fetch_size(resolution: Resolution) -> int:
     """Return the size of the chosen files in bytes, without those whose index gives no size."""
     files = (pin.candidate.file for pin in resolution.pins.values())
     return sum(file.size or 0 for file in files if file is not None)
-
-
-def best_python(candidates: Sequence[PythonCandidate]) -> tuple[PythonCandidate, str]:
-    """Return the best Python and why: the smallest download, then the running one, then the newest.
-
-    A CPU build may exist for one Python only, and be a tenth of the size of the others.
-    """
-    least = min(candidate.size for candidate in candidates)
-    near = [candidate for candidate in candidates if candidate.size <= least * _NEAR]
-    best = max(near, key=lambda candidate: (bool(candidate.python), candidate.running, candidate.version))
-    dearer = [candidate for candidate in candidates if candidate not in near]
-    if dearer:
-        others = ", ".join(f"{o.version.major}.{o.version.minor} {size_text(o.size)}" for o in dearer)
-        return best, f"Python {best.version} fits with {size_text(best.size)} to download (others: {others})"
-    if best.running:
-        here = "the one that runs here" if best.python else "the runtime's own"
-        return best, f"Python {best.version} is {here}"
-    if not best.python:
-        return (
-            best,
-            f"Python {best.version} fits, and is {'in the bundle' if best.bundled else 'downloaded first'}",
-        )
-    return best, f"Python {best.version} is the newest installed one that fits"
 
 
 def has_preferred_builds(resolution: Resolution, entries: Iterable[PackageEntry]) -> bool:
@@ -199,25 +121,3 @@ def is_preferred(resolution: Resolution, entry: PackageEntry) -> bool:
     if entry.prefer_local is None or pin is None or pin.is_installed:
         return True
     return (pin.version.local or "").split(".")[0] == entry.prefer_local
-
-
-def no_python(matrix: Matrix, refusals: Mapping[str, Unmet]) -> Unmet:
-    """Return why no Python fits the stack: the reason for each, or one reason if all are the same."""
-    if not refusals:
-        allowed = matrix.requires_python or "any"
-        return Refused(f"no Python that {matrix.name} admits ({allowed}) is installed or can be fetched")
-    groups: dict[str, list[str]] = {}
-    for version, error in refusals.items():
-        groups.setdefault(error.message.splitlines()[0], []).append(version)
-    errors = {headline: refusals[versions[0]] for headline, versions in groups.items()}
-    first = next(iter(errors.values()))
-    if len(groups) == 1:
-        return first
-    lines = [f"no available Python fits {matrix.name}"]
-    for headline, versions in groups.items():
-        lines.append(f"with Python {_listed(versions)}: {errors[headline]}")
-    return NoSolution("\n".join(lines), hint=first.hint)
-
-
-def _listed(versions: Sequence[str]) -> str:
-    return f"{', '.join(versions[:-1])} and {versions[-1]}" if len(versions) > 1 else versions[0]

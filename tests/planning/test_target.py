@@ -15,9 +15,8 @@ from colablock.environment.snapshot import Host, Installed, Snapshot
 from colablock.index.candidates import Candidate, CandidateOrigin, File
 from colablock.matrix.model import PackageEntry
 from colablock.planning.plan import Action, Breakage, Plan, Remedy, Step, Target
+from colablock.planning.pythons import PythonCandidate, best_python
 from colablock.planning.target import (
-    PythonCandidate,
-    best_python,
     build_note,
     fetch_size,
     has_preferred_builds,

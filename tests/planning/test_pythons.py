@@ -9,7 +9,7 @@ import pytest
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.version import Version
 from colablock.matrix.model import Matrix
-from colablock.planning.hints import alternatives
+from colablock.planning.pythons import alternatives
 from colablock.runtimes.document import RecordedRuntime
 from tests.support.dict_source import entries
 
