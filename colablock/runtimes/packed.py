@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +39,18 @@ def packed_runtimes() -> Mapping[str, RecordedRuntime]:
     return found
 
 
-@lru_cache(maxsize=4)
+@cache
 def packed(name: str) -> Recording:
     """Return one packed runtime.  *name* is one of ``packed_runtimes``."""
     data = _data()
     place = list(packed_runtimes()).index(name)
     entry = data["runtimes"][place]
+    labels = {key: record["by_label"] for key, record in data["records"].items() if "by_label" in record}
+    label = entry["label"]
     return recording_of(
         _describe(entry),
         tuple(
-            _distribution(line, version, entry["label"])
+            _distribution(line, version, label if label in labels.get(_key(line), ()) else None)
             for line, version, mask in data["pins"]
             if mask & 1 << place
         ),
@@ -79,6 +81,7 @@ def _describe(entry: Mapping[str, Any], *, distributions: int = 0, unknown: int 
     )
 
 
+@cache
 def _key(line: str) -> str:
     """Return the key of the record of a freeze line."""
     spelled, at, rest = line.partition(" @ ")
@@ -88,13 +91,15 @@ def _key(line: str) -> str:
     return f"{canonicalize_name(spelled)}=={version}"
 
 
-def _distribution(line: str, version: str, label: str) -> RecordedDistribution:
+@cache  # most pins are those of several runtimes, and some commands read them all
+def _distribution(line: str, version: str, label: str | None) -> RecordedDistribution:
     spelled, at, url = line.partition(" @ ")
     if not at:
         spelled = line.partition("==")[0]
     known = _data()["records"].get(_key(line))
     record = known or {}
-    record = {**record, **record.get("by_label", {}).get(label, {})}
+    if label is not None:
+        record = {**record, **record["by_label"][label]}
     return RecordedDistribution(
         spelled=spelled,
         url=url or None,
