@@ -33,7 +33,7 @@ from colablock.training.runs.config import TrainConfig
 from colablock.training.runs.folder import RunRecord, State, find_run, list_runs, stop_run
 from colablock.training.runs.loss_curve import write_curve
 from colablock.training.runs.progress import attach_hint
-from colablock.training.runs.summary import RunSummary, summary_of, watch
+from colablock.training.runs.summary import RunSummary, await_mirror, summary_of, watch
 from colablock.training.secrets import find_token, secret_stores
 from colablock.transaction.apply_record import home_folder
 
@@ -89,16 +89,23 @@ class Run:
 
         The first interrupt asks the run to stop at a checkpoint.  The second one stops
         waiting and raises KeyboardInterrupt, so that no later code takes the run for finished.
-        Raises TrainingFailed, with the known cause, if the run failed.
+        A run with a mirror is followed until the mirror has its last checkpoint and its adapter.
+        Raises TrainingFailed, with the known cause, if the run failed, and Unmet if the mirror has not
+        got all.
         """
+        fault = None
         with run_display_for(
             self.id, self._folder, environ=self._environ, notebook=True, quiet=quiet
         ) as display:
             summary = watch(self.id, self._folder, display, is_leaving=is_ending)
+            if summary.state is not State.RUNNING:
+                summary, fault = await_mirror(summary, display.note)
             display.close(summary)
         if summary.state is State.RUNNING:
             raise Interrupted(f"The run `{self.id}` is still running; {attach_hint(self.id)}")
         raise_failure(summary)
+        if fault is not None:
+            raise fault
         if not quiet:
             note_shown(self)
         return self

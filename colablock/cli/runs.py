@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colablock.cli.common import Call, add_command, print_json
 from colablock.cli.usage.parser import add_group
-from colablock.errors import ExitCode, InvalidInput, Unmet, interrupted_as
+from colablock.errors import ExitCode, InvalidInput
 
 if TYPE_CHECKING:
     from colablock.training.runs.folder import RunFolder
     from colablock.training.runs.summary import RunSummary
 
 __all__ = ["add", "follow_run"]
-
-_MIRROR_LIMIT = 3600.0  # seconds; it gives up by itself after some minutes of failures
 
 
 def add(commands: Any) -> None:
@@ -65,46 +61,29 @@ def follow_run(
     """Show the progress of a run until it ends, print its summary, and return the exit code.
 
     With *stops* an interrupt asks the run to stop at a checkpoint; without, it leaves the run running.
-    With *mirror* it waits until the mirror has the last checkpoint and the adapter: the machine may be
-    gone after this call.  Raises Unmet if they do not get there.
+    It waits until the mirror, which *mirror* names, has the last checkpoint and the adapter: the machine may
+    be gone after this call.  Raises Unmet if they do not get there.
     """
     from colablock.training.runs.folder import State
+    from colablock.training.runs.summary import await_mirror
 
     summary = _watched(call, run_id, folder, stops=stops)
     # A job of Slurm that was stopped is queued again, and the next start mirrors what is left.
     is_left = summary.state is State.STOPPED and bool(call.environ.get("SLURM_JOB_ID"))
-    if mirror is None or is_left or summary.state is State.RUNNING:
+    if is_left or summary.state is State.RUNNING:
         return _ended(call, summary)
-    is_kept, summary = _mirrored(call, summary)
+    is_quiet = call.args.quiet or call.args.json
+    summary, fault = await_mirror(
+        summary,
+        lambda text: None if is_quiet else call.err.print(text, markup=False, soft_wrap=True),
+        target=mirror,
+    )
     code = _ended(call, summary)
-    if is_kept or code != ExitCode.DONE:
+    if fault is None or code != ExitCode.DONE:
         return code
     if call.args.json:  # the summary is the only output, and has the last note
         return ExitCode.UNMET
-    last = f"its last note is: {summary.mirror}" if summary.mirror else "it has written no note"
-    raise Unmet(
-        f"the mirror `{mirror}` has not got the whole result of the run `{run_id}`; {last}",
-        hint=f"Everything is in `{folder.path}`: the same call mirrors it again",
-    )
-
-
-def _mirrored(call: Call, summary: RunSummary) -> tuple[bool, RunSummary]:
-    """Wait for the mirror of a run that has ended; return whether it has everything, and the summary then."""
-    from colablock.training.runs.checkpoints.mirror import mirror_notes, wait_for_mirror
-
-    is_quiet = call.args.quiet or call.args.json
-    shown, started = len(mirror_notes(summary.folder)), time.monotonic()
-    if not is_quiet:
-        call.err.print("waiting for the mirror", markup=False)
-    with interrupted_as(f"The run `{summary.id}` has ended; its mirror goes on."):
-        is_kept = wait_for_mirror(summary.folder, limit=_MIRROR_LIMIT)
-    notes = mirror_notes(summary.folder)
-    if not is_quiet:
-        for note in notes[shown:]:
-            call.err.print(note, markup=False, soft_wrap=True)
-    if not is_kept and time.monotonic() - started >= _MIRROR_LIMIT:
-        return False, replace(summary, mirror=f"it has not ended in {_MIRROR_LIMIT / 60:.0f} minutes")
-    return is_kept, replace(summary, mirror=notes[-1] if notes else None)
+    raise fault
 
 
 def _list(call: Call) -> int:

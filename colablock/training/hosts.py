@@ -155,13 +155,24 @@ def write_script(
         first=first,
         arguments=arguments,
         run=str(folder),
-        log=str(folder.with_name(f"{folder.name}-%j.log")),
+        log=_log_pattern(folder),
         needs_card=needs_card,
         options={"chdir": str(working_folder), **given},
         header=["# Made by `colablock train --launcher slurm`"],
     )
     write_private(script, batch_script(job).encode())
     return script
+
+
+def _log_pattern(folder: Path) -> str:
+    """Return the file of the output of a job as Slurm names it: `%j` is its number.  Raises InvalidInput.
+
+    Slurm removes backslashes from a path, and leaves `%j` in it then.
+    """
+    if "\\" in str(folder):
+        message = f"Slurm cannot write the log of a job beside `{folder}`: its path has a backslash"
+        raise InvalidInput(message, hint="Set another `output_dir`")
+    return f"{str(folder).replace('%', '%%')}-%j.log"
 
 
 def _option(text: str) -> tuple[str, str]:

@@ -8,14 +8,18 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from colablock.api.training import Run
 from colablock.cli.main import main
 from colablock.display import run_progress
 from colablock.display.run_progress import RunDisplay, run_display_for
+from colablock.training.find_or_start import NamedRun
+from colablock.training.runs.checkpoints.mirror import is_being_mirrored
 from colablock.training.runs.folder import RunFolder, State
 from tests.support.paths import ROOT
 from tests.support.training_stack import (
@@ -184,6 +188,39 @@ def test_a_call_waits_until_the_mirror_has_the_result(shell: CommandLine) -> Non
     assert "waiting for the mirror" in shell.said
     assert shell.train("--mirror", str(drive), "--json") == 0
     assert shell.json["mirror"] == "adapter is mirrored, not confirmed"
+
+
+def test_who_follows_a_run_later_waits_for_its_mirror(shell: CommandLine) -> None:
+    """`--no-wait` starts the mirror, and a later call in another process waits for it."""
+    drive = shell.bench.folder / "drive"
+    argv = [sys.executable, "-m", "colablock", *shell.argv("--mirror", str(drive), "--no-wait")]
+    subprocess.run(argv, env=shell.environ(PYTHONPATH=str(ROOT)), check=True, capture_output=True)
+    run = Run(NamedRun("run", shell.folder))
+    assert run.follow(quiet=True).state == "done"
+    assert {path.name for path in drive.glob("*.tar")} == {"run-checkpoint-6.tar", "run-adapter.tar"}
+    assert run.summary.mirror == "adapter is mirrored, not confirmed"
+    assert not is_being_mirrored(shell.folder.path)
+    assert shell("runs", "follow", "run") == 0  # nobody mirrors it any more
+    assert "waiting for the mirror" not in shell.said
+
+
+def test_a_mirror_of_another_process_that_is_killed_is_told(shell: CommandLine) -> None:
+    drive = shell.bench.folder / "drive"
+    argv = [sys.executable, "-m", "colablock", *shell.argv("--mirror", str(drive), "--no-wait")]
+    environ = shell.environ(PYTHONPATH=str(ROOT), STAND_IN_PAUSE="0.3")
+    subprocess.run(argv, env=environ, check=True, capture_output=True)
+    until(lambda: is_being_mirrored(shell.folder.path) and 2 in steps_of(shell.folder))
+    (mirror,) = mirrors_of(shell.folder)
+    follow = [sys.executable, "-m", "colablock", "runs", "follow", "run"]
+    environ = shell.environ(PYTHONPATH=str(ROOT), COLUMNS="400")
+    with subprocess.Popen(follow, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as call:
+        until(lambda: shell.folder.state() is State.DONE)
+        os.kill(mirror, signal.SIGSTOP)  # while the call waits for it
+        time.sleep(1.5)
+        os.kill(mirror, signal.SIGKILL)
+        out, err = call.communicate(timeout=60)
+    assert "the mirror has not got the whole result of the run `run`" in err.decode(), out.decode()
+    assert call.returncode == 1
 
 
 def test_a_result_that_does_not_reach_the_mirror_is_an_error(shell: CommandLine) -> None:

@@ -6,12 +6,12 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from colablock.errors import Refused
-from colablock.training.runs.checkpoints.mirror import mirror_notes
+from colablock.errors import Refused, Unmet, interrupted_as
+from colablock.training.runs.checkpoints.mirror import is_being_mirrored, mirror_notes, wait_for_mirror
 from colablock.training.runs.crash import Explanation, explain
 from colablock.training.runs.folder import (
     RunFolder,
@@ -24,9 +24,10 @@ from colablock.training.runs.folder import (
 from colablock.training.runs.launch import exit_code_of
 from colablock.training.runs.progress import Clock, Progress, Sleep, attach_hint, follow, progress_of
 
-__all__ = ["RunSummary", "View", "summaries", "summary_of", "summary_to_json", "watch"]
+__all__ = ["RunSummary", "View", "await_mirror", "summaries", "summary_of", "summary_to_json", "watch"]
 
 
+_MIRROR_LIMIT = 3600.0  # seconds; it gives up by itself after some minutes of failures
 _STOP_REQUESTED = "stopping: the run saves a checkpoint after this step; interrupt again to stop waiting"
 
 
@@ -144,6 +145,39 @@ def watch(
                 break
             is_interrupted = True
     return summary_of(run_id, folder, clock=clock)
+
+
+def await_mirror(
+    summary: RunSummary, tell: Callable[[str], object], *, target: str | None = None
+) -> tuple[RunSummary, Unmet | None]:
+    """Wait for the mirror of a run that has ended, and return the summary then.
+
+    The machine may be gone after this call.  It waits for every mirror, also that of another process.  *tell*
+    gets its notes.  If the last checkpoint and the adapter do not get to the mirror, which *target* names,
+    the error says so.
+    """
+    has_one = target is not None or is_being_mirrored(summary.folder)
+    if has_one:
+        tell("waiting for the mirror")
+    shown, started = len(mirror_notes(summary.folder)), time.monotonic()
+    with interrupted_as(f"The run `{summary.id}` has ended; its mirror goes on."):
+        is_kept = wait_for_mirror(summary.folder, limit=_MIRROR_LIMIT)
+    if is_kept and not has_one:
+        return summary, None
+    notes = mirror_notes(summary.folder)
+    for note in notes[shown:]:
+        tell(note)
+    last = notes[-1] if notes else None
+    if not is_kept and time.monotonic() - started >= _MIRROR_LIMIT:
+        last = f"it has not ended in {_MIRROR_LIMIT / 60:.0f} minutes"
+    summary = replace(summary, mirror=last)
+    if is_kept:
+        return summary, None
+    mirror = f"the mirror `{target}`" if target else "the mirror"
+    said = f"its last note is: {last}" if last else "it has written no note"
+    message = f"{mirror} has not got the whole result of the run `{summary.id}`; {said}"
+    hint = f"Everything is in `{summary.folder}`: the same call mirrors it again"
+    return summary, Unmet(message, hint=hint)
 
 
 def _leaves(is_leaving: Callable[[], bool]) -> bool:

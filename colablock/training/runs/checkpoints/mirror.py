@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -36,10 +37,12 @@ from colablock.training.runs.checkpoints.archives import (
 from colablock.training.runs.checkpoints.finder import list_checkpoints, verify_checkpoint
 from colablock.training.runs.checkpoints.stores import HUB, CheckpointStore, open_store
 from colablock.training.runs.folder import MANIFEST, RunFolder, State
+from colablock.training.scripts.ranks import RANK_FILE, start_time_of
 
 __all__ = [
     "Mirror",
     "first_line",
+    "is_being_mirrored",
     "manifest_digest",
     "mirror_notes",
     "record_mirrored",
@@ -56,6 +59,9 @@ _LAST_ATTEMPTS = 6  # once the run has ended
 _START_TIMEOUT = 600.0  # seconds for a run to start
 _UNFINISHED = frozenset({State.RUNNING, State.PREPARED})
 _WITH_ADAPTER = frozenset({State.DONE, State.STOPPED})
+_LOOK = 0.5  # seconds between two looks at the mirror of another process
+_LOCK = "mirror.lock"
+_PROCESS = "mirror.process"  # its number, its start and its host
 _ADAPTER_CONFIG = "adapter_config.json"
 # The process imports from where this one does, but not from its working folder, as `-m` would.
 _START = (
@@ -203,6 +209,8 @@ def start_mirror(run: Path, target: str, *, python: str, environ: Mapping[str, s
             output=errors,
             private=True,
         )
+    facts = f"{process.pid} {start_time_of(process.pid)} {socket.gethostname()}"
+    write_private(run / _PROCESS, facts.encode())
     # The mirror may outlive this process.  If it ends earlier, this thread reaps it.
     threading.Thread(target=process.wait, daemon=True).start()
     _PROCESSES[run] = process
@@ -215,14 +223,50 @@ _PROCESSES: dict[Path, subprocess.Popen[bytes]] = {}  # by the folder of the run
 def wait_for_mirror(run: Path, *, limit: float) -> bool:
     """Wait for the mirror of a run that has ended, *limit* seconds at most.
 
-    Returns whether the last checkpoint and the adapter are mirrored.  It is true at once if this process
-    has started no mirror of *run*.
+    Returns whether the last checkpoint and the adapter are mirrored.  It is true at once if nobody mirrors
+    *run*.  Another process may have started its mirror.
     """
-    process = _PROCESSES.get(run.absolute())
+    process, until = _PROCESSES.get(run.absolute()), time.monotonic() + limit
+    if process is None and not is_being_mirrored(run):
+        return True
     try:
-        return process is None or process.wait(limit) == 0
+        if process is not None:
+            code = process.wait(limit)
+            _PROCESSES.pop(run.absolute(), None)  # its failure is told once
+            return code == 0
     except subprocess.TimeoutExpired:
         return False
+    while is_being_mirrored(run):
+        if time.monotonic() > until:
+            return False
+        time.sleep(_LOOK)
+    return _has_all(RunFolder(run))
+
+
+def is_being_mirrored(run: Path) -> bool:
+    """Whether a process on this machine mirrors *run* now."""
+    process = _PROCESSES.get(run.absolute())
+    if process is not None and process.poll() is None:
+        return True
+    try:
+        number, began, host = read_bounded(run / _PROCESS, RANK_FILE).decode().split()
+        return host == socket.gethostname() and start_time_of(int(number)) == int(began)
+    except (OSError, ValueError):  # there was none
+        return False
+
+
+def _has_all(run: RunFolder) -> bool:
+    """Whether a store has the newest checkpoint of *run*, and its adapter if it has ended with one."""
+    record = run.record()
+    if record is None:
+        return False
+    wanted = {}
+    if newest := next(iter(list_checkpoints(run.path)), None):
+        wanted[f"{record.id}-{newest.name}.tar"] = manifest_digest(newest)
+    if run.state(record) in _WITH_ADAPTER and (run.adapter / _ADAPTER_CONFIG).is_file():
+        wanted[f"{record.id}-adapter.tar"] = _digest_of(run.adapter)
+    stores = _all_mirrored(run.path).values()
+    return not wanted or any(wanted.items() <= store.items() for store in stores)
 
 
 def _import_path() -> list[str]:
@@ -299,7 +343,7 @@ def main(argv: Sequence[str]) -> int:
             file.write(f"{text}\n")
 
     # The mirror of a resumed run waits for that of the previous start, which may still write an archive.
-    with locked_file(run.path / "mirror.lock", required=False):
+    with locked_file(run.path / _LOCK, required=False):
         for left in run.path.glob(".mirror-*"):  # of a process that was killed
             shutil.rmtree(left, ignore_errors=True)
         try:
