@@ -51,6 +51,20 @@ from colablock.training.runs.progress import START_MARK, plain_text
 __all__ = ["explain_error", "explain_text", "text_of"]
 
 _MISSING_MODULE = "missing-module"  # the name of a cause
+# Projects whose modules have other names.
+_PROJECTS = {
+    "Crypto": "pycryptodome",
+    "PIL": "pillow",
+    "bs4": "beautifulsoup4",
+    "cv2": "opencv-python-headless",
+    "dateutil": "python-dateutil",
+    "dotenv": "python-dotenv",
+    "fitz": "pymupdf",
+    "git": "gitpython",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
 _FEW_LINES = 8  # of a text that is taken for a message, not for a log
 _LAST_LINES = 80  # of a log without a traceback
 _TRACE_LINES = 200  # of an exception without a plain traceback
@@ -159,7 +173,7 @@ def _of_unknown_module(
     failure: Traceback, module: str, meant: str | None, versions: Mapping[str, str], matrix: str
 ) -> Explanation:
     """Return the explanation for a module that no matrix has, which *meant* may be misspelt as."""
-    project = (meant or module).replace("_", "-")
+    project = (meant or _PROJECTS.get(module, module)).replace("_", "-")
     if meant is not None:
         means = f"there is no module `{module}`: did you mean `{meant}`?"
         # Nobody is sent to a project whose name is a misspelling of another.

@@ -490,6 +490,15 @@ def test_a_module_that_no_matrix_has_is_not_promised_by_one(module: str, meant: 
         assert f"`colablock plan qlora-2026 --with {module.replace('_', '-')}`" in found.advice[0]
 
 
+@pytest.mark.parametrize(
+    ("module", "project"), [("cv2", "opencv-python-headless"), ("bs4", "beautifulsoup4")]
+)
+def test_a_module_with_another_name_than_its_project_leads_to_the_project(module: str, project: str) -> None:
+    found = explain_text(f"ModuleNotFoundError: No module named '{module}'", versions={}, matrices=matrices())
+    assert f"If `{project}` is a project" in found.advice[0]
+    assert f"--with {project}`" in found.advice[0]
+
+
 @pytest.mark.parametrize("module", ["transformers", "_lzma", "transformers.modeling_layers", "pandas"])
 def test_a_module_that_is_known_is_not_called_misspelt(module: str) -> None:
     text = f"{TRACEBACK}ModuleNotFoundError: No module named '{module}'"
