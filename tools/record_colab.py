@@ -27,7 +27,7 @@ from colablock._common.urls import redacted
 from colablock.display.runtimes_view import diff_document, import_notes
 from colablock.display.text import to_text
 from colablock.environment.markers_and_tags import environment_for
-from colablock.environment.snapshot import Host
+from colablock.environment.notebook_host import Host
 from colablock.errors import ColablockError, InvalidInput
 from colablock.network.fetcher import Fetcher
 from colablock.network.settings import read_settings

@@ -48,7 +48,7 @@ def find_import_risks(plan: Plan, snapshot: Snapshot) -> tuple[ImportRisk, ...]:
     told = {item.name for item in plan.breakages}
     staying = [one for name, one in snapshot.installed.items() if name not in steps and one.path]
     going = _Going.of([step for step in steps.values() if step.version is None], staying, snapshot)
-    search = _Search(going=going, markers=snapshot.environment.markers)
+    search = _ImportSearch(going=going, markers=snapshot.environment.markers)
     asked = [one for one in staying if one.name not in told and one.import_names]
     reasons = {one.name: _out_of_range(one, steps, snapshot, search) for one in asked}
     for one in search.likely(asked) if going.modules else ():
@@ -61,7 +61,7 @@ def find_import_risks(plan: Plan, snapshot: Snapshot) -> tuple[ImportRisk, ...]:
 
 
 def _out_of_range(
-    one: Installed, steps: Mapping[NormalizedName, Step], snapshot: Snapshot, search: _Search
+    one: Installed, steps: Mapping[NormalizedName, Step], snapshot: Snapshot, search: _ImportSearch
 ) -> str | None:
     """Return why *one* may not import a distribution that moves out of the range that its extras name."""
     for line in one.requires:
@@ -173,7 +173,7 @@ def _packages_below(installed: Installed, namespace: str) -> Iterator[str]:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Search:
+class _ImportSearch:
     going: _Going
     markers: Mapping[str, str]
     read: int = 0  # files so far
@@ -258,7 +258,7 @@ class _ModuleWalk:
 
     folder: str
     tops: frozenset[str]
-    search: _Search
+    search: _ImportSearch
     seen: set[str] = field(default_factory=set)
     files: int = 0
 

@@ -147,7 +147,7 @@ def _import(call: Call) -> int:
     from colablock.display.progress import reporter_for
     from colablock.display.runtimes_view import import_notes
     from colablock.environment.markers_and_tags import environment_for
-    from colablock.environment.snapshot import Host
+    from colablock.environment.notebook_host import Host
     from colablock.network.fetcher import Fetcher
     from colablock.network.settings import read_settings
     from colablock.runtimes.catalog import load_recording, runtimes

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from colablock.environment.dependency_graph import newly_unmet
     from colablock.environment.interpreters import Interpreter, find_interpreters
     from colablock.environment.markers_and_tags import Environment, environment_for
+    from colablock.environment.notebook_host import Host
     from colablock.environment.record import read_record, write_record
     from colablock.environment.site import Site, read_site
-    from colablock.environment.snapshot import Host, Installed, Snapshot, take_snapshot
+    from colablock.environment.snapshot import Installed, Snapshot, take_snapshot
     from colablock.environment.state_change import StateChange, find_broken
 else:
     __getattr__, __dir__ = lazy_surface(
@@ -28,7 +29,8 @@ else:
             "markers_and_tags": "Environment environment_for",
             "record": "read_record write_record",
             "site": "Site read_site",
-            "snapshot": "Host Installed Snapshot take_snapshot",
+            "notebook_host": "Host",
+            "snapshot": "Installed Snapshot take_snapshot",
             "state_change": "StateChange find_broken",
         },
     )

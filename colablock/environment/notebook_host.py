@@ -1,4 +1,4 @@
-"""Detect the notebook that this process runs in: its shell, and whether it is Colab.
+"""Detect the notebook that this process runs in: its host and its shell.
 
 IPython is not imported.  If this process is a kernel, it has loaded IPython already.
 """
@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import os
 import sys
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
 __all__ = [
+    "Host",
     "Kernel",
     "Publisher",
     "Shell",
     "current_shell",
+    "detect_host",
     "in_colab",
     "in_notebook",
     "modules_of_kernel",
@@ -29,6 +32,26 @@ M = TypeVar("M")
 # `distutils-precedence.pth` of setuptools loads it whenever Python starts.  It only finds `distutils`, in
 # whichever setuptools is installed then.
 _AT_START = frozenset({"_distutils_hack"})
+
+
+class Host(Enum):
+    """The kind of notebook that the interpreter runs in."""
+
+    COLAB = "colab"
+    KAGGLE = "kaggle"
+    JUPYTER = "jupyter"
+    PLAIN = "plain"
+
+
+def detect_host(environ: Mapping[str, str], modules: Container[str]) -> Host:
+    """Return the host of this process, from the variables and modules that each host sets."""
+    if "COLAB_RELEASE_TAG" in environ or "google.colab" in modules:
+        return Host.COLAB
+    if "KAGGLE_KERNEL_RUN_TYPE" in environ:
+        return Host.KAGGLE
+    if "ipykernel" in modules or "JPY_PARENT_PID" in environ:
+        return Host.JUPYTER
+    return Host.PLAIN
 
 
 class Publisher(Protocol):

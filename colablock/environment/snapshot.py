@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import field, replace
-from enum import Enum
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ from colablock.environment import _probe
 from colablock.environment.accelerator import Accelerator, detect
 from colablock.environment.direct_url import archive_sha256, editable_folder, read_direct_url
 from colablock.environment.markers_and_tags import Environment
-from colablock.environment.notebook_host import modules_of_kernel, versions_when_loaded
+from colablock.environment.notebook_host import Host, detect_host, modules_of_kernel, versions_when_loaded
 from colablock.environment.probe import AnswerStore, ask_interpreter
 from colablock.environment.record import readable_rows
 from colablock.environment.requirements import applies, parse_requirement, same_version, version_of
@@ -35,10 +34,8 @@ if TYPE_CHECKING:
     from colablock._vendor.packaging.direct_url import DirectUrl
 
 __all__ = [
-    "Host",
     "Installed",
     "Snapshot",
-    "detect_host",
     "find_executable",
     "fingerprint",
     "installed_versions",
@@ -71,15 +68,6 @@ _KERNEL = frozenset(
         "traitlets",
     )
 )
-
-
-class Host(Enum):
-    """The kind of notebook that the interpreter runs in."""
-
-    COLAB = "colab"
-    KAGGLE = "kaggle"
-    JUPYTER = "jupyter"
-    PLAIN = "plain"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,17 +211,6 @@ def installed_versions(site_paths: Iterable[str | Path]) -> dict[NormalizedName,
             if entry.endswith(".dist-info") and version and is_normalized_name(canonicalize_name(name)):
                 found.setdefault(canonicalize_name(name), version)
     return found
-
-
-def detect_host(environ: Mapping[str, str], modules: Container[str]) -> Host:
-    """Return the host of this process, from the variables and modules that each host sets."""
-    if "COLAB_RELEASE_TAG" in environ or "google.colab" in modules:
-        return Host.COLAB
-    if "KAGGLE_KERNEL_RUN_TYPE" in environ:
-        return Host.KAGGLE
-    if "ipykernel" in modules or "JPY_PARENT_PID" in environ:
-        return Host.JUPYTER
-    return Host.PLAIN
 
 
 def fingerprint(snapshot: Snapshot) -> str:

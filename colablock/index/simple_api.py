@@ -70,7 +70,7 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
         return [_file(row, index, naming, self.status) for row in self.rows]
 
 
-class _Head(msgspec.Struct):
+class _Meta(msgspec.Struct):
     api_version: str | int | float = msgspec.field(name="api-version")
 
 
@@ -99,13 +99,13 @@ class _Entry(msgspec.Struct, gc=False):
 class _Page(msgspec.Struct, Generic[T]):
     """A page; *T* is `_Entry`, or `Raw` to leave out an entry that does not fit."""
 
-    meta: _Head
+    meta: _Meta
     files: Annotated[list[T], msgspec.Meta(max_length=limits.FILES)]
     project_status: _ProjectStatus | str | None = msgspec.field(name="project-status", default=None)
 
 
 class _AnyPage(msgspec.Struct):
-    meta: _Head
+    meta: _Meta
 
 
 def parse_page(body: bytes, content_type: str, url: str, *, base: str | None = None) -> Listing:

@@ -24,7 +24,7 @@ from colablock.bundles.reader import Bundle
 from colablock.bundles.writer import Source, write_bundle
 from colablock.environment.interpreters import standalone_interpreter
 from colablock.environment.markers_and_tags import environment_for, platform_family
-from colablock.environment.snapshot import Host
+from colablock.environment.notebook_host import Host
 from colablock.errors import BadDistribution, InvalidInput, Refused
 from colablock.lockfile.lock_source import LockSource
 from colablock.lockfile.store import LockHead, lock_file_name, read_head

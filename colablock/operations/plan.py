@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from colablock._common.urls import redacted
 from colablock.check.import_risks import find_import_risks
+from colablock.environment.notebook_host import Host
 from colablock.environment.site import is_unfinished
-from colablock.environment.snapshot import Host, Snapshot
+from colablock.environment.snapshot import Snapshot
 from colablock.errors import BadDistribution, FetchFailed, NoSolution, Refused, Unmet
 from colablock.lockfile.pylock import lock_digest, make_lock
 from colablock.lockfile.store import LockStore, read_head

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from colablock._common.text import size_text
 from colablock._common.urls import redacted
-from colablock.environment.snapshot import Host, Snapshot
+from colablock.environment.notebook_host import Host
+from colablock.environment.snapshot import Snapshot
 from colablock.planning.plan import Remedy
 from colablock.resolver.members import mixed
 

@@ -18,7 +18,8 @@ from colablock._records import dataclass
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name, is_normalized_name
 from colablock.environment.direct_url import from_freeze
 from colablock.environment.markers_and_tags import environment_for
-from colablock.environment.snapshot import Host, Installed, is_version
+from colablock.environment.notebook_host import Host
+from colablock.environment.snapshot import Installed, is_version
 from colablock.errors import Fault, InvalidInput, fault_lines
 
 __all__ = [

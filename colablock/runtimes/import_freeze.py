@@ -10,7 +10,8 @@ from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
 from colablock.environment.direct_url import from_freeze
 from colablock.environment.markers_and_tags import environment_for
-from colablock.environment.snapshot import Host, Installed, is_version
+from colablock.environment.notebook_host import Host
+from colablock.environment.snapshot import Installed, is_version
 from colablock.errors import InvalidInput
 from colablock.runtimes.document import (
     RecordedDistribution,

@@ -14,7 +14,8 @@ import pytest
 
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.cli.main import main
-from colablock.environment.snapshot import Host, snapshot_of
+from colablock.environment.notebook_host import Host
+from colablock.environment.snapshot import snapshot_of
 from colablock.errors import InvalidInput, NotFound
 from colablock.runtimes.catalog import (
     list_runtimes,

@@ -19,11 +19,10 @@ from colablock.environment import _probe
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.direct_url import from_freeze
 from colablock.environment.markers_and_tags import environment_for
+from colablock.environment.notebook_host import Host, detect_host
 from colablock.environment.snapshot import (
-    Host,
     Installed,
     Snapshot,
-    detect_host,
     find_executable,
     fingerprint,
     installed_versions,

@@ -11,7 +11,8 @@ import pytest
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.environment.markers_and_tags import environment_for
-from colablock.environment.snapshot import Host, Installed, Snapshot
+from colablock.environment.notebook_host import Host
+from colablock.environment.snapshot import Installed, Snapshot
 from colablock.index.candidates import Candidate, CandidateOrigin, File
 from colablock.matrix.model import PackageEntry
 from colablock.planning.plan import Action, Breakage, Plan, Remedy, Step, Target

@@ -16,7 +16,8 @@ from colablock._vendor.packaging.tags import Tag
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.environment.direct_url import archive_sha256
-from colablock.environment.snapshot import Host, Installed, fingerprint, snapshot_of
+from colablock.environment.notebook_host import Host
+from colablock.environment.snapshot import Installed, fingerprint, snapshot_of
 from colablock.errors import NotFound
 from colablock.runtimes.catalog import (
     load_runtime,

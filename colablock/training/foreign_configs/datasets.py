@@ -8,8 +8,7 @@ from typing import Any
 
 from colablock._common.fs import expanded
 from colablock.errors import InvalidInput
-from colablock.training.foreign_configs.keys import asks_nothing, table
-from colablock.training.foreign_configs.reading import Reading
+from colablock.training.foreign_configs.reading import Reading, asks_nothing, table
 from colablock.training.runs.config import OWN_DATA, DataFormat
 from colablock.training.scripts.rows.conversations import (
     CONTENT_KEYS,

@@ -1,18 +1,54 @@
-"""A config while it is read: what is left of it, and what is said about it."""
+"""The keys of other trainers, as `keys.toml` lists them, and a config of such keys while it is read."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from colablock.errors import Fault
-from colablock.training.foreign_configs.keys import asks_nothing, names
+from colablock.training.runs.config import TrainConfig
 
-__all__ = ["Reading"]
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
+__all__ = ["Reading", "asks_nothing", "names", "own_names", "table"]
+
+_TABLE = Path(__file__).with_name("keys.toml")
 _SHOWN = 60  # characters of a value in a note
 _FEW = 3  # keys of axolotl that a config of ours may have
 #: Keys that every config of axolotl has, and ours do not need.
 _MARKS = ("load_in_4bit", "load_in_8bit", "strict", "bf16", "dataset_prepared_path", "saves_per_epoch")
+
+
+@cache
+def table() -> Mapping[str, Any]:
+    """Return the tables of the file, whose first lines explain them."""
+    return tomllib.loads(_TABLE.read_text(encoding="utf-8"))
+
+
+@cache
+def names(kind: str) -> frozenset[str]:
+    """Return a list of names of the table ``names``."""
+    return frozenset(table()["names"][kind].split())
+
+
+@cache
+def own_names() -> frozenset[str]:
+    """Return colablock's own keys."""
+    return frozenset(one.name for one in fields(TrainConfig) if one.name != "extra")
+
+
+def asks_nothing(value: object, key: str = "") -> bool:
+    """Whether the value of *key* asks for nothing that a trainer does not do anyway."""
+    if value is False or (value == 0 and isinstance(value, (int, float))):
+        return key not in names("on_by_default") and key not in names("not_zero")
+    return value is None or value in ("", [], {})
 
 
 class Reading:

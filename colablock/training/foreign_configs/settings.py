@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-from colablock.training.foreign_configs.keys import asks_nothing, names, table
-from colablock.training.foreign_configs.reading import Reading
+from colablock.training.foreign_configs.reading import Reading, asks_nothing, names, table
 
 __all__ = ["read_settings"]
 

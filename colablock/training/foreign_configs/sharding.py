@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from colablock._common.text import near
-from colablock.training.foreign_configs.keys import table
-from colablock.training.foreign_configs.reading import Reading
+from colablock.training.foreign_configs.reading import Reading, table
 from colablock.training.runs.sharding import SHARD_KEYS
 from colablock.verification.launch import Sharding
 

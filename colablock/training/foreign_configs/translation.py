@@ -12,8 +12,7 @@ from typing import Any
 
 from colablock.errors import Fault
 from colablock.training.foreign_configs.datasets import read_data
-from colablock.training.foreign_configs.keys import asks_nothing, names, own_names, table
-from colablock.training.foreign_configs.reading import Reading
+from colablock.training.foreign_configs.reading import Reading, asks_nothing, names, own_names, table
 from colablock.training.foreign_configs.settings import read_settings
 from colablock.training.foreign_configs.sharding import read_sharding
 from colablock.training.runs.config import LAUNCH_KEYS, TrainConfig

@@ -10,7 +10,7 @@ import yaml
 
 from colablock.errors import InvalidConfig
 from colablock.training.find_or_start import config_of
-from colablock.training.foreign_configs.keys import table
+from colablock.training.foreign_configs.reading import table
 from colablock.training.foreign_configs.translation import translate
 from colablock.training.runs.config import (
     OWN_DATA,
