@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -211,12 +210,14 @@ def test_a_mirror_of_another_process_that_is_killed_is_told(shell: CommandLine) 
     subprocess.run(argv, env=environ, check=True, capture_output=True)
     until(lambda: is_being_mirrored(shell.folder.path) and 2 in steps_of(shell.folder))
     (mirror,) = mirrors_of(shell.folder)
+    os.kill(mirror, signal.SIGSTOP)
     follow = [sys.executable, "-m", "colablock", "runs", "follow", "run"]
     environ = shell.environ(PYTHONPATH=str(ROOT), COLUMNS="400")
     with subprocess.Popen(follow, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as call:
-        until(lambda: shell.folder.state() is State.DONE)
-        os.kill(mirror, signal.SIGSTOP)  # while the call waits for it
-        time.sleep(1.5)
+        assert call.stderr is not None
+        while line := call.stderr.readline():
+            if b"waiting for the mirror" in line:
+                break
         os.kill(mirror, signal.SIGKILL)
         out, err = call.communicate(timeout=60)
     assert "the mirror has not got the whole result of the run `run`" in err.decode(), out.decode()
