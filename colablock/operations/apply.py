@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
@@ -295,6 +296,7 @@ def _record(session: Session, options: ApplyOptions, planned: PlannedChange, rep
         report=report_to_json(report),
         source=str(Path(options.name).absolute()) if is_path(options.name) else options.name,
         process=os.getpid(),
+        caller=sys.prefix,
     )
     try:
         applied.save(record, session.home)

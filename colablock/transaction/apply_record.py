@@ -80,6 +80,7 @@ class ApplyRecord:
     report: Mapping[str, object] = field(default_factory=dict)
     source: str = ""
     process: int = 0  # the process that applied it
+    caller: str = ""  # the prefix of the Python that ran colablock for it
     versions: Mapping[NormalizedName, str] = field(default_factory=dict)  # the versions in *state*
 
 

@@ -403,6 +403,12 @@ def test_run_says_that_a_rollback_has_taken_the_stack_away(world: World, venv: V
     assert counted(f"{done.err}{done.out}")
     echo = ("--", "echo", "here")
     assert world.run("run", str(twin), *echo).err == ""
+    record = world.folder / "home" / "applied" / "twin.json"
+    text = record.read_text()
+    record.write_text(json.dumps({**json.loads(text), "caller": "/another"}))
+    said = " ".join(world.run("run", str(twin), *echo).err.split())
+    assert said.startswith(f"note: using another environment, `{venv.folder}`, where `twin` was applied last")
+    record.write_text(text)
     assert world.run("rollback", "--python", venv.python).code == ExitCode.DONE
     ran = world.run("run", str(twin), *echo)
     assert (ran.code, ran.out) == (0, "here\n")
