@@ -199,7 +199,7 @@ def source_notes(
     builds = _build_notes(resolution, matrix.packages, source)
     if kept is not None and isinstance(source, LockSource):
         origin = f"the versions are those of {source.name}{kept}"
-        return (*builds, origin, *_linked_notes(resolution, source))
+        return (*builds, origin, *_linked_notes(resolution, source, builds))
     return (*builds, *resolution.remarks())
 
 
@@ -234,8 +234,11 @@ def check_reached(conflict: Conflict, source: CandidateSource) -> None:
     raise FetchFailed("\n  ".join(lines), url=first.url, hint=first.hint) from first
 
 
-def _linked_notes(resolution: Resolution, source: CandidateSource) -> tuple[str, ...]:
-    """Return which pins are from find-links in place of the lock, and which of their files are not used."""
+def _linked_notes(resolution: Resolution, source: CandidateSource, builds: Sequence[str]) -> tuple[str, ...]:
+    """Return which pins are from find-links in place of the lock, and which of their files are not used.
+
+    The notes *builds* have told some of them.
+    """
     if not isinstance(source, OverriddenLock):
         return ()
     used, unused = [], []
@@ -247,6 +250,7 @@ def _linked_notes(resolution: Resolution, source: CandidateSource) -> tuple[str,
             unused.append(str(linked[0]))
     told = {build for build, _ in resolution.unused.values()}  # with the cause
     unused = [build for build in unused if build not in told]
+    used = [one for one in used if not any(note.startswith(f"{one} is a ") for note in builds)]
     notes = [f"from find-links, not from the lock: {', '.join(used)}"] if used else []
     if unused:
         notes.append(
