@@ -53,6 +53,8 @@ __all__ = [
     "summary_headline",
 ]
 
+#: What takes its time before the first step, where the record's name says little.
+_PARTS = {"facts": "looking at the stack", "load": "loading the model"}
 _HOUR = 3600
 _DAY = 24 * _HOUR
 _DETAIL = 200  # characters of the last line of a log
@@ -257,7 +259,8 @@ def _pairs(summary: RunSummary) -> Iterator[tuple[str, str]]:
         label = "GPU memory" if record is None or record.cards else "memory"
         yield label, f"{memory_text(progress.memory)} at the peak{estimate}"
     if progress.beginning:
-        parts = ", ".join(f"{part} {seconds_text(taken)}" for part, taken in progress.beginning.items())
+        named = ((_PARTS.get(part, part), taken) for part, taken in progress.beginning.items())
+        parts = ", ".join(f"{part} {seconds_text(taken)}" for part, taken in named)
         yield "first step", f"{seconds_text(sum(progress.beginning.values()))} after the call: {parts}"
     if progress.checkpoint:
         yield "checkpoint", f"{progress.checkpoint}, {count(progress.checkpoints, 'save')} in all"

@@ -182,7 +182,8 @@ def best_python(candidates: Sequence[PythonCandidate]) -> tuple[PythonCandidate,
     dearer = [candidate for candidate in candidates if candidate not in near]
     if dearer:
         others = ", ".join(f"{o.version.major}.{o.version.minor} {size_text(o.size)}" for o in dearer)
-        return best, f"Python {best.version} fits with {size_text(best.size)} to download (others: {others})"
+        size = size_text(best.size)
+        return best, f"Python {best.version} needs the smallest files, {size} in all (others: {others})"
     if best.running:
         here = "the one that runs here" if best.python else "the runtime's own"
         return best, f"Python {best.version} is {here}"

@@ -296,7 +296,7 @@ class _TrainCall:
         if record is None:
             self._start(None if first == folder.path else newest_valid(checkpoints, self.reporter))
             return
-        is_unchanged = self._is_unchanged(record)
+        is_unchanged = self._is_unchanged(record, is_done=state is State.DONE)
         if state is not State.DONE:
             self._start(newest_valid(checkpoints, self.reporter))
         elif is_unchanged:
@@ -322,7 +322,7 @@ class _TrainCall:
             return None
         return folder.record()
 
-    def _is_unchanged(self, record: RunRecord) -> bool:
+    def _is_unchanged(self, record: RunRecord, *, is_done: bool) -> bool:
         """Return whether runner, config, data and lock are those of *record*.
 
         Raises Refused for a change unless *resume_anyway* is set.
@@ -339,6 +339,7 @@ class _TrainCall:
             self.proven.lock,
             config=config_to(self._sized_as(record)),
             anyway=options.resume_anyway,
+            is_done=is_done,
         )
         for change in changes:
             self.reporter.note(change)

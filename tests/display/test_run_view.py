@@ -166,7 +166,10 @@ def test_ended_run_as_text(tmp_path: Path) -> None:
 def test_the_way_to_the_first_step_is_shown(tmp_path: Path) -> None:
     beginning = {"facts": 6.12, "tokens": 0.4, "launch": 3.0, "load": 75.0, "first step": 0.04}
     ended = summary(State.DONE, tmp_path, progress=replace(TRAINING, beginning=beginning))
-    words = "first step 1 min 25 s after the call: facts 6.1 s, tokens 0.4 s, launch 3.0 s, load 1 min 15 s,"
+    words = (
+        "first step 1 min 25 s after the call: looking at the stack 6.1 s, tokens 0.4 s, launch 3.0 s,"
+        " loading the model 1 min 15 s,"
+    )
     assert words in " ".join(to_text(summary_document(ended)).split())
 
 

@@ -93,7 +93,7 @@ def candidate(python: str, size: int, *, running: bool = False, fetched: bool = 
                 candidate("3.10.2", 4100 * MB),
             ],
             "3.11.7",
-            "Python 3.11.7 fits with 300 MB to download (others: 3.12 5.2 GB, 3.10 4.1 GB)",
+            "Python 3.11.7 needs the smallest files, 300 MB in all (others: 3.12 5.2 GB, 3.10 4.1 GB)",
         ),
         (
             [candidate("3.13.0", 900 * MB, fetched=True), candidate("3.11.7", 900 * MB)],

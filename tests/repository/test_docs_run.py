@@ -14,12 +14,13 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import uv
 
-from tests.support.documents import RUN, Block, Reader, blocks_of, pages
+from tests.support.documents import RUN, Block, Reader, blocks_of, pages, shows
 from tests.support.paths import DATA, ROOT
 from tests.support.recorded_index import RecordedIndex
 from tests.support.repacked import repack
@@ -221,6 +222,12 @@ def run_of(page: str) -> list[Block]:
     ]
 
 
+def outputs_of(page: str) -> dict[int, Block]:
+    """Return the blocks with outputs, by the line of the block that prints them."""
+    blocks = blocks_of(page)
+    return {one.line: other for one, other in pairwise(blocks) if other.is_output}
+
+
 @pytest.mark.parametrize("name", GROUPS)
 def test_pages_run_word_for_word(tmp_path: Path, place: Place, name: str) -> None:
     group = GROUPS[name]
@@ -228,8 +235,11 @@ def test_pages_run_word_for_word(tmp_path: Path, place: Place, name: str) -> Non
         for page in group.pages:
             for language, text in group.before.get(page, ()):
                 reader.run(language, text, about=f"before {page}")
+            outputs = outputs_of(page)
             for block in run_of(page):
-                reader.follow(block)
+                said = reader.follow(block)
+                sample = outputs.get(block.line)
+                assert sample is None or shows(said, sample.text), f"{sample} is not printed:\n{said}"
             reader.close_shell()
 
 

@@ -5,7 +5,8 @@ A block that cannot run has the reason in a comment above it, and one that fails
     <!-- not run: needs two hosts -->
     <!-- exit code: 1 -->
 
-A block of TOML that belongs in a file names it: ``<!-- into: matrices/my-stack.toml -->``.
+A block of TOML that belongs in a file names it: ``<!-- into: matrices/my-stack.toml -->``.  A block of text
+below ``<!-- output -->`` is what the block before it prints; a line ``...`` stands for others.
 """
 
 from __future__ import annotations
@@ -31,13 +32,15 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["RUN", "Block", "Reader", "blocks_of", "pages"]
+__all__ = ["RUN", "Block", "Reader", "blocks_of", "pages", "shows"]
 
 RUN = ("python", "sh")  # the languages of blocks that somebody runs
 _FENCE = re.compile(r"((?:^<!-- [^\n]* -->\n)*)^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _NOT_RUN = re.compile(r"<!-- not run: (.+) -->")
 _INTO = re.compile(r"<!-- into: (.+) -->")
 _EXIT_CODE = re.compile(r"<!-- exit code: (\d+) -->")
+_OUTPUT = "<!-- output -->"
+_NUMBER = re.compile(r"\d[\d.,]*( ?(?:bytes|[kMG]B|s|min)\b)?")
 _PATIENCE = 300.0  # seconds, on a busy machine
 
 
@@ -45,7 +48,7 @@ _PATIENCE = 300.0  # seconds, on a busy machine
 class Block:
     """A fenced block.  *not_run* is the reason why nobody can run it here.
 
-    *into* is the file that a block of TOML belongs in.
+    *into* is the file that a block of TOML belongs in, and *is_output* tells that the block before prints it.
     """
 
     page: str
@@ -55,6 +58,7 @@ class Block:
     not_run: str | None
     into: str | None
     exit_code: int
+    is_output: bool = False
 
     def __str__(self) -> str:
         return f"{self.page}:{self.line}"
@@ -82,9 +86,29 @@ def blocks_of(page: str) -> list[Block]:
                 not_run=reason[1] if reason else None,
                 into=into[1] if into else None,
                 exit_code=int(code[1]) if code else 0,
+                is_output=_OUTPUT in above,
             )
         )
     return found
+
+
+def shows(said: str, sample: str) -> bool:
+    """Whether *said* has the lines of *sample* in their order, but for sizes and times.
+
+    A line ``...`` of the sample stands for any others.
+    """
+    said = _measured(f"\n{said}")
+    for part in _measured(f"\n{sample}").split("\n...\n"):
+        _, found, said = said.partition(f"\n{part.strip(chr(10))}\n")
+        if not found:
+            return False
+        said = f"\n{said}"
+    return True
+
+
+def _measured(text: str) -> str:
+    """Return *text* with the same word for every size and time, which differ from machine to machine."""
+    return _NUMBER.sub(lambda found: "N" if found[1] else found[0], text)
 
 
 @dataclass(kw_only=True)

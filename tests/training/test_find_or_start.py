@@ -160,9 +160,10 @@ def test_a_finished_run_cannot_be_resumed_with_changes(bench: Bench) -> None:
     other = bench.config(max_steps=3)
     with pytest.raises(
         Refused,
-        match=r"cannot resume the run `run`: the config \(max_steps: 6 → 3\) changed since it was started",
-    ):
+        match=r"the run `run` is done, and the config \(max_steps: 6 → 3\) changed since it was started",
+    ) as refused:
         Call(bench, other)
+    assert "`--fresh` moves it aside and trains again" in str(refused.value.hint)
     call = Call(bench, other, resume_anyway=True)
     assert call.notes == [
         "the config (max_steps: 6 → 3) changed since the run was started",

@@ -190,11 +190,12 @@ def accepted_changes(
     *,
     config: Mapping[str, Any] | None = None,
     anyway: bool = False,
+    is_done: bool = False,
 ) -> tuple[str, ...]:
     """Return what has changed since the run of *record* was started, a sentence each.
 
     *config* is the new config as `config_to` returns it; with it, the sentence lists the keys.
-    Raises Refused for a change unless *anyway* is true.
+    Raises Refused for a change unless *anyway* is true; one that *is_done* cannot be resumed.
     """
     changes = []
     if record.config_digest != config_digest:
@@ -205,10 +206,15 @@ def accepted_changes(
     if record.lock != lock:
         changes.append("the lock of the environment")
     if changes and not anyway:
+        if is_done:
+            raise Refused(
+                f"the run `{record.id}` is done, and {_joined(changes)} changed since it was started",
+                hint="`--fresh` moves it aside and trains again, another `output_dir` keeps both",
+            )
         raise Refused(
             f"cannot resume the run `{record.id}`: {_joined(changes)} changed since it was started",
-            hint="`--resume-anyway` (`resume_anyway=True`) resumes it with the changes, "
-            "another `output_dir` starts a new run",
+            hint="`--resume-anyway` resumes it with the changes, `--fresh` moves it aside and trains again, "
+            "another `output_dir` keeps both",
         )
     return tuple(f"{change} changed since the run was started" for change in changes)
 
