@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
+from colablock.display.run_view import explanation_document
+from colablock.display.text import to_text
 from colablock.matrix.model import Matrix
 from colablock.training.failures import explain_error, explain_text, text_of
 from colablock.training.runs.crash_facts import found_matrices, signal_in
 from colablock.training.runs.known_crashes import Program, cause_in, general_cause_in, known_causes
+from tests.support.documents import blocks_of
 from tests.support.paths import DATA, ROOT
 
 if sys.version_info >= (3, 11):
@@ -369,6 +372,13 @@ def test_an_explanation_names_versions_and_the_matrix_that_has_others(
         assert any(one.startswith(words) for one in found.details), found.details
     for words in advice:
         assert any(words in one for one in found.advice), found.advice
+
+
+def test_the_page_shows_an_explanation_as_it_is_written() -> None:
+    (sample,) = (one.text for one in blocks_of("docs/how-to/explain-a-failure.md") if one.language == "text")
+    versions = {"transformers": "4.46.3", "tokenizers": "0.20.3"}
+    found = explain_text("KeyError: 'qwen3'", versions=versions, matrices=matrices())
+    assert to_text(explanation_document(found)) == sample.rstrip("\n")
 
 
 def test_the_applied_matrix_comes_before_the_likely_one() -> None:
