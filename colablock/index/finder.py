@@ -402,7 +402,7 @@ def _in_order(
     first, second = (linked, listed) if links_override else (listed, linked)
     if not links_override and fetcher.offline:
         there = {candidate.version for candidate in linked}
-        first = [c for c in first if c.version not in there or fetcher.at_hand(c.files[0])]
+        first = [c for c in first if c.version not in there or fetcher.copies.find(c.files[0])]
     versions = {candidate.version for candidate in first}
     return Candidates.of([*first, *(c for c in second if c.version not in versions)])
 

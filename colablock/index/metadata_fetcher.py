@@ -51,7 +51,7 @@ class MetadataSource:
         return self._fetcher.cache.read_record("metadata", key, CoreMetadata)
 
     def _read_wheel(self, file: File) -> CoreMetadata:
-        is_here = self._fetcher.at_hand(file) is not None
+        is_here = self._fetcher.copies.find(file) is not None
         if file.core_metadata is not False and not is_here:
             announced = self._announced(file)
             if announced is not None:
@@ -108,7 +108,7 @@ def remote_wheel(fetcher: Fetcher, file: File) -> RemoteFile | None:
 
     Also None for a wheel that is in the cache, or in a folder of find-links.
     """
-    if fetcher.at_hand(file) is not None:
+    if fetcher.copies.find(file) is not None:
         return None
     start = -_TAIL if file.size is None else max(0, file.size - _TAIL)
     tail = fetcher.get_range(file.url, start)

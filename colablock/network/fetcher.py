@@ -246,24 +246,17 @@ class Fetcher:
             try:
                 _check_local(path, file)
             except (BadDistribution, FetchFailed):
-                copy = self.at_hand(file, hash_again=True) or self.copies.into_cache(file)
+                copy = self.copies.find(file, hash_again=True) or self.copies.into_cache(file)
                 if copy is None:
                     raise
                 return copy
             return path
-        path = self.at_hand(file, hash_again=True) or self.copies.into_cache(file)
+        path = self.copies.find(file, hash_again=True) or self.copies.into_cache(file)
         return path or self._stream(file, reporter or Reporter(), stop or threading.Event())
-
-    def at_hand(self, file: Fetchable, *, hash_again: bool = False) -> Path | None:
-        """Return the cached file, or its copy in a folder; None if it has to be downloaded.
-
-        *hash_again* is that of `LocalCopies.find`.
-        """
-        return self.copies.find(file, hash_again=hash_again)
 
     def is_on_disk(self, file: Fetchable) -> bool:
         """Whether `download` only links or copies *file*."""
-        return self.local(file.url) is not None or self.at_hand(file) is not None
+        return self.local(file.url) is not None or self.copies.find(file) is not None
 
     def is_here(self, file: Fetchable) -> bool:
         """Whether *file* needs no network: it is a local file, or there is a copy of it."""

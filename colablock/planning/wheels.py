@@ -204,7 +204,7 @@ class WheelPreparer:
                 continue
             if self._cached(entry) is not None:
                 continue
-            is_cached = self.fetcher.at_hand(file) is not None
+            is_cached = self.fetcher.copies.find(file) is not None
             if not (is_cached and (file.is_wheel or entry.source_root)):
                 return False
         return True
@@ -291,7 +291,7 @@ class WheelPreparer:
             return cached
         hashes = {"sha256": promised.hashes.get("sha256", "")}
         file = File(filename=promised.filename, url="", hashes=hashes)
-        return self.fetcher.at_hand(file, hash_again=True)
+        return self.fetcher.copies.find(file, hash_again=True)
 
 
 def _place(wheel: Path, destination: Path) -> None:

@@ -559,10 +559,10 @@ def test_a_copy_in_a_folder_is_hashed_at_each_fetch(tmp_path: Path) -> None:
     digest = hashlib.sha256(b"good!").hexdigest()
     file = Wanted(url=f"https://index.invalid/{DEMO_WHEEL}", hashes={"sha256": digest})
     fetcher = Fetcher(os.environ, cache=tmp_path / "cache", folders=[str(copy.parent)], offline=True)
-    assert fetcher.at_hand(file) == fetcher.fetch(file) == copy
+    assert fetcher.copies.find(file) == fetcher.fetch(file) == copy
     copy.write_bytes(b"evil!")
     os.utime(copy, ns=(there.st_atime_ns, there.st_mtime_ns))
-    assert fetcher.at_hand(file, hash_again=True) is None
+    assert fetcher.copies.find(file, hash_again=True) is None
     for take in (fetcher.fetch, fetcher.fetch_named, lambda one: fetcher.download([one], tmp_path / "into")):
         with pytest.raises(FetchFailed):
             take(file)
