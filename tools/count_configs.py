@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from colablock.errors import ColablockError, InvalidConfig
-from colablock.training.find_or_start import config_of
+from colablock.training.find_or_start import options_of
 from colablock.training.runs.config import read_yaml
 from colablock.training.runs.runners import RUNNERS
 
@@ -61,20 +61,20 @@ def main() -> None:
     for runner in RUNNERS:
         accepted, faults, told = 0, Counter[str](), Counter[str]()
         for path, _ in found:
-            instead: list[str] = []
+            name = path.relative_to(args.folder)
             try:
-                config_of(path, runner=runner, values={}, tell=instead.append)
+                instead = options_of(path, runner=runner, values={}).notes
             except InvalidConfig as error:
                 faults.update({f"{fault.path.partition('[')[0]}: {fault.message}" for fault in error.faults})
                 if args.show:
-                    print(f"{runner}: {path.relative_to(args.folder)}")
+                    print(f"{runner}: {name}")
             else:
                 accepted += 1
                 told.update({words.partition(": ")[2].partition(":")[0] for words in instead})
         print(f"{runner}: {accepted} of {len(found)} accepted")
-        for name, counted in (("refused", faults), ("not as written", told)) if args.show else ():
+        for kind, counted in (("refused", faults), ("not as written", told)) if args.show else ():
             for words, number in counted.most_common():
-                print(f"  {number:4} {name}: {words}")
+                print(f"  {number:4} {kind}: {words}")
 
 
 if __name__ == "__main__":

@@ -140,11 +140,6 @@ class Snapshot:
         """What is *installed*, and what is *unreadable*."""
         return {**self.installed, **self.unreadable}
 
-    def every_record(self) -> Iterator[Installed]:
-        """Yield the installed distributions, then `other_records`."""
-        yield from self.everything.values()
-        yield from self.other_records()
-
     def loaded_otherwise(self, name: NormalizedName, version: str | None) -> tuple[str, ...]:
         """Return the loaded modules of *name*, if they are not from *version*; None means removed."""
         is_same = version is not None and same_version(self.in_memory.get(name, ""), version)

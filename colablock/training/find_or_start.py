@@ -67,7 +67,7 @@ from colablock.training.start import (
     workarounds_for,
 )
 
-__all__ = ["Briefing", "NamedRun", "TrainOptions", "config_of", "options_of", "train", "values_of"]
+__all__ = ["Briefing", "NamedRun", "TrainOptions", "options_of", "train", "values_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,31 +119,18 @@ class NamedRun(NamedTuple):
     folder: RunFolder
 
 
-def config_of(
+def options_of(
     path: Path | None,
     *,
     runner: str | None,
     values: Mapping[str, Any],
     strict: bool = False,
-    tell: Callable[[str], object] = lambda _: None,
-) -> TrainConfig:
-    """Return the config in the file *path*, if given, with *values* in place of its own.
+) -> TrainOptions:
+    """Return the options of a call: its config is that of the file *path*, if given, changed by *values*.
 
-    The file may be one of axolotl.  *tell* gets each setting that is not done as written, with what
-    is done instead; with *strict* they are faults.  Raises InvalidConfig, NotFound.
+    The file may be one of axolotl.  The notes have each setting that is not done as written, with what is
+    done instead; with *strict* they are faults.  Raises InvalidConfig, NotFound.
     """
-    return _config_of(path, runner=runner, values=values, strict=strict, tell=tell)[0]
-
-
-def _config_of(
-    path: Path | None,
-    *,
-    runner: str | None,
-    values: Mapping[str, Any],
-    strict: bool,
-    tell: Callable[[str], object],
-) -> tuple[TrainConfig, bool]:
-    """Return the config as `config_of` does, and whether it has a `micro_batch_size` of its own."""
     source = str(path) if path is not None else ""
     chosen = runner_of(runner)
     found = translate({**(read_yaml(path) if path is not None else {}), **values}, chosen.name)
@@ -156,23 +143,11 @@ def _config_of(
         raise InvalidConfig(source, [*faults, *error.faults]) from error
     if faults:
         raise InvalidConfig(source, faults)
-    for words in found.instead:
-        tell(f"not as written: {words}")
-    config = replace(config, extra={**config.extra, **found.extra}) if found.extra else config
-    return config, found.values.get("micro_batch_size") is not None
-
-
-def options_of(
-    path: Path | None,
-    *,
-    runner: str | None,
-    values: Mapping[str, Any],
-    strict: bool = False,
-) -> TrainOptions:
-    """Return the options of a call with the config of `config_of` and its notes."""
-    notes: list[str] = []
-    found, has_size = _config_of(path, runner=runner, values=values, strict=strict, tell=notes.append)
-    return TrainOptions(config=found, sizes_batch=not has_size, notes=tuple(notes))
+    return TrainOptions(
+        config=replace(config, extra={**config.extra, **found.extra}) if found.extra else config,
+        sizes_batch=found.values.get("micro_batch_size") is None,
+        notes=tuple(f"not as written: {words}" for words in found.instead),
+    )
 
 
 def values_of(

@@ -37,7 +37,6 @@ __all__ = [
     "covering_receipt",
     "is_old",
     "proof_note",
-    "proven_on",
     "read_receipts",
     "receipt_from",
     "receipt_to",
@@ -233,19 +232,6 @@ def _with(others: Mapping[str, str], asked: Matrix | None) -> str:
     more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
     texts = [f"{name} {others[name]}" if others[name] else f"no {name}" for name in first]
     return f" with other versions only ({', '.join(texts)}{more})"
-
-
-def proven_on(
-    source: str,
-    *,
-    digest: str,
-    variant: str | None = None,
-    pins: Mapping[NormalizedName, str] | None = None,
-    asked: Matrix | None = None,
-) -> tuple[str, ...]:
-    """Return the cards with passed receipts for such a stack beside the matrix file *source*."""
-    passed = (one for one in read_receipts(source) if _is_about(one, digest, variant, pins, asked))
-    return tuple(dict.fromkeys("CPU" if one.card == "cpu" else one.card for one in passed))
 
 
 def is_old(date: str, now: datetime) -> bool:

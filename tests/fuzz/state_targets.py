@@ -29,7 +29,6 @@ from colablock.training.runs.checkpoints.archives import unpack
 from colablock.training.runs.checkpoints.finder import verify_checkpoint
 from colablock.training.runs.checkpoints.mirror import mirror_notes, record_mirrored
 from colablock.training.runs.checkpoints.stores import FolderStore
-from colablock.training.runs.config import read_config
 from colablock.training.runs.crash import explain, tracebacks
 from colablock.training.runs.folder import RunFolder, State, list_runs, record_to_json
 from colablock.training.runs.loss_curve import curve_svg, evaluation_points, loss_points, sparkline_svg
@@ -42,6 +41,7 @@ from colablock.transaction.serialise import change_to_json, report_from_json
 from colablock.verification.worker import _lines
 from tests.fuzz.target import ROOT, Target, json_bytes, target
 from tests.support.runs import events_of, make_record
+from tests.support.training import read_config
 
 __all__ = ["STATE"]
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from colablock.environment.target_script import ask_target
+from colablock.training.find_or_start import options_of
 from colablock.training.preflight import checks
 from colablock.training.preflight.cards import CardCase
 from colablock.training.preflight.checks import Preflight
 from colablock.training.preflight.facts import BF16, Access, Card, Finding, Level, Machine, Stack
+from colablock.training.preflight.machine import stack_from
 from colablock.training.preflight.memory import RunnerProfile, Setting, runner_profile
 from colablock.training.preflight.model_config import ModelShape, from_config
 from colablock.training.receipts import Receipt
-from colablock.training.runs.config import DataSource, TrainConfig
+from colablock.training.runs.config import DataSource, TrainConfig, config_from, read_yaml
+from colablock.training.scripts import FOLDER as SCRIPTS
 
 GIB = 2**30
 
@@ -107,6 +112,32 @@ def check_run(  # noqa: PLR0917 - each has its own type
     return checks.check_run(
         case, shape, access, model_config=model_config, longest=longest, sizes_batch=sizes_batch
     )
+
+
+def config_of(
+    path: Path | None,
+    *,
+    runner: str | None,
+    values: Mapping[str, Any],
+    strict: bool = False,
+    tell: Callable[[str], object] = lambda _: None,
+) -> TrainConfig:
+    """Return the config of a call; *tell* gets its notes."""
+    found = options_of(path, runner=runner, values=values, strict=strict)
+    for note in found.notes:
+        tell(note)
+    return found.config
+
+
+def read_config(path: Path, *, passes_through: bool = False) -> TrainConfig:
+    return config_from(read_yaml(path), source=str(path), passes_through=passes_through)
+
+
+def read_stack(python: Path, environ: Mapping[str, str]) -> Stack:
+    """Return the stack in the environment of *python*, which a process there reports."""
+    script = SCRIPTS / "describe_stack.py"
+    answer = ask_target(python, script, {}, doing="report its stack", environ=environ, answers=dict)
+    return stack_from(answer, python)
 
 
 def a_config(**changes: Any) -> TrainConfig:

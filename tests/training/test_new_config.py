@@ -21,8 +21,9 @@ from colablock.training.new_config import config_text, fits_on, size_config
 from colablock.training.preflight.facts import Card, Stack
 from colablock.training.preflight.machine import card_of
 from colablock.training.preflight.model_config import ModelShape, from_config
-from colablock.training.runs.config import DataSource, TrainConfig, config_from, config_to, read_config
+from colablock.training.runs.config import DataSource, TrainConfig, config_from, config_to
 from colablock.transaction.apply_record import ApplyRecord, save
+from tests.support.training import read_config
 
 pytestmark = pytest.mark.requirements
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from colablock._common.child_environment import Purpose
 from colablock._common.decoding import Malformed, fitted
 from colablock._common.fs import free_space, is_same_disk
 from colablock.environment.accelerator import (
@@ -25,18 +24,15 @@ from colablock.environment.accelerator import (
     open_nvml,
     run_nvidia_smi,
 )
-from colablock.environment.target_script import ask_target
 from colablock.errors import Unmet
 from colablock.training.preflight.facts import Card, Machine, Stack
 from colablock.training.preflight.hub import HubCache
-from colablock.training.scripts import FOLDER as SCRIPTS
 
 __all__ = [
     "STACK_TIMEOUT",
     "card_of",
     "is_exclusive",
     "read_machine",
-    "read_stack",
     "stack_from",
     "system_memory",
     "visible",
@@ -126,26 +122,11 @@ def _seen(accelerator: Accelerator, places: Sequence[int]) -> Accelerator:
     return replace(accelerator, devices=tuple(accelerator.devices[at] for at in places))
 
 
-def read_stack(python: Path, environ: Mapping[str, str]) -> Stack:
-    """Return the stack in the environment of *python*, which a process there reports.
+def stack_from(answer: Mapping[str, Any], python: Path | str) -> Stack:
+    """Return the stack that a process of *python* has reported.
 
     Raises Unmet if torch or transformers is missing or cannot be imported.
     """
-    answer = ask_target(
-        python,
-        SCRIPTS / "describe_stack.py",
-        {},
-        doing="report its stack",
-        environ=environ,
-        purpose=Purpose.LOCAL,
-        timeout=STACK_TIMEOUT,
-        answers=dict,
-    )
-    return stack_from(answer, python)
-
-
-def stack_from(answer: Mapping[str, Any], python: Path | str) -> Stack:
-    """Return the stack that a process of *python* has reported.  Raises Unmet as `read_stack` does."""
     if "error" in answer:
         hint = "`colablock verify` checks the rest of the environment"
         raise Unmet(f"the environment of `{python}` cannot train: {answer['error']}", hint=hint)

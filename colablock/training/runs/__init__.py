@@ -11,7 +11,7 @@ from colablock._common import lazy_surface
 
 if TYPE_CHECKING:
     from colablock.training.runs.checkpoints.finder import verify_checkpoint
-    from colablock.training.runs.config import TrainConfig, read_config
+    from colablock.training.runs.config import TrainConfig
     from colablock.training.runs.folder import RunFolder, RunRecord, find_run, list_runs
     from colablock.training.runs.summary import RunSummary, summary_of
 else:
@@ -19,7 +19,7 @@ else:
         __name__,
         {
             "checkpoints.finder": "verify_checkpoint",
-            "config": "TrainConfig read_config",
+            "config": "TrainConfig",
             "folder": "RunFolder RunRecord find_run list_runs",
             "summary": "RunSummary summary_of",
         },
@@ -32,7 +32,6 @@ __all__ = [
     "TrainConfig",
     "find_run",
     "list_runs",
-    "read_config",
     "summary_of",
     "verify_checkpoint",
 ]

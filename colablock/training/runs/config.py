@@ -30,7 +30,6 @@ __all__ = [
     "TrainConfig",
     "config_from",
     "config_to",
-    "read_config",
     "read_yaml",
     "values_from",
     "yaml_value",
@@ -179,11 +178,6 @@ _HINTS = dict.fromkeys(_DERIVED, "it follows from the card and from `adapter`: r
     "model": "use `base_model`",
     "dataset": "use `datasets`, a list",
 }
-
-
-def read_config(path: Path, *, passes_through: bool = False) -> TrainConfig:
-    """Return the config in the YAML file *path*; see `config_from`.  Raises NotFound, InvalidConfig."""
-    return config_from(read_yaml(path), source=str(path), passes_through=passes_through)
 
 
 def read_yaml(path: Path) -> Mapping[str, Any]:

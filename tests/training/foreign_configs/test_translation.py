@@ -9,7 +9,6 @@ import pytest
 import yaml
 
 from colablock.errors import InvalidConfig
-from colablock.training.find_or_start import config_of
 from colablock.training.foreign_configs.reading import table
 from colablock.training.foreign_configs.translation import translate
 from colablock.training.runs.config import (
@@ -23,6 +22,7 @@ from colablock.training.runs.config import (
 )
 from colablock.training.runs.folder import RunFolder
 from colablock.training.runs.runners import RunDecisions, axolotl_config
+from tests.support.training import config_of
 
 # A config as axolotl's examples are written, typed anew.
 EXAMPLE = """

@@ -12,16 +12,10 @@ import pytest
 from colablock.environment.accelerator import Accelerator, Device, declared, detect
 from colablock.errors import Unmet
 from colablock.training.preflight.facts import Card, Stack
-from colablock.training.preflight.machine import (
-    card_of,
-    is_exclusive,
-    read_machine,
-    read_stack,
-    system_memory,
-    visible,
-)
+from colablock.training.preflight.machine import card_of, is_exclusive, read_machine, system_memory, visible
 from tests.support.accelerators import compile_nvml
 from tests.support.runtime import Stub, Venv, build_site, site_of
+from tests.support.training import read_stack
 
 GIB = 2**30
 MIB = 2**20

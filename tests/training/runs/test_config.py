@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from colablock.errors import InvalidConfig, InvalidInput, NotFound
-from colablock.training.find_or_start import config_of, options_of, values_of
+from colablock.training.find_or_start import options_of, values_of
 from colablock.training.runs.config import (
     Adapter,
     DataFormat,
@@ -19,10 +19,10 @@ from colablock.training.runs.config import (
     TrainConfig,
     config_from,
     config_to,
-    read_config,
     values_from,
     yaml_value,
 )
+from tests.support.training import config_of, read_config
 
 pytestmark = [pytest.mark.interpreter, pytest.mark.requirements]
 
