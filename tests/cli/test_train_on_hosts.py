@@ -300,6 +300,26 @@ def test_a_job_that_cannot_be_is_refused(
     assert words in shell.said
 
 
+@pytest.mark.parametrize(
+    ("name", "log"),
+    [("100%", "100%%-%j.log"), ("%u", "%%u-%j.log"), ("a b's", "'a b\\'s-%j.log'"), ("a\\b", "")],
+)
+def test_the_log_of_a_job_is_beside_its_folder(
+    shell: CommandLine, commands: Path, name: str, log: str
+) -> None:
+    """`test_slurm.py` has Slurm itself read such names."""
+    path = {"PATH": f"{commands}:{os.environ['PATH']}"}
+    folder = shell.bench.folder / name / "x" if not log else shell.bench.folder / name
+    code = shell.train("--launcher", "slurm", "--output-dir", str(folder), **path)
+    if not log:
+        assert (code, "its path has a backslash" in shell.said) == (2, True)
+        return
+    assert code == 0
+    text = folder.with_name(f"{name}.sbatch").read_text()
+    line = next(line for line in text.splitlines() if line.startswith("#SBATCH --output="))
+    assert line.partition("=")[2].replace(f"{folder.parent}/", "") == log
+
+
 def test_a_job_keeps_the_folder_that_its_script_stops(shell: CommandLine, commands: Path) -> None:
     """Without `--output-dir` the name depends on what else has run."""
     path = {"PATH": f"{commands}:{os.environ['PATH']}"}

@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from colablock.training.hosts import submit, write_script
 from colablock.training.runs.folder import RunFolder, State
 from tests.support.slurm import ask, missing, slurm_cluster
 from tests.support.stack import NEEDS_STACK, Stack, losses_of
@@ -73,6 +75,26 @@ def test_a_job_reaches_its_limit_is_queued_again_and_goes_on(stack: Stack, slurm
     worst = max(abs(ours[step][0] - expected[step][0]) for step in expected)
     print(f"largest difference of a loss: {worst:.2e}")
     assert worst < 1e-6
+
+
+NAMES = ("a #b", "%u-%%j", "a'b\"c", "$HOME*[a]", "日本 ", "100%")
+
+
+def test_the_log_of_a_job_is_where_its_script_says(slurm: Mapping[str, str], tmp_path: Path) -> None:
+    """Slurm reads quotes in its own way, and replaces `%` with a letter, also in the name of a folder."""
+    tmp_path.chmod(0o755)
+    jobs = {}
+    for name in NAMES:
+        (folder := tmp_path / name / "run").mkdir(parents=True)
+        command = ["printf", "%s\\n", name]
+        options = ("cpus-per-task=1", "time=0:01:00")
+        script = write_script(
+            folder, command, options=options, needs_card=False, working_folder=folder.parent
+        )
+        jobs[name] = submit(script, {**os.environ, **slurm})
+    until(lambda: not ask(slurm, "squeue", "--noheader").strip(), patience=300)
+    found = {name: tmp_path / name / f"run-{job}.log" for name, job in jobs.items()}
+    assert {name: log.read_text() for name, log in found.items()} == {name: f"{name}\n" for name in NAMES}
 
 
 def steps_in(seconds: float, stack: Stack) -> int:
