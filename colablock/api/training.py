@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colablock._common.text import nearest
+from colablock.api.elsewhere import commands_document, job_document, repeated_call
 from colablock.api.front_door import front_door
 from colablock.api.stack import Name, open_session
 from colablock.api.values import Lines
@@ -22,19 +24,28 @@ from colablock.display.run_view import runs_document, summary_document
 from colablock.display.text import to_text
 from colablock.display.view import spoken_in_python
 from colablock.environment.notebook_host import current_shell
-from colablock.errors import UNCHANGED, Interrupted, InvalidCall, TrainingFailed
+from colablock.errors import UNCHANGED, Interrupted, InvalidCall, InvalidInput, Refused, TrainingFailed
 from colablock.operations.run import proven_environment, run_smoke
 from colablock.training import adapter
 from colablock.training.find_or_start import NamedRun, TrainOptions, options_of, values_of
 from colablock.training.find_or_start import train as start_or_find
 from colablock.training.given_inputs import check_given
+from colablock.training.hosts import (
+    RepeatedCall,
+    check_places,
+    is_in_job,
+    job_arguments,
+    needs_card,
+    script_of,
+)
 from colablock.training.receipts import Receipt
 from colablock.training.runs.config import TrainConfig
-from colablock.training.runs.folder import RunRecord, State, find_run, list_runs, stop_run
+from colablock.training.runs.folder import RunFolder, RunRecord, State, find_run, list_runs, stop_run
 from colablock.training.runs.loss_curve import write_curve
 from colablock.training.runs.progress import attach_hint
 from colablock.training.runs.summary import RunSummary, await_mirror, summary_of, watch
 from colablock.training.secrets import find_token, secret_stores
+from colablock.training.start import default_folder, with_own_folder
 from colablock.transaction.apply_record import home_folder
 
 if TYPE_CHECKING:
@@ -57,6 +68,10 @@ class Run:
         self.id = named.id
         self._folder = named.folder
         self._environ = environ
+        #: The number of the job of Slurm that this call has submitted for it; empty if there is none.
+        self.job = ""
+        #: The command to run on each of several hosts, by their names; empty for a run of this one.
+        self.commands: Mapping[str, str] = {}
 
     @property
     def folder(self) -> Path:
@@ -93,6 +108,9 @@ class Run:
         Raises TrainingFailed, with the known cause, if the run failed, and Unmet if the mirror has not
         got all.
         """
+        if self.state == State.PREPARED.value:
+            hint = f"`squeue --job {self.job}` shows its job" if self.job else None
+            raise Refused(f"the run `{self.id}` has not begun", hint=hint)
         fault = None
         with run_display_for(
             self.id, self._folder, environ=self._environ, notebook=True, quiet=quiet
@@ -202,10 +220,18 @@ class Run:
         return f"<Run {self.id!r} in {str(self.folder)!r}>"
 
     def __str__(self) -> str:
-        return to_text(spoken_in_python(summary_document(self.summary)))
+        return to_text(spoken_in_python(self._document()))
 
     def _repr_html_(self) -> str:
-        return to_html(summary_document(self.summary))
+        return to_html(self._document())
+
+    def _document(self) -> Document:
+        """Return its progress or its end; before it begins in a job or on other hosts, how it does."""
+        if self.state == State.PREPARED.value and self.commands:
+            return commands_document(self.commands)
+        if self.state == State.PREPARED.value and self.job:
+            return job_document(self.job, script_of(self.folder))
+        return summary_document(self.summary)
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: FBT001  # IPython's signature
         del cycle
@@ -231,6 +257,9 @@ def train(
     strict: bool = False,
     mirror: str | os.PathLike[str] | None = None,
     shard: str = "auto",
+    hosts: Sequence[str] = (),
+    launcher: str | None = None,
+    sbatch: Sequence[str] = (),
     launch_arguments: Sequence[str] = (),
     quiet: bool = False,
     **settings: Any,
@@ -249,7 +278,11 @@ def train(
     - ``mirror``: a mounted folder or ``hf://name/repository`` to copy complete checkpoints to
     - ``shard``: ``"fsdp"`` shares one model among the cards, ``"none"`` gives each its own, and ``"auto"``
       shares it if a card does not hold it
-    - ``launch_arguments``: arguments of accelerate, for several hosts
+    - ``hosts``: names or addresses of several hosts.  Nothing is started: the command for each is shown, and
+      is in `Run.commands`
+    - ``launcher``: ``"slurm"`` submits a job and returns at once; in a job, its tasks train.  ``sbatch`` has
+      options of its batch script, such as ``["nodes=2", "time=1:00:00"]``
+    - ``launch_arguments``: arguments of accelerate
 
     Raises Refused with all reasons why the run would fail, TrainingFailed if it failed.
     """
@@ -257,13 +290,17 @@ def train(
     file = Path(config) if isinstance(config, (str, os.PathLike)) else None
     given = config if isinstance(config, Mapping) else {}
     values = {**given, **values_of(model, dataset, output_dir, settings)}
-    if not resume_anyway:
+    if isinstance(hosts, str) or isinstance(sbatch, str):
+        raise InvalidInput("`hosts` and `sbatch` must be a list of names or options each")
+    check_places(hosts, launcher, sbatch)
+    if not (resume_anyway or hosts):
         example = f'colablock.train("{os.fspath(name)}", model="Qwen/Qwen2.5-1.5B", dataset="data.jsonl")'
         check_given(file, values, example=example)
     with open_session(quiet=quiet) as session:
-        proven = proven_environment(session, os.fspath(name))
+        proven = None if hosts else proven_environment(session, os.fspath(name))
+        used = runner or (proven.runner if proven else session.matrix(os.fspath(name)).train.runner)
         asked = replace(
-            options_of(file, runner=runner or proven.runner, values=values, strict=strict),
+            options_of(file, runner=used, values=values, strict=strict),
             runner=runner,
             fresh=fresh,
             resume_anyway=resume_anyway,
@@ -272,8 +309,44 @@ def train(
             shard=shard,
             launch_arguments=tuple(launch_arguments),
         )
+        call = repeated_call(os.fspath(name), file, values, asked, strict=strict)
+        if proven is None:
+            return _on_hosts(call, asked.config, hosts, quiet=quiet)
+        if launcher is not None and not is_in_job(os.environ):
+            return _submit(call, asked.config, sbatch, proven, quiet=quiet)
+        if launcher is not None:
+            arguments = job_arguments(os.environ, has_card=needs_card(proven.versions))
+            asked = replace(asked, launch_arguments=(*arguments, *asked.launch_arguments))
         run = _start_or_find(session, proven, asked, quiet=quiet)
     return run.follow(quiet=quiet) if wait else run
+
+
+def _on_hosts(call: RepeatedCall, config: TrainConfig, hosts: Sequence[str], *, quiet: bool) -> Run:
+    """Show the command for each of *hosts*, and return the run that they make."""
+    commands, folder = call.on(hosts), default_folder(config)
+    run = Run(NamedRun(folder.name, RunFolder(folder)))
+    run.commands = {host: shlex.join(words) for host, words in commands.items()}
+    if not quiet:
+        _show(commands_document(run.commands))
+    return run
+
+
+def _submit(
+    call: RepeatedCall, config: TrainConfig, sbatch: Sequence[str], proven: ProvenEnvironment, *, quiet: bool
+) -> Run:
+    """Submit a job of Slurm, and return the run that begins in it."""
+    done = call.submit(
+        default_folder(with_own_folder(config, tuple(call.launch), home_folder(os.environ))),
+        sbatch,
+        is_named=bool(config.output_dir),
+        has_card=needs_card(proven.versions),
+        environ=os.environ,
+    )
+    run = Run(NamedRun(done.folder.name, RunFolder(done.folder)))
+    run.job = done.job
+    if not quiet:
+        _show(job_document(done.job, done.script))
+    return run
 
 
 def _start_or_find(session: Session, proven: ProvenEnvironment, options: TrainOptions, *, quiet: bool) -> Run:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colablock.cli.common import MATRIX, Call, add_command, print_json, session_of
-from colablock.errors import ExitCode, InvalidInput, TrainingFailed
+from colablock.errors import ExitCode, TrainingFailed
 from colablock.matrix.schema import RUNNERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from colablock.training.find_or_start import NamedRun, TrainOptions
+    from colablock.training.hosts import RepeatedCall
     from colablock.training.runs.config import TrainConfig
 
 __all__ = ["add"]
@@ -123,13 +123,12 @@ def _train(call: Call) -> int:
     from colablock.operations.run import proven_environment
     from colablock.training.find_or_start import train
     from colablock.training.given_inputs import check_given
-    from colablock.training.hosts import is_in_job, job_arguments
+    from colablock.training.hosts import check_places, is_in_job, job_arguments, needs_card
     from colablock.transaction.apply_record import home_folder
 
     args = call.args
     is_quiet = args.quiet or args.json
-    if args.sbatch and args.launcher is None:
-        raise InvalidInput("`--sbatch` is an option of a batch script", hint="Add `--launcher slurm`")
+    check_places(args.hosts.split(",") if args.hosts is not None else (), args.launcher, args.sbatch)
     if args.hosts is not None:
         return _print_hosts(call)
     if not args.resume_anyway:
@@ -141,7 +140,7 @@ def _train(call: Call) -> int:
         if args.launcher is not None:
             if not is_in_job(call.environ):
                 return _submit(call, options.config, proven.versions)
-            arguments = job_arguments(call.environ, has_card=_needs_card(proven.versions))
+            arguments = job_arguments(call.environ, has_card=needs_card(proven.versions))
             options = replace(options, launch_arguments=(*arguments, *options.launch_arguments))
         run = train(
             proven,
@@ -158,14 +157,8 @@ def _train(call: Call) -> int:
 
 def _print_hosts(call: Call) -> int:
     """Print the command for each host; their outputs are in folders of their own."""
-    from colablock.training.hosts import per_host
-
     args = call.args
-    if args.launcher is not None:
-        raise InvalidInput("`--hosts` cannot be used with `--launcher slurm`: Slurm chooses the hosts")
-    more = {"--fresh": args.fresh, "--no-wait": not args.wait}
-    words = [*_command(args), *_flags(args), *(name for name, is_set in more.items() if is_set), "--"]
-    found = {host: [*words, *arguments, *args.launch] for host, arguments in per_host(args.hosts.split(","))}
+    found = _repeated(args, *([] if args.wait else ["--no-wait"])).on(args.hosts.split(","))
     if args.json:
         print_json({"hosts": [{"host": host, "command": words} for host, words in found.items()]}, call.out)
         return ExitCode.DONE
@@ -176,37 +169,31 @@ def _print_hosts(call: Call) -> int:
 
 def _submit(call: Call, config: TrainConfig, versions: Mapping[str, str]) -> int:
     """Write the batch script of a run in a stack with *versions*, and submit it."""
-    from colablock.training.hosts import submit, write_script
+    from colablock.training.hosts import needs_card
     from colablock.training.start import default_folder, with_own_folder
     from colablock.transaction.apply_record import home_folder
 
     args = call.args
-    # The job must not choose another folder than the one with the stop file.
-    folder = default_folder(with_own_folder(config, tuple(args.launch), home_folder(call.environ)))
-    where = [] if args.output_dir else ["--output-dir", str(folder)]
-    arguments = [*_flags(args), "--launcher", "slurm", *(["--", *args.launch] if args.launch else [])]
-    script = write_script(
-        folder,
-        [sys.executable, "-m", *_command(args), *where],
-        first=["--fresh"] if args.fresh else (),
-        arguments=arguments,
-        options=args.sbatch,
-        needs_card=_needs_card(versions),
-        working_folder=Path.cwd(),
+    done = _repeated(args).submit(
+        default_folder(with_own_folder(config, tuple(args.launch), home_folder(call.environ))),
+        args.sbatch,
+        is_named=bool(config.output_dir),
+        has_card=needs_card(versions),
+        environ=call.environ,
     )
-    job = submit(script, call.environ)
     if args.json:
-        print_json({"script": str(script), "job": job}, call.out)
+        print_json({"script": str(done.script), "job": done.job}, call.out)
     elif not args.quiet:
-        call.out.print(f"submitted job {job}: `{script}`", markup=False, soft_wrap=True)
+        call.out.print(f"submitted job {done.job}: `{done.script}`", markup=False, soft_wrap=True)
     return ExitCode.DONE
 
 
-def _needs_card(versions: Mapping[str, str]) -> bool:
-    """Whether a stack with *versions* is one for CUDA."""
-    from colablock.deployment.target import is_for_cuda
+def _repeated(args: argparse.Namespace, *flags: str) -> RepeatedCall:
+    from colablock.training.hosts import RepeatedCall
 
-    return any(map(is_for_cuda, versions, versions.values()))
+    return RepeatedCall(
+        words=_command(args), flags=[*_flags(args), *flags], fresh=args.fresh, launch=args.launch
+    )
 
 
 def _command(args: argparse.Namespace) -> list[str]:

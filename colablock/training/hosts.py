@@ -12,21 +12,29 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from colablock._common.fs import write_private
 from colablock.deployment.slurm_job import BatchJob, batch_script
+from colablock.deployment.target import is_for_cuda
 from colablock.errors import InvalidInput, Refused, Unmet
 from colablock.training.runs.folder import RunFolder, RunRecord, State
 from colablock.training.runs.launch import TASK
 
 __all__ = [
+    "RepeatedCall",
+    "Submitted",
     "check_not_begun",
+    "check_places",
     "is_in_job",
     "job_arguments",
+    "needs_card",
     "per_host",
+    "script_of",
     "seen_state",
     "submit",
     "write_script",
@@ -86,6 +94,80 @@ def job_arguments(environ: Mapping[str, str], *, has_card: bool) -> tuple[str, .
     return _arguments(int(tasks), TASK, listed[0], _FIRST_PORT + int(job) % _PORTS)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepeatedCall:
+    """A call of `train` that other hosts or a job of Slurm make again, on the command line.
+
+    *words* are the command and its options with values, *flags* those without, and *launch* are arguments of
+    accelerate.  *fresh* counts for the first start of a job.
+    """
+
+    words: Sequence[str]
+    flags: Sequence[str] = ()
+    fresh: bool = False
+    launch: Sequence[str] = ()
+
+    def on(self, hosts: Sequence[str]) -> dict[str, list[str]]:
+        """Return the command for each of *hosts*.  Raises InvalidInput."""
+        flags = [*self.flags, *(["--fresh"] if self.fresh else [])]
+        return {
+            host: [*self.words, *flags, "--", *arguments, *self.launch] for host, arguments in per_host(hosts)
+        }
+
+    def submit(
+        self,
+        folder: Path,
+        sbatch: Sequence[str],
+        *,
+        is_named: bool,
+        has_card: bool,
+        environ: Mapping[str, str],
+    ) -> Submitted:
+        """Write the batch script of the run in *folder* with the options *sbatch*, and submit it.
+
+        *is_named* says that the words or a config name the folder: the job must not choose another one than
+        that with the stop file.  Raises InvalidInput, Unmet.
+        """
+        where = [] if is_named else ["--output-dir", str(folder)]
+        launch = ["--", *self.launch] if self.launch else []
+        script = write_script(
+            folder,
+            [sys.executable, "-m", *self.words, *where],
+            first=["--fresh"] if self.fresh else (),
+            arguments=[*self.flags, "--launcher", "slurm", *launch],
+            options=sbatch,
+            needs_card=has_card,
+            working_folder=Path.cwd(),
+        )
+        return Submitted(folder=folder, script=script, job=submit(script, environ))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """A job that was submitted: its number, its script, and the folder of the run that begins in it."""
+
+    folder: Path
+    script: Path
+    job: str
+
+
+def needs_card(versions: Mapping[str, str]) -> bool:
+    """Whether a stack with *versions* is one for CUDA."""
+    return any(map(is_for_cuda, versions, versions.values()))
+
+
+def check_places(hosts: Sequence[str], launcher: str | None, sbatch: Sequence[str]) -> None:
+    """Raise InvalidInput for what is no host or launcher, and for options that exclude each other."""
+    if launcher not in (None, "slurm"):
+        raise InvalidInput(f"`{launcher}` is not a launcher", hint="There is one: `--launcher slurm`")
+    if sbatch and launcher is None:
+        raise InvalidInput("`--sbatch` is an option of a batch script", hint="Add `--launcher slurm`")
+    if hosts and launcher is not None:
+        raise InvalidInput("`--hosts` cannot be used with `--launcher slurm`: Slurm chooses the hosts")
+    if hosts:
+        per_host(hosts)
+
+
 def seen_state(folder: RunFolder, record: RunRecord, environ: Mapping[str, str]) -> State:
     """Return the state of the run of *record* as far as this host can see it.
 
@@ -131,6 +213,11 @@ def check_not_begun(folder: RunFolder, began: float, environ: Mapping[str, str])
         seen_state(folder, record, environ)
 
 
+def script_of(folder: Path) -> Path:
+    """Return the path of the batch script of the run in *folder*."""
+    return folder.with_name(f"{folder.name}.sbatch")
+
+
 def write_script(
     folder: Path,
     command: Sequence[str],
@@ -147,7 +234,7 @@ def write_script(
     ``time=1:00:00`` or ``exclusive``.  Raises InvalidInput.
     """
     given = dict(map(_option, options))
-    script = folder.with_name(f"{folder.name}.sbatch")
+    script = script_of(folder)
     job = BatchJob(
         # Of this run alone: Slurm runs jobs with one name, one after the other.
         name=f"{folder.name}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]}",

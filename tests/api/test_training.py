@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,9 +22,11 @@ from colablock.api.training import Run
 from colablock.errors import ColablockError, InvalidConfig, InvalidInput, NotFound, Refused, TrainingFailed
 from colablock.training.find_or_start import NamedRun
 from colablock.training.receipts import Receipt
+from colablock.training.runs.config import values_from
 from colablock.training.runs.summary import watch
 from tests.support.checkpoints import make_checkpoint, write_manifest
 from tests.support.runs import events_of, make_run, sleeping_process
+from tests.support.slurm import in_job, write_commands
 from tests.support.training_stack import Bench, end_of, kill, losses_of, steps_of, until
 
 
@@ -252,6 +257,84 @@ def test_several_files_and_launcher_arguments_are_accepted(applied: Bench) -> No
     assert run.record.forms == ["text", "completion"]
     assert run.record.command[-4:-2] == ["--num_cpu_threads_per_process", "3"]
     end_of(run._folder)
+
+
+ODD = {
+    "learning_rate": 2e-5,
+    "chat_template": "a: {b} # 'c' \"d\"\nwörter",
+    "lora_target_modules": ["q", "v"],
+    "lr_scheduler_kwargs": {"min_lr": 1e-7, "a": [1e16, 0.5, -3e-20, True, None]},
+}
+
+
+def test_the_commands_for_several_hosts_make_the_same_call(
+    applied: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `--hosts` prints them; nothing is started, and no stack is needed here."""
+    given = asked(applied, **{**ODD, "datasets": [{"path": "d.jsonl", "type": "alpaca"}], "dataset": None})
+    options: dict[str, Any] = {"hosts": ["a", "10.0.0.2"], "fresh": True, "shard": "fsdp", "mirror": "/m"}
+    run = colablock.train(str(applied.folder / "tiny.toml"), **options, **given)
+    said = capsys.readouterr().out
+    expected = {**given, "base_model": given["model"], "output_dir": str(applied.folder / "run")}
+    expected = {key: value for key, value in expected.items() if key not in ("model", "dataset")}
+    assert list(run.commands) == ["a", "10.0.0.2"]
+    for host, command in run.commands.items():
+        assert f"on {host}" in said
+        words = shlex.split(command)
+        assert words[:3] == ["colablock", "train", str(applied.folder / "tiny.toml")]
+        assert (words[words.index("--shard") + 1], words[words.index("--mirror") + 1]) == ("fsdp", "/m")
+        assert "--fresh" in words
+        assert words[words.index("--main_process_ip") + 1] == "a"
+        assert values_from(words[at + 1] for at, word in enumerate(words) if word == "--set") == expected
+    assert (run.folder, run.state) == (applied.folder / "run", "prepared")
+    assert "10.0.0.2" in str(run)
+    with pytest.raises(Refused, match="the run `run` has not begun"):
+        run.follow()
+
+
+def test_a_job_of_slurm_is_submitted_from_python(
+    applied: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands = write_commands(tmp_path / "slurm")
+    monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
+    options = ["nodes=2", "comment=a b"]
+    template = {"chat_template": ODD["chat_template"]}
+    run = colablock.train("tiny", launcher="slurm", sbatch=options, anyway=True, **asked(applied, **template))
+    assert (run.job, run.state) == ("42", "prepared")
+    assert "submitted job 42" in capsys.readouterr().out
+    assert "submitted job 42" in str(run)
+    script = applied.folder / "run.sbatch"
+    text = script.read_text()
+    assert "#SBATCH --nodes=2\n#" in text
+    assert "#SBATCH --comment='a b'\n" in text
+    subprocess.run(["/bin/bash", "-n", str(script)], check=True)
+    with pytest.raises(Refused, match="has not begun") as caught:
+        run.follow()
+    assert "squeue --job 42" in (caught.value.hint or "")
+    # The job makes the same call, and follows the run.
+    (line,) = (line for line in text.splitlines() if " -m colablock train tiny " in line)
+    words = shlex.split(line.removesuffix("&"))
+    given = values_from(words[at + 1] for at, word in enumerate(words) if word == "--set")
+    assert (given["chat_template"], "--anyway" in words) == (ODD["chat_template"], True)
+    for name, value in in_job(commands, os.environ["PATH"], tasks=1).items():
+        monkeypatch.setenv(name, value)
+    assert colablock.train("tiny", launcher="slurm", quiet=True, **asked(applied)).state == "done"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"launcher": "pbs"}, "`pbs` is not a launcher"),
+        ({"sbatch": ["nodes=2"]}, "is an option of a batch script"),
+        ({"launcher": "slurm", "hosts": ["a", "b"]}, "Slurm chooses the hosts"),
+        ({"hosts": ["a"], "runner": "trl"}, "names one host only"),
+        ({"hosts": ["a", "b;rm"], "runner": "trl"}, "is not the name or the address of a host"),
+        ({"hosts": "a,b"}, "must be a list"),
+    ],
+)
+def test_places_that_cannot_be_are_refused(applied: Bench, given: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        colablock.train("tiny", quiet=True, **given, **asked(applied))
 
 
 def test_invalid_calls_raise(applied: Bench) -> None:

@@ -112,7 +112,7 @@ ONLY_THERE = {
     "rollback": {"to", "yes"},
     "smoke": {"receipt"},
     "verify": {"receipt"},
-    "train": {"set", "hosts", "launcher", "sbatch"},  # a job is submitted from a terminal
+    "train": {"set"},
     "why": {"absent"},
 }
 ONLY_HERE = {
