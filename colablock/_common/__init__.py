@@ -30,10 +30,18 @@ def lazy_surface(
 
     def getattr_(name: str) -> object:
         if name not in home_of:
-            raise AttributeError(f"module `{package}` has no attribute `{name}`", name=name)
+            raise AttributeError(f"module `{package}` has no attribute `{name}`{_meant(name)}", name=name)
         value = getattr(import_module(home_of[name]), name)
         setattr(sys.modules[package], name, value)  # not asked again
         return value
+
+    def _meant(name: str) -> str:
+        if name.startswith("_"):
+            return ""
+        from colablock._common.text import near  # noqa: PLC0415 - hardly ever needed
+
+        hint = near(name, dir_())
+        return f": {hint}" if hint else ""
 
     def dir_() -> list[str]:
         return sorted(home_of.keys() | vars(sys.modules[package]).keys())

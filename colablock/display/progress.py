@@ -18,10 +18,10 @@ from colablock.display.view import Bar, Document, Headline, Note, cut, one_line,
 from colablock.environment.notebook_host import current_shell
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from types import TracebackType
 
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.progress import Progress, TaskID
 
     from colablock.environment.notebook_host import Shell
@@ -45,6 +45,7 @@ R = TypeVar("R", bound="LiveReporter")
 _BEAT = 5.0  # seconds between two plain lines of one stage
 _PAUSE = 0.2  # seconds between two updates of a cell
 _WIDTH = 100  # columns of the plain text beside the HTML
+_ROOM = 3  # columns at the right of a live line
 
 
 def can_animate(console: Console, environ: Mapping[str, str]) -> bool:
@@ -397,12 +398,20 @@ class NotebookReporter(DrawingReporter):
 def live_bar(console: Console, *, columns: int) -> Progress:
     """Return a live line for *console*: a description, a bar of *columns*, an ``amount`` and a ``detail``."""
     # Imported where it is drawn: a plain log and a notebook do not need this part of rich.
+    from rich.constrain import Constrain  # noqa: PLC0415
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn  # noqa: PLC0415
     from rich.table import Column  # noqa: PLC0415
 
     whole = Column(no_wrap=True, overflow="ellipsis")
     rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
-    return Progress(
+
+    class Narrow(Progress):
+        """Leaves room at the right for the ``^C`` that a terminal writes: else that begins another line."""
+
+        def get_renderables(self) -> Iterable[RenderableType]:
+            return (Constrain(one, console.width - _ROOM) for one in super().get_renderables())
+
+    return Narrow(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False, table_column=whole),
         BarColumn(bar_width=columns),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -49,6 +50,9 @@ def last_apply(session: Session, name: str) -> ApplyRecord:
     last = None if is_path(name) else applied.load(name, session.home)
     # A matrix that was applied by its path is recorded under its name.
     last = last or applied.require(session.matrix(name).name, session.home)
+    if not os.path.isfile(last.python):  # noqa: PTH113 - before each run
+        message = f"the environment where `{last.name}` was applied last is gone: there is no `{last.python}`"
+        raise NotFound(message, hint=f"Run `colablock apply {name}` to make it again")
     if last.target == Target.KERNEL.value and is_unfinished(last.prefix, last.sites[0]):
         from colablock.operations.rollback import recover_interrupted  # noqa: PLC0415 - hardly ever needed
 

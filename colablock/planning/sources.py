@@ -198,8 +198,12 @@ def source_notes(
     """
     builds = _build_notes(resolution, matrix.packages, source)
     if kept is not None and isinstance(source, LockSource):
-        origin = f"the versions are those of {source.name}{kept}"
-        return (*builds, origin, *_linked_notes(resolution, source, builds))
+        used, unused = _linked(resolution, source)
+        verb = "is" if len(used) == 1 else "are"
+        other = f"; {', '.join(used)} {verb} from find-links, not from the lock" if used else ""
+        why = "it does not fit the matrix and the lock"
+        left = [f"not using {', '.join(unused)} from find-links: {why}"] if unused else []
+        return (*builds, f"the versions are those of {source.name}{kept}{other}", *left)
     return (*builds, *resolution.remarks())
 
 
@@ -234,14 +238,12 @@ def check_reached(conflict: Conflict, source: CandidateSource) -> None:
     raise FetchFailed("\n  ".join(lines), url=first.url, hint=first.hint) from first
 
 
-def _linked_notes(resolution: Resolution, source: CandidateSource, builds: Sequence[str]) -> tuple[str, ...]:
-    """Return which pins are from find-links in place of the lock, and which of their files are not used.
-
-    The notes *builds* have told some of them.
-    """
+def _linked(resolution: Resolution, source: CandidateSource) -> tuple[list[str], list[str]]:
+    """Return the pins that are from find-links in place of the lock, and files there that are not used."""
+    used: list[str] = []
+    unused: list[str] = []
     if not isinstance(source, OverriddenLock):
-        return ()
-    used, unused = [], []
+        return used, unused
     for name, pin in resolution.pins.items():
         linked = source.links(name)
         if pin.candidate.origin is CandidateOrigin.FIND_LINKS:
@@ -249,14 +251,7 @@ def _linked_notes(resolution: Resolution, source: CandidateSource, builds: Seque
         elif linked and linked[0].version != pin.version:
             unused.append(str(linked[0]))
     told = {build for build, _ in resolution.unused.values()}  # with the cause
-    unused = [build for build in unused if build not in told]
-    used = [one for one in used if not any(note.startswith(f"{one} is a ") for note in builds)]
-    notes = [f"from find-links, not from the lock: {', '.join(used)}"] if used else []
-    if unused:
-        notes.append(
-            f"not using {', '.join(unused)} from find-links: it does not fit the matrix and the lock"
-        )
-    return tuple(notes)
+    return used, [build for build in unused if build not in told]
 
 
 def managed_note(kernel: Snapshot) -> tuple[str, ...]:

@@ -408,6 +408,9 @@ def test_run_says_that_a_rollback_has_taken_the_stack_away(world: World, venv: V
     record.write_text(json.dumps({**json.loads(text), "caller": "/another"}))
     said = " ".join(world.run("run", str(twin), *echo).err.split())
     assert said.startswith(f"note: using another environment, `{venv.folder}`, where `twin` was applied last")
+    record.write_text(json.dumps({**json.loads(text), "python": "/gone/bin/python"}))
+    gone = world.run("run", str(twin), *echo)
+    assert (gone.code, "was applied last is gone" in gone.err) == (ExitCode.USAGE, True), gone.err
     record.write_text(text)
     assert world.run("rollback", "--python", venv.python).code == ExitCode.DONE
     ran = world.run("run", str(twin), *echo)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 import threading
@@ -203,3 +204,13 @@ def test_without_work_there_is_no_output() -> None:
     with NotebookReporter(shell, clock=Clock()):
         pass
     assert shell.display_pub.sent == []
+
+
+def test_an_interrupt_at_the_end_of_a_live_line_stays_on_it() -> None:
+    """A terminal writes ``^C`` where the line ends, and the line is erased as one."""
+    to = console(terminal=True)
+    with TerminalReporter(to) as reporter:
+        reporter.stage("Building an environment of 51 distributions")
+        reporter.step("Staging wheels of a long name that needs all the room there is", 13, 51)
+    lines = re.split(r"[\r\n]+|\x1b\[[\d;?]*[A-Za-z]", written(to))
+    assert 60 < max(map(len, lines)) <= 80 - len("^C")

@@ -162,12 +162,12 @@ PREFERRED = {
         [("lines", "1.0+cpu")], {"lines": "1.0+cpu"}, "lines 1.0+cpu is a `+cpu` build from find-links"
     ),
     "of an older version": Preferred(
-        [("lines", "0.9+cpu")], {"lines": "0.9+cpu"}, "not from the lock: lines 0.9+cpu"
+        [("lines", "0.9+cpu")], {"lines": "0.9+cpu"}, "; lines 0.9+cpu is from find-links"
     ),
     "only the name with the label": Preferred(
         [("lines", "1.0+cpu.1"), ("colours", "3.0+cpu"), ("shapes", "0.5")],
         {"lines": "1.0+cpu.1"},
-        "not from the lock: lines 1.0+cpu.1",
+        "; lines 1.0+cpu.1 is from find-links",
     ),
     "another label": Preferred([("lines", "3.0+cu118")], {}, "was found in the lock"),
     "no label": Preferred([("lines", "3.0")], {}, "no `+cpu` build of lines"),
@@ -377,7 +377,7 @@ def test_a_delta_lock_is_overridden_and_noted_likewise(place: Place) -> None:
     found = plan_change(place.session(), options)
     assert {str(name): version for name, version in found.pins().items()} == {**before, "lines": "3.0"}
     notes = "\n".join(found.plan.notes)
-    assert "from find-links, not from the lock: lines 3.0" in notes
+    assert "; lines 3.0 is from find-links, not from the lock" in notes
     assert "not using shapes 9.0 from find-links: it does not fit the matrix and the lock" in notes
 
 

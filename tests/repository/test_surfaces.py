@@ -74,3 +74,9 @@ def test_what_the_reference_names_is_imported_from_there(path: str) -> None:
     package = import_module(home)
     # `colablock.check` is a package that can be called, so `__all__` cannot have it.
     assert name in {*surface(package), *dir(package)}, f"{home} does not hand on {name}"
+
+
+def test_a_misspelt_name_of_a_surface_is_answered_with_the_nearest() -> None:
+    with pytest.raises(AttributeError, match="no attribute `rollbck`: did you mean `rollback`"):
+        getattr(colablock, "rollbck")  # noqa: B009
+    assert not hasattr(colablock, "__wrapped__")
