@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -17,7 +15,7 @@ from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.environment.markers_and_tags import Environment
 from colablock.environment.requirements import parse_requirement
-from colablock.errors import BadDistribution, ColablockError, FetchFailed
+from colablock.errors import BadDistribution, FetchFailed
 from colablock.index.candidates import (
     Candidate,
     CandidateOrigin,
@@ -29,7 +27,6 @@ from colablock.index.candidates import (
     Reason,
     Rejection,
     at_hand_first,
-    likeliest,
 )
 from colablock.index.direct_reference import (
     KnownArchive,
@@ -41,6 +38,7 @@ from colablock.index.direct_reference import (
 from colablock.index.evaluator import FilesByVersion, Policy, judge_files
 from colablock.index.find_links import FindLinks
 from colablock.index.metadata_fetcher import MetadataSource
+from colablock.index.prefetch import Prefetcher
 from colablock.index.project_pages import (
     UNHASHED,
     of_index,
@@ -55,8 +53,6 @@ from colablock.matrix.package_sources import PackageSources
 from colablock.network.fetcher import Fetcher
 
 __all__ = ["IndexSource", "has_label"]
-
-_WORKERS = 16  # threads; most of them wait for the network
 
 
 class IndexSource:
@@ -108,7 +104,6 @@ class IndexSource:
         self._find_links = FindLinks(
             find_links, fetcher, partial(_page_of_links, fetcher), may_be_missing=not links_override
         )
-        self._settled = settled
         self._unwanted_labels = unwanted_labels
         self._reader = MetadataSource(fetcher, build)
         self._known = known
@@ -118,10 +113,7 @@ class IndexSource:
         self._recalled: dict[NormalizedName, KnownArchive] = {}  # from a lock: their index is away
         self._judged: OnceMap[tuple[NormalizedName, str | None], ProjectCandidates] = OnceMap()
         self._metadata: OnceMap[tuple[object, ...], Metadata] = OnceMap()
-        self._pool: ThreadPoolExecutor | None = None
-        self._ahead: set[NormalizedName] = set()
-        self._expected: Mapping[NormalizedName, Version | None] = {}
-        self._lock = threading.Lock()
+        self._ahead = Prefetcher(self._entries, settled, policy.environment, offline=fetcher.offline)
         self.unreached: dict[NormalizedName, FetchFailed] = {}
         self._errors = self.unreached if fetcher.offline else None
 
@@ -205,18 +197,16 @@ class IndexSource:
         """Fetch the pages and the likely metadata of *names* and of their requirements in the background."""
         for name in names:
             entry = self._entries.get(name)
-            self._prefetch(name, entry.specifier if entry is not None else SpecifierSet())
+            self._ahead.start(self, name, entry.specifier if entry is not None else SpecifierSet())
 
     def expect(self, versions: Mapping[NormalizedName, Version | None]) -> None:
         """Fetch the pages of names that will probably be needed, and their metadata in these *versions*."""
-        self._expected = versions
+        self._ahead.expected = versions
         self.prefetch(versions)
 
     def close(self) -> None:
         """Start no further background work."""
-        with self._lock:
-            if self._pool is not None:
-                self._pool.shutdown(wait=False, cancel_futures=True)
+        self._ahead.close()
 
     # -- one name
 
@@ -325,15 +315,10 @@ class IndexSource:
             try:
                 return direct_candidates(entry, self._fetcher, self._policy)
             except FetchFailed as error:
-                known = self._recall(entry, error)
+                known = _recalled(self._known, entry, error, self._fetcher)
                 if known is None:
                     raise
         return ProjectCandidates(candidates=(known.candidate,), where=(redacted(entry.url or ""),))
-
-    def _recall(self, entry: PackageEntry, error: FetchFailed) -> KnownArchive | None:
-        """Return what a lock knows about the archive of *entry*, if its host cannot be reached now."""
-        is_away = error.is_away or self._fetcher.offline
-        return self._known.archive(entry) if self._known and entry.url is not None and is_away else None
 
     # -- metadata
 
@@ -349,7 +334,7 @@ class IndexSource:
         try:
             return _metadata_of(self._reader, candidate, file, entry)
         except FetchFailed as error:
-            known = self._recall(entry, error) if entry is not None else None
+            known = _recalled(self._known, entry, error, self._fetcher)
             if known is not None and known.candidate.version == candidate.version:
                 return known.metadata
             unread = unread_metadata(error, candidate, file)
@@ -357,40 +342,6 @@ class IndexSource:
                 raise unread from error
             self.unreached[candidate.name] = unread
             raise BadDistribution(unread.message) from error
-
-    # -- prefetching
-
-    def _prefetch(self, name: NormalizedName, specifier: SpecifierSet) -> None:
-        with self._lock:
-            if name in self._ahead or self._fetcher.offline:
-                return
-            self._ahead.add(name)
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(max_workers=_WORKERS, thread_name_prefix="colablock-index")
-            try:
-                self._pool.submit(self._fetch_likely, name, specifier)
-            except RuntimeError:  # the pool is closed, or the interpreter shuts down
-                return
-
-    def _fetch_likely(self, name: NormalizedName, specifier: SpecifierSet) -> None:
-        """Fetch the page of *name*, the metadata of its likeliest candidate, and the requirements of that."""
-        try:
-            likely = likeliest(self.judge(name).candidates, specifier, self._expected.get(name))
-            if likely is None or likely.file is None or not likely.file.is_wheel:
-                return  # an sdist may have to be built, which is not worth doing in advance
-            needed = self.metadata(likely).requires
-        except ColablockError:
-            return  # the error is raised again when the resolver asks for it
-        markers = {**self._policy.environment.markers, "extra": ""}
-        for requirement in needed:
-            further = canonicalize_name(requirement.name)
-            if further in self._settled or further in self._ahead:
-                continue
-            if requirement.marker is None or requirement.marker.evaluate(markers):
-                own = self._entries.get(further)
-                self._prefetch(
-                    further, requirement.specifier & own.specifier if own else requirement.specifier
-                )
 
 
 def _in_order(
@@ -421,6 +372,16 @@ def _if_reached(
         errors[name], why = error, error.message
         unread = Rejection(name=name, version=None, filename="", reason=Reason.UNREADABLE, detail=why)
     return ProjectCandidates(rejections=(unread,), found=False)
+
+
+def _recalled(
+    known: KnownArchives | None, entry: PackageEntry | None, error: FetchFailed, fetcher: Fetcher
+) -> KnownArchive | None:
+    """Return what a lock knows about the archive of *entry*, if its host cannot be reached now."""
+    is_away = error.is_away or fetcher.offline
+    if known is None or entry is None or entry.url is None or not is_away:
+        return None
+    return known.archive(entry)
 
 
 def _policy_for(policy: Policy, name: NormalizedName, entry: PackageEntry | None) -> Policy:

@@ -308,7 +308,7 @@ class Provider:
         for want, parent in sorted(edges, key=lambda edge: order.get(edge[0], len(order))):
             if want.exact is None:
                 by_key[self.identify(want)].append((want, parent))
-        causes = self._unmeetable(by_key)
+        causes = _unmeetable(by_key, self.matches)
         names = {want.name for want, _ in causes} - {PYTHON}
         listed = sorted({name for name, _ in by_key} - self._held - {PYTHON})
         judged = {name: self._source.judge(name) for name in listed}
@@ -330,17 +330,21 @@ class Provider:
             barred=tuple(barred),
         )
 
-    def _unmeetable(self, by_key: Mapping[Key, Sequence[Edge]]) -> list[Edge]:
-        """Return the edges on the names of which no version meets all of them."""
-        found: list[Edge] = []
-        for key in sorted(by_key, key=lambda key: (key[0], key[1] or "")):
-            name, extra = key
-            base = by_key.get((name, None), ()) if extra not in {None, UNUSABLE} else ()
-            if any(want.name == name for want, _ in found) or not by_key[key]:
-                continue
-            if not self.matches(key, [want for want, _ in (*by_key[key], *base)]):
-                found += [*base, *by_key[key]]
-        return found or [edge for edges in by_key.values() for edge in edges]
+
+def _unmeetable(
+    by_key: Mapping[Key, Sequence[Edge]],
+    matches: Callable[[Key, Sequence[ResolverRequirement]], Sequence[ResolverCandidate]],
+) -> list[Edge]:
+    """Return the edges on the names of which no version meets all of them."""
+    found: list[Edge] = []
+    for key in sorted(by_key, key=lambda key: (key[0], key[1] or "")):
+        name, extra = key
+        base = by_key.get((name, None), ()) if extra not in {None, UNUSABLE} else ()
+        if any(want.name == name for want, _ in found) or not by_key[key]:
+            continue
+        if not matches(key, [want for want, _ in (*by_key[key], *base)]):
+            found += [*base, *by_key[key]]
+    return found or [edge for edges in by_key.values() for edge in edges]
 
 
 def _wants(

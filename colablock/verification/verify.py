@@ -99,13 +99,13 @@ def prove(
 ) -> tuple[Check, ...]:
     """Run the checks of an environment: versions, requirements, imports, capabilities, commands.
 
-    They run in fresh interpreters of *python*, with the variables of a training process and
-    without the network.  *expected_unmet* are requirements of the stack that were unmet before:
-    the owner and the line of each.  With *plan*, which has changed the state *before*, the
-    change must not break any distribution outside *pins*, unless the plan lists it as left.
-    Imports write bytecode into the folders *bytecode* only, for faster next starts; nothing else of
-    the environment changes.  The commands run beside the other jobs.  *timeout* is in seconds, for
-    one job.  The progress counts every check of the report, of which *earlier* ones were made before.
+    They run in fresh interpreters of *python*, with the variables of a training process and without the
+    network.  *expected_unmet* are requirements of the stack that were unmet before: the owner and the
+    line of each.  With *plan*, which has changed the state *before*, the change must not break any
+    distribution outside *pins*, unless the plan lists it as left.  Imports write bytecode into the
+    folders *bytecode* only, for faster next starts; nothing else of the environment changes.  The
+    commands run beside the other jobs.  *timeout* is in seconds, for one job.  The progress counts every
+    check of the report, of which *earlier* ones were made before.
 
     Raises Unmet if the interpreter does not run.
     """

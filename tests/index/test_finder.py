@@ -756,12 +756,12 @@ def test_installed_candidates_have_their_own_metadata(fetcher: Fetcher) -> None:
 def test_prefetching_fetches_requirements_ahead(server: IndexServer, fetcher: Fetcher) -> None:
     source = source_of(fetcher, server.url, entries=entries_of("demo", specifier=SpecifierSet("==1.0")))
     source.prefetch([DEMO])
-    assert source._pool is not None
+    assert source._ahead._pool is not None
     deadline = time.monotonic() + 30
     while len(server.requests) < 4 and time.monotonic() < deadline:
         time.sleep(0.01)  # a page and a metadata file of demo 1.0 and of dep
     source.close()
-    source._pool.shutdown(wait=True)
+    source._ahead._pool.shutdown(wait=True)
     server.forget_requests()
     one, dep = source.judge(DEMO).candidates[1], source.judge(NormalizedName("dep")).candidates[0]
     assert lines(source.metadata(one).requires) == ["dep>=1"]

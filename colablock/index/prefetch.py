@@ -1,0 +1,84 @@
+"""Fetch ahead of the resolver, in the background: pages, and the metadata of the likeliest candidates."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Container, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from colablock._vendor.packaging.specifiers import SpecifierSet
+from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
+from colablock.errors import ColablockError
+from colablock.index.candidates import CandidateSource, likeliest
+
+if TYPE_CHECKING:
+    from colablock._vendor.packaging.version import Version
+    from colablock.environment.markers_and_tags import Environment
+    from colablock.matrix.model import PackageEntry
+
+__all__ = ["Prefetcher"]
+
+_WORKERS = 16  # threads; most of them wait for the network
+
+
+class Prefetcher:
+    """Has a source read what it will probably be asked for.
+
+    It gets the source with each call: one that it kept would refer to itself, and keep the cache locked until
+    a collection.  *entries* are the packages of the matrix.  Nothing is fetched for names in *settled*, which
+    are installed.  *expected* are versions that will probably be chosen.
+    """
+
+    def __init__(
+        self,
+        entries: Mapping[NormalizedName, PackageEntry],
+        settled: Container[NormalizedName],
+        environment: Environment,
+        *,
+        offline: bool,
+    ) -> None:
+        self._entries, self._settled = entries, settled
+        self._environment, self._offline = environment, offline
+        self._pool: ThreadPoolExecutor | None = None
+        self._started: set[NormalizedName] = set()
+        self._lock = threading.Lock()
+        self.expected: Mapping[NormalizedName, Version | None] = {}
+
+    def start(self, source: CandidateSource, name: NormalizedName, specifier: SpecifierSet) -> None:
+        """Have *source* read *name* and its requirements, once."""
+        with self._lock:
+            if name in self._started or self._offline:
+                return
+            self._started.add(name)
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(max_workers=_WORKERS, thread_name_prefix="colablock-index")
+            try:
+                self._pool.submit(self._fetch_likely, source, name, specifier)
+            except RuntimeError:  # the pool is closed, or the interpreter shuts down
+                return
+
+    def close(self) -> None:
+        """Start no further background work."""
+        with self._lock:
+            if self._pool is not None:
+                self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _fetch_likely(self, source: CandidateSource, name: NormalizedName, specifier: SpecifierSet) -> None:
+        """Fetch the page of *name*, the metadata of its likeliest candidate, and the requirements of that."""
+        try:
+            likely = likeliest(source.judge(name).candidates, specifier, self.expected.get(name))
+            if likely is None or likely.file is None or not likely.file.is_wheel:
+                return  # an sdist may have to be built, which is not worth doing in advance
+            needed = source.metadata(likely).requires
+        except ColablockError:
+            return  # the error is raised again when the resolver asks for it
+        markers = {**self._environment.markers, "extra": ""}
+        for requirement in needed:
+            further = canonicalize_name(requirement.name)
+            if further in self._settled or further in self._started:
+                continue
+            if requirement.marker is None or requirement.marker.evaluate(markers):
+                own = self._entries.get(further)
+                both = requirement.specifier & own.specifier if own else requirement.specifier
+                self.start(source, further, both)
