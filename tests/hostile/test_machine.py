@@ -6,7 +6,10 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,8 @@ from tests.conftest import EVERY_FAULT
 from tests.support.every_command import CONDITIONS
 from tests.support.machine import UNPRIVILEGED, Machine, is_root
 from tests.support.paths import ROOT
+
+Failing = Callable[[str, Sequence[Sequence[str]]], list[str]]
 
 DOCUMENTED = {int(code) for code in ExitCode} - {ExitCode.BUG}
 UNFLUSHED = 120  # the status of Python, which `run` passes on, if its output cannot be written
@@ -55,23 +60,39 @@ def no_locks(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(library)
 
 
+@pytest.fixture(scope="module")
+def failing(prepared: tuple[Machine, Path], no_locks: str) -> Iterator[Failing]:
+    """Give what runs commands under a condition, in one process for all tests."""
+    machine, kept = prepared
+    command = [*(UNPRIVILEGED if is_root() else ()), sys.executable, "-m", "tests.support.every_command"]
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=machine.environ(),
+            text=True,
+        ) as runner,
+    ):
+        yield partial(
+            failures, runner, {"folder": str(machine.folder), "kept": str(kept), "no_locks": no_locks}
+        )
+        _, _ = runner.communicate()
+        errors.seek(0)
+        assert runner.returncode == 0, errors.read().decode(errors="replace")
+
+
 def failures(
-    prepared: tuple[Machine, Path], no_locks: str, condition: str, commands: Sequence[Sequence[str]]
+    runner: subprocess.Popen[str], job: Mapping[str, str], condition: str, commands: Sequence[Sequence[str]]
 ) -> list[str]:
     """Run *commands* under *condition* and return what is wrong with how they ended."""
-    machine, kept = prepared
-    job = {"folder": str(machine.folder), "kept": str(kept), "condition": condition, "no_locks": no_locks}
-    done = subprocess.run(
-        [*(UNPRIVILEGED if is_root() else ()), sys.executable, "-m", "tests.support.every_command"],
-        input=json.dumps({**job, "commands": commands}),
-        env=machine.environ(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(found) == len(commands)
+    assert runner.stdin is not None
+    assert runner.stdout is not None
+    print(json.dumps({**job, "condition": condition, "commands": commands}), file=runner.stdin, flush=True)
+    found = [json.loads(line) for line in islice(runner.stdout, len(commands))]
+    assert len(found) == len(commands), f"the process that runs them has ended with {runner.wait()}"
     wrong = []
     for one in found:
         text = one["out"] + one["err"]
@@ -85,17 +106,17 @@ def failures(
 
 @pytest.mark.parametrize("condition", QUICK)
 def test_commands_on_a_machine_that_fails(
-    prepared: tuple[Machine, Path], no_locks: str, condition: str
+    prepared: tuple[Machine, Path], failing: Failing, condition: str
 ) -> None:
     commands = [argv for argv in prepared[0].commands if argv[0] in QUICK[condition]]
-    assert failures(prepared, no_locks, condition, commands) == []
+    assert failing(condition, commands) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "condition"), list(enumerate(CONDITIONS)), ids=CONDITIONS)
 def test_every_command_on_a_machine_that_fails(
     prepared: tuple[Machine, Path],
-    no_locks: str,
+    failing: Failing,
     number: int,
     condition: str,
     request: pytest.FixtureRequest,
@@ -103,7 +124,7 @@ def test_every_command_on_a_machine_that_fails(
     commands = prepared[0].commands
     if not request.config.getoption(EVERY_FAULT):  # then each condition tries others
         commands = commands[number % SAMPLE :: SAMPLE]
-    assert failures(prepared, no_locks, condition, commands) == []
+    assert failing(condition, commands) == []
 
 
 @pytest.mark.parametrize("size", ["9" * 5000, "99999999999", "²", "-1", "\x1b[2J"])

@@ -1,10 +1,10 @@
 """Run commands of colablock on a machine with something wrong, each in a process of its own.
 
-A script, so that it can be started without the privileges of root.  Standard
-input has JSON: the folder of a `Machine`, the folder of its copy, the name of a
-condition, and the commands.  Standard output gets a JSON line for each command.
-Where only files are spoiled, the processes are forks of one that has imported
-colablock.
+A script, so that it can be started without the privileges of root.  Each line of
+standard input is JSON: the folder of a `Machine`, the folder of its copy, the name
+of a condition, and the commands.  Standard output gets a JSON line for each command.
+Where only files are spoiled, the processes are forks of this one, which has then
+imported colablock.
 """
 
 from __future__ import annotations
@@ -159,14 +159,17 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 
 
 def main() -> None:
-    job = json.loads(sys.stdin.read())
-    machine, condition = Machine(Path(job["folder"])), CONDITIONS[job["condition"]]
-    if condition.is_of_files:
-        load()
-    for argv in job["commands"]:
-        machine.restore(Path(job["kept"]))
-        condition.spoil(machine)
-        print(json.dumps(_run(machine, condition, argv, job["no_locks"])), flush=True)
+    is_loaded = False
+    for line in sys.stdin:
+        job = json.loads(line)
+        machine, condition = Machine(Path(job["folder"])), CONDITIONS[job["condition"]]
+        if condition.is_of_files and not is_loaded:
+            load()
+            is_loaded = True
+        for argv in job["commands"]:
+            machine.restore(Path(job["kept"]))
+            condition.spoil(machine)
+            print(json.dumps(_run(machine, condition, argv, job["no_locks"])), flush=True)
 
 
 if __name__ == "__main__":

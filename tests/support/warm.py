@@ -20,6 +20,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
@@ -29,6 +31,15 @@ __all__ = ["become", "load", "run_warm"]
 
 #: Modules that no command of this process loads: scripts for other interpreters, and the start of a process.
 NOT_LOADED = ("colablock.__main__", "colablock._vendor.", "colablock.training.scripts.")
+#: What commands import only when they need it.
+NEEDED_LATER = ("encodings.idna", "rich.console", "rich.progress", "rich.table", "rich.text", "yaml")
+#: Commands that fill what a process keeps about shipped files: recordings, requirements, markers.
+PRACTICE = (
+    ("list",),
+    ("show", "none"),
+    ("runs", "list"),
+    ("plan", "qlora-2026", "--runtime", "colab-2026.08-gpu", "--offline"),
+)
 AT_START = ("PYTHON", "LANG", "LC_", "TZ", "LD_", "MALLOC_")
 Result = tuple[int, str, str]
 
@@ -107,11 +118,30 @@ def load() -> None:
     for module in pkgutil.walk_packages(colablock.__path__, "colablock."):
         if not module.name.startswith(NOT_LOADED):
             importlib.import_module(module.name)
+    for name in NEEDED_LATER:
+        importlib.import_module(name)
     gc.freeze()  # no collection of a fork goes through all that again
+
+
+def _practise() -> None:
+    """Run some commands in this process, with an empty home and without the network."""
+    from colablock.cli.main import main  # noqa: PLC0415 - `load` has imported it
+
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        places = {
+            "HOME": folder,
+            "COLABLOCK_HOME": f"{folder}/home",
+            "COLABLOCK_CACHE_DIR": f"{folder}/cache",
+        }
+        for argv in PRACTICE:
+            main(argv, {"PATH": os.defpath, **places})
+    gc.collect()
+    gc.freeze()
 
 
 def _serve(told: socket.socket) -> None:
     load()
+    _practise()
     while True:
         said, files, _, _ = socket.recv_fds(told, 16, 3)
         if not said:
