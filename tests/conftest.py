@@ -31,7 +31,8 @@ OTHERS = frozenset(
     {"CLICOLOR", "COLUMNS", "FORCE_COLOR", "MPLBACKEND", "NETRC", "NO_COLOR", "PYENV_VERSION", "VIRTUAL_ENV"}
 )
 
-INTERPRETERS = {"PYENV_ROOT": ".pyenv", "UV_PYTHON_INSTALL_DIR": ".local/share/uv/python"}
+UV_PYTHONS = "UV_PYTHON_INSTALL_DIR", ".local/share/uv/python"
+OLDEST = (3, 10)  # of the Pythons that colablock is for
 
 MEMORY = Path("/dev/shm")  # noqa: S108
 ROOM = 4 << 30  # twice what the tests of two workers take at the same time
@@ -85,6 +86,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             terminalreporter.write_line(f"{count:6} {name}")
 
 
+def _own_pyenv(folder: Path) -> Path:
+    """Give *folder* links to the Pythons of pyenv that count: many commands start each that there is."""
+    root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    (folder / "versions").mkdir()
+    for version in root.glob("versions/*"):
+        numbers = re.match(r"(\d+)\.(\d+)\.", version.name)
+        if numbers and (int(numbers[1]), int(numbers[2])) >= OLDEST:
+            (folder / "versions" / version.name).symlink_to(version)
+    (folder / "shims").symlink_to(root / "shims")
+    return folder
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Give the session an empty home, without the settings of pip, uv and colablock.
@@ -96,8 +109,9 @@ def _own_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             if name.startswith(SETTINGS_OF_OTHERS) or name in OTHERS:
                 patch.delenv(name)
         # Interpreters in the home of this machine are still found.
-        for name, folder in INTERPRETERS.items():
-            patch.setenv(name, os.environ.get(name, str(Path.home() / folder)))
+        name, folder = UV_PYTHONS
+        patch.setenv(name, os.environ.get(name, str(Path.home() / folder)))
+        patch.setenv("PYENV_ROOT", str(_own_pyenv(tmp_path_factory.mktemp("pyenv"))))
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         # pip would still read the files of this machine, in /etc for example.
         patch.setenv("PIP_CONFIG_FILE", os.devnull)

@@ -154,6 +154,7 @@ class Machine:
         places = {"HOME": "user", "COLABLOCK_HOME": "home", "COLABLOCK_CACHE_DIR": "cache", "TMPDIR": "tmp"}
         return {
             "PATH": os.environ.get("PATH", os.defpath),
+            "PYENV_ROOT": os.environ.get("PYENV_ROOT", "/none"),  # whose shims are on PATH
             "COLABLOCK_DEFAULT_INDEX": (self.folder / "no-index").as_uri(),
             "COLUMNS": "200",
             "NO_COLOR": "1",
