@@ -55,8 +55,8 @@ _SITES = ("site-packages", "dist-packages")
 _SHOWN = 10  # names in a note
 _SECTION = re.compile(r"\[([^:\]]*):?([^\]]*)\]")
 _SINGLE = ("name", "version", "requires-python")
-# Every training stack needs these modules.  A build may lack `_ssl`, or what it links to; `ssl` is always there,
-# and to import it takes a third of the time of an answer.
+# Every training stack needs these modules.  A build may lack `_ssl`, or what that links to.  `ssl` is always
+# there, and to import it takes a third of the time of an answer.
 _NEEDED = ("ctypes", "_ssl", "zlib")
 _MANY = ("requires-dist", "provides-extra", "import-name", "import-namespace")
 
