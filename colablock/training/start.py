@@ -324,7 +324,11 @@ def start_job(
     config = accelerate_config(
         precision=decisions.precision, ranks=ranks, has_card=job.has_card, sharding=sharding
     )
-    write_job(folder, _job_file(job, run_id, entry, decisions, prepared, sharding=sharding), config)
+    write_job(
+        folder,
+        _job_file(job, run_id, entry, decisions, prepared, processes=ranks.total, sharding=sharding),
+        config,
+    )
     command = launch_command(
         job.proven.python,
         folder,
@@ -392,6 +396,7 @@ def _job_file(
     decisions: RunDecisions,
     prepared: Mapping[str, Any],
     *,
+    processes: int,
     sharding: Sharding | None,
 ) -> dict[str, object]:
     """Return the content of ``job.json``, which the shim and the runners read."""
@@ -416,6 +421,7 @@ def _job_file(
         "eval_steps": config.eval_steps or decisions.eval_steps,
         "data": job.data_digest,
         "rows": prepared["train_rows"],
+        "processes": processes,
         **({"chat_template": prepared["chat_template"]} if prepared.get("chat_template") else {}),
         **({"imports_first": entry.imports_first} if entry.imports_first else {}),
         **({"shards": True} if job.is_sharded else {}),

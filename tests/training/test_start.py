@@ -325,6 +325,7 @@ def test_the_job_file_has_everything_for_the_shim(bench: Bench) -> None:
         "eval_steps": 0,
         "data": job.data_digest,
         "rows": 12,
+        "processes": 1,
     }
     assert len(told["evaluate"]) == 2
     assert read_record(folder).total_steps == 9  # 12 rows, 4 a step, 3 times

@@ -115,9 +115,10 @@ class CardCase:
     def choose(self, shape: ModelShape | None) -> CardChoice:
         """Choose the cards to train on.
 
-        By default, each process holds the whole model.  If the model does not fit on every card, it is
-        sharded over all of them.  If that is not possible, one process runs on the card with the most usable
-        memory.  With fewer ranks than cards, these are the cards with the most usable memory.
+        By default, each process holds the whole model, on each card that it fits on.  If that is one card at
+        most, the model is sharded over all cards, or over those with the most usable memory.  If that is not
+        possible, one process runs on the card with the most.  With fewer ranks than cards, and where other
+        hosts have to use as many, these are the cards with the most usable memory.
         """
         cards = self.machine.cards
         usable = [
@@ -150,6 +151,10 @@ class CardCase:
             if len(fitting) == len(usable):
                 findings.append(_process_note(len(usable), len(fitting), together))
                 return self._choice(usable, together, findings)
+            if len(fitting) > 1 and self._is_free_to_choose:
+                some = self._estimate(shape, fitting)
+                findings.append(_process_note(len(usable), len(fitting), some, processes=len(fitting)))
+                return self._choice(fitting, some, findings)
             alone = self._choice(roomiest, self._estimate(shape, roomiest), findings)
             if self.shard is ShardMode.AUTO and (found := self._shared(shape, usable, together, alone)):
                 return found
@@ -165,6 +170,9 @@ class CardCase:
         shards: int,
     ) -> CardChoice:
         """Return the choice of all cards, because sharding was asked for."""
+        if estimated is not None and usable:
+            usable = self._cards_for_shards(estimated, usable, findings, least=1 if self.keeps_shards else 2)
+            shards = self.ranks or len(usable) * self.hosts
         found = self._estimate(estimated, usable, shards) if estimated is not None else None
         obstacle = self._obstacle(shape, usable)
         if obstacle is not None:
@@ -176,8 +184,9 @@ class CardCase:
     def _shared(
         self, shape: ModelShape, usable: list[int], whole: Estimate, alone: CardChoice
     ) -> CardChoice | None:
-        """Return the choice of all cards for a sharded model; None if it cannot be, or only *alone* fits."""
+        """Return the choice of cards for a sharded model; None if it cannot be, or only *alone* fits."""
         findings = [*alone.findings]
+        usable = self._cards_for_shards(shape, usable, findings, least=2)
         shards = self.ranks or len(usable) * self.hosts
         obstacle = self._obstacle(shape, usable)
         found = self._estimate(shape, usable, shards)
@@ -189,6 +198,28 @@ class CardCase:
         if fits_alone or obstacle is None:
             return None
         return replace(alone, not_sharded=_no_shard_note(shards, found, room, obstacle))
+
+    @property
+    def _is_free_to_choose(self) -> bool:
+        """Whether it may leave out cards: nobody has said how many, and no other host uses as many."""
+        return self.hosts == 1 and self.ranks is None
+
+    def _cards_for_shards(
+        self, shape: ModelShape, usable: list[int], findings: list[Finding], *, least: int
+    ) -> list[int]:
+        """Return the most of *usable* cards that a sharded model fits on, *least* or more; else all."""
+        by_room = sorted(usable, key=lambda at: (-usable_memory(self.machine.cards[at]), at))
+        for number in range(len(usable), least - 1, -1) if self._is_free_to_choose else ():
+            if self._shards_fit(shape, some := sorted(by_room[:number])):
+                if number < len(usable):
+                    findings.append(_left_out_note(len(usable), number))
+                return some
+        return usable
+
+    def _shards_fit(self, shape: ModelShape, chosen: list[int]) -> bool:
+        """Whether the model can be sharded over the *chosen* cards of this host, and fits."""
+        found = self._estimate(shape, chosen, len(chosen) * self.hosts)
+        return self._obstacle(shape, chosen) is None and found.total <= self._room(chosen)
 
     def _obstacle(self, shape: ModelShape | None, usable: list[int]) -> Finding | None:
         cards = self._cards(usable)
@@ -220,13 +251,18 @@ class CardCase:
         )
 
 
-def _process_note(cards: int, fitting: int, found: Estimate) -> Finding:
+def _left_out_note(cards: int, number: int) -> Finding:
+    what = f"using {number} of {cards} cards"
+    return Finding(level=Level.NOTE, what=what, why="the parts of the model fit on no more of them")
+
+
+def _process_note(cards: int, fitting: int, found: Estimate, *, processes: int = 1) -> Finding:
     size = memory_text(found.total)
     if fitting == cards:
         what = f"training with {count(cards, 'process', 'processes')}, one for each card"
         why = f"the whole model fits on each card ({size})"
     else:
-        what = f"training with 1 process on 1 of {cards} cards"
+        what = f"training with {count(processes, 'process', 'processes')} on {processes} of {cards} cards"
         where = "only some of the cards" if fitting else "none of the cards"
         why = f"each process holds the whole model ({size}), which fits on {where}"
     return Finding(level=Level.NOTE, what=what, why=why)

@@ -76,6 +76,9 @@ def ranks_of(processes: int, extra: Sequence[str] = ()) -> Ranks:
     except argparse.ArgumentError as error:
         raise InvalidInput(f"invalid arguments for accelerate: {error}") from error
     hosts = max(1, given.num_machines or 1)
+    if given.num_processes and given.num_processes % hosts:
+        message = f"`--num_processes {given.num_processes}` cannot be shared evenly by {hosts} hosts"
+        raise InvalidInput(message, hint=f"Name a multiple of {hosts}: it is the number on all hosts")
     return Ranks(
         total=max(1, given.num_processes or processes * hosts),
         given=max(1, given.num_processes) if given.num_processes else None,

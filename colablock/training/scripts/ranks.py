@@ -46,6 +46,7 @@ _OF_THE_RUN = (
     "chat_template",
     "data",
     "rows",
+    "processes",
 )
 COMMIT = "the commit of base_model"
 RANK_FILE = 512  # bytes: two numbers and the name of a host
@@ -162,10 +163,7 @@ def check_ranks(job: Mapping[str, Any], rank: int, world: int, folder: "Path | N
     for one, (*_, settings) in enumerate(facts):
         first = facts[0][-1]
         if names := differing(first, settings):
-            words = ", ".join(
-                f"{name} is {settings.get(name)!s:.40} instead of {first.get(name)!s:.40}" for name in names
-            )
-            raise SystemExit(f"rank {one} has another job than rank 0: {words}")
+            raise SystemExit(f"rank {one} has another job than rank 0: {in_words(names, first, settings)}")
 
 
 def differing(first: Mapping[str, Any], other: Mapping[str, Any]) -> "list[str]":
@@ -173,6 +171,16 @@ def differing(first: Mapping[str, Any], other: Mapping[str, Any]) -> "list[str]"
     names = [name for name in {**first, **other} if first.get(name) != other.get(name)]
     asks_hub = None in (first.get(COMMIT), other.get(COMMIT))
     return [name for name in names if name != COMMIT or not asks_hub]
+
+
+def in_words(names: "list[str]", first: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Return how the settings *names* differ, each in a few words."""
+    words = ", ".join(
+        f"{name} is {other.get(name)!s:.40} instead of {first.get(name)!s:.40}" for name in names
+    )
+    if "processes" in names:  # of all hosts, reckoned from the cards of one
+        words += " (hosts with other numbers of cards need the same `--num_processes`)"
+    return words
 
 
 def checkpoint_of(job: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from colablock.training.preflight.facts import Level, Stack
+from colablock.training.preflight.facts import Card, Level, Stack
 from colablock.training.preflight.hub import ModelFacts
 from colablock.training.preflight.memory import Setting, estimate, held_in_memory, runner_profile
 from colablock.training.preflight.run_case import RunCase
@@ -27,6 +27,12 @@ from tests.support.training import (
     check_run,
     refusal,
 )
+
+
+def busy(card: Card, free: float) -> Card:
+    """Return a card of which others leave *free* GiB."""
+    return replace(card, free=round(free * GIB))
+
 
 A100_80, A100_40 = (a_card(f"NVIDIA A100-SXM4-{size}GB", "8.0", size) for size in (80, 40))
 RTX_4090, L4 = a_card("NVIDIA GeForce RTX 4090", "8.9", 24), a_card("NVIDIA L4", "8.9", 22.5)
@@ -65,6 +71,23 @@ CASES: list[tuple[list[Any], Mapping[str, Any], bool, int, bool]] = [
     ([A100_40] * 4, {"ranks": 2}, True, 2, True),
     ([A100_80] * 4, {"ranks": 2, "hosts": 2}, True, 1, False),
     ([RTX_4090, A100_80], {"ranks": 1}, True, 1, False),
+    # Cards of which some are in use by others, or smaller.
+    ([RTX_4090] * 3 + [busy(RTX_4090, 6)], {}, True, 3, True),
+    ([RTX_4090] * 3 + [busy(RTX_4090, 6)], {"shard": ShardMode.FSDP}, True, 3, True),
+    ([RTX_4090] * 3 + [busy(RTX_4090, 6)], {"shard": ShardMode.NONE}, False, 1, False),
+    ([RTX_4090] * 2 + [busy(RTX_4090, 6)] * 2, {}, False, 4, True),
+    ([RTX_4090] * 3 + [busy(RTX_4090, 6)], {"ranks": 4}, False, 4, True),
+    ([RTX_4090] * 3 + [busy(RTX_4090, 6)], {"hosts": 2, "shares_folder": True}, False, 4, True),
+    ([RTX_4090] * 3 + [busy(RTX_4090, 2)], {"model": "8B"}, True, 3, False),
+    ([RTX_4090] * 3 + [busy(RTX_4090, 2)], {"model": "8B", "shard": ShardMode.NONE}, True, 3, False),
+    ([RTX_4090] * 3 + [busy(RTX_4090, 2)], {"model": "8B", "hosts": 2}, True, 1, False),
+    ([busy(RTX_4090, 2), RTX_4090], {"model": "8B"}, True, 1, False),
+    ([A100_80, A100_40, A100_80], {}, True, 2, False),  # each on two cards is faster than parts on three
+    ([A100_80, A100_40], {}, True, 2, True),
+    ([A100_40] * 2 + [RTX_4090], {"sequence_len": 2048}, True, 2, True),
+    ([A100_40] * 2 + [RTX_4090], {"keeps_shards": True, "sequence_len": 2048}, True, 2, True),
+    ([A100_80, RTX_4090], {"keeps_shards": True}, True, 1, True),
+    ([RTX_4090] * 3, {}, True, 3, True),
     ([], {"model": "8B", "shard": ShardMode.FSDP, "ranks": 2, "ram": 200}, True, 1, True),
 ]
 

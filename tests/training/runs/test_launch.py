@@ -393,6 +393,12 @@ def test_arguments_that_a_run_would_leave_out_are_refused(extra: str, hint: str)
     assert hint in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize("hosts", [2, 3])
+def test_processes_that_hosts_cannot_share_are_refused(hosts: int) -> None:
+    with pytest.raises(InvalidInput, match=f"`--num_processes 7` cannot be shared evenly by {hosts} hosts"):
+        ranks_of(1, f"--num_machines {hosts} --num_processes 7".split())
+
+
 def test_other_arguments_of_accelerate_are_passed_on() -> None:
     extra = ("--max_restarts 1 --tee 3 --num_cpu_threads_per_process 2 --rdzv_conf a=b --same_network"
              " --log_dir --use_x fsdp_x")  # fmt: skip

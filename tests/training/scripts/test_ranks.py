@@ -175,6 +175,13 @@ def test_large_files_are_compared_by_their_ends(tmp_path: Path, monkeypatch: pyt
     assert len({*found[2:]}) == 4
 
 
+def test_hosts_with_other_numbers_of_cards_are_told_what_to_do() -> None:
+    names = ranks.differing({"processes": 4, "rows": 9}, {"processes": 8, "rows": 9})
+    assert ranks.in_words(names, {"processes": 4}, {"processes": 8}) == (
+        "processes is 8 instead of 4 (hosts with other numbers of cards need the same `--num_processes`)"
+    )
+
+
 def test_without_the_hub_hosts_have_the_same_commit_of_a_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
