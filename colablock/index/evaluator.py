@@ -63,6 +63,10 @@ class Policy:
         """Whether an sdist of *name* may be built."""
         return _ALL in self.allow_build or name in self.allow_build
 
+    def rules_for(self, name: NormalizedName) -> tuple[object, ...]:
+        """Return what decides about the files of *name*, beside the environment."""
+        return self.exclude_newer, self.may_build(name), self.may_use_wheels(name)
+
     def may_use_wheels(self, name: NormalizedName) -> bool:
         """Whether a wheel of *name* may be used."""
         return not (_ALL in self.no_binary or name in self.no_binary)

@@ -37,10 +37,11 @@ from colablock.index.direct_reference import (
 )
 from colablock.index.evaluator import FilesByVersion, Policy, judge_files
 from colablock.index.find_links import FindLinks
-from colablock.index.metadata_fetcher import MetadataSource
+from colablock.index.metadata_fetcher import MetadataSource, contents_key
 from colablock.index.prefetch import Prefetcher
 from colablock.index.project_pages import (
     UNHASHED,
+    ReadOnce,
     of_index,
     project_url,
     read_page,
@@ -68,7 +69,8 @@ class IndexSource:
     knows about the archive of an entry or the files of an index, for when its host cannot be reached.  Names
     in *settled* are installed, so nothing is prefetched for them.  With
     *takes_unhashed* a file that its page lists without a strong hash is a
-    candidate; whoever locks it has to fetch and hash it.
+    candidate; whoever locks it has to fetch and hash it.  *reads* has what other solves of this call have
+    read through *fetcher*.
 
     Otherwise candidates are ordered newest first, those with the preferred local label first.
     Offline, those whose file is at hand come first, and *unreached* has the names of which not all
@@ -91,6 +93,7 @@ class IndexSource:
         unwanted_labels: frozenset[str] = frozenset(),
         known: KnownArchives | None = None,
         takes_unhashed: bool = False,
+        reads: ReadOnce | None = None,
     ) -> None:
         self._fetcher = fetcher
         self._policy = policy
@@ -108,6 +111,8 @@ class IndexSource:
         self._reader = MetadataSource(fetcher, build)
         self._known = known
         self._takes_unhashed = takes_unhashed
+        self._reads = reads or ReadOnce()
+        self._files = self._reads.judged(policy.environment)
         self._claims: dict[NormalizedName, str] = {}  # names that packages of a named index require
         self._bound: dict[NormalizedName, str] = {}  # undeclared names and their indexes
         self._recalled: dict[NormalizedName, KnownArchive] = {}  # from a lock: their index is away
@@ -132,6 +137,7 @@ class IndexSource:
         settled: Container[NormalizedName] = (),
         known: KnownArchives | None = None,
         takes_unhashed: bool = False,
+        reads: ReadOnce | None = None,
     ) -> IndexSource:
         """Return the source that *matrix* (its variant selected) describes for *environment*."""
         options = matrix.options
@@ -158,6 +164,7 @@ class IndexSource:
             unwanted_labels=frozenset({"cpu"}) if for_cards else frozenset(),
             known=known,
             takes_unhashed=takes_unhashed,
+            reads=reads,
         )
 
     def judge(self, name: NormalizedName) -> ProjectCandidates:
@@ -269,7 +276,7 @@ class IndexSource:
             where.append(redacted(index.url))
             try:
                 known = self._listed_before(name, entry, index) or None
-                page = None if known else read_page(self._fetcher, url, redacted(index.url), name)
+                page = None if known else self._page(url, redacted(index.url), name)
             except FetchFailed as error:
                 known = self._listed_before(name, entry, index, error)
                 if known is None:
@@ -279,9 +286,16 @@ class IndexSource:
                 continue
             files, status = page or (FilesByVersion.of(name, known or ()), None)
             files = files.each(_without_hash_too) if self._takes_unhashed else files
-            judged = judge_files(name, files, replace(policy, exclude_newer=_cutoff(index, policy)))
+            of_index_policy = replace(policy, exclude_newer=_cutoff(index, policy))
+            judge = partial(judge_files, name, files, of_index_policy)
+            rules = (url, redacted(index.url), name, self._takes_unhashed, of_index_policy.rules_for(name))
+            judged = judge() if page is None else self._files.get(rules, judge)
             return with_status(name, status, replace(judged, where=tuple(where)), url)
         return ProjectCandidates(found=False, where=tuple(where))
+
+    def _page(self, url: str, index: str, name: NormalizedName) -> tuple[FilesByVersion, str | None] | None:
+        read = partial(read_page, self._fetcher, url, index, name)
+        return self._reads.pages.get((url, index, name), read)
 
     def _listed_before(
         self, name: NormalizedName, entry: PackageEntry | None, index: Index, error: FetchFailed | None = None
@@ -332,7 +346,7 @@ class IndexSource:
         if listed is not None and listed.candidate.version == candidate.version:
             return listed.metadata
         try:
-            return _metadata_of(self._reader, candidate, file, entry)
+            return self._metadata_of(candidate, file, entry)
         except FetchFailed as error:
             known = _recalled(self._known, entry, error, self._fetcher)
             if known is not None and known.candidate.version == candidate.version:
@@ -342,6 +356,13 @@ class IndexSource:
                 raise unread from error
             self.unreached[candidate.name] = unread
             raise BadDistribution(unread.message) from error
+
+    def _metadata_of(self, candidate: Candidate, file: File, entry: PackageEntry | None) -> Metadata:
+        read = partial(_metadata_of, self._reader, candidate, file, entry)
+        key = contents_key(self._fetcher, file) if file.is_wheel else None
+        if key is None or (entry is not None and entry.is_rebuilt):
+            return read()
+        return self._reads.metadata.get((candidate.name, key), read)
 
 
 def _in_order(

@@ -217,6 +217,7 @@ def solver_for(session: Session, options: ApplyOptions, kernel: Snapshot) -> Sol
         lock_store=_lock_store(session, options, matrix, settings),
         standing=_lock_paths(session, options, matrix),
         away=session.away,
+        readers=session.readers,
         # Without `into` it names the kernel: where that cannot take the stack, any Python may.
         python=options.python if options.into is Target.ENV else None,
     )

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from colablock.bundles.manifest import BundleManifest
     from colablock.bundles.reader import Bundle
     from colablock.errors import FetchFailed
+    from colablock.index.project_pages import ReadOnce
     from colablock.matrix.model import Matrix
+    from colablock.network.fetcher import Fetcher
     from colablock.planning.options import ApplyOptions
 
 __all__ = ["Session", "comparable", "from_bundle", "named_in_bundle"]
@@ -54,6 +56,8 @@ class Session:
     unreached: dict[str, FetchFailed] = field(default_factory=dict, init=False, repr=False)
     #: The archives and indexes in whose place a lock tells what is there, by URL.
     away: set[str] = field(default_factory=set, init=False, repr=False)
+    #: The fetchers of this session by their settings, each with what the solves have read with it.
+    readers: dict[Settings, tuple[Fetcher, ReadOnce]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def home(self) -> Path:

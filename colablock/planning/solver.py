@@ -15,6 +15,7 @@ from colablock.environment.snapshot import Snapshot, fingerprint
 from colablock.errors import FetchFailed, NoSolution, Unmet
 from colablock.index.build import Builder
 from colablock.index.finder import IndexSource
+from colablock.index.project_pages import ReadOnce
 from colablock.lockfile.lock_source import LockSource
 from colablock.lockfile.overridden_lock import OverriddenLock
 from colablock.lockfile.standing import StandingLocks
@@ -88,6 +89,7 @@ class Solver:
     lock_store: LockStore | None = None  # the lock files beside the matrix
     standing: Sequence[LockFile] = ()  # locks that may know an archive whose host cannot be reached
     away: set[str] = field(default_factory=set)  # the URLs of such archives
+    readers: dict[Settings, tuple[Fetcher, ReadOnce]] = field(default_factory=dict)  # of this call
     preferred: Mapping[NormalizedName, Version] = field(default_factory=dict)  # the pins of an earlier lock
     expected: Mapping[NormalizedName, Version | None] = field(default_factory=dict)  # see IndexSource.expect
     python: str | None = None  # named by the user
@@ -335,7 +337,7 @@ class Solver:
         locked: LockSource | None = None,
     ) -> WheelPreparer:
         """Return the source of candidates for *environment*, with the means to prepare their wheels."""
-        fetcher = Fetcher.for_settings(self.settings, self.environ)
+        fetcher, reads = self._reader()
         # A lock names no credentials, and its files come from these places.
         for url in (self.settings.default_index, *(one.url for one in self.matrix.indexes)):
             fetcher.learn_credentials(url)
@@ -372,6 +374,7 @@ class Solver:
             takes_unhashed=self.takes_unhashed,
             copies_first=self.copies_first,
             is_here=bool(self.kernel.python),
+            reads=reads,
         )
         if isinstance(source, IndexSource):
             source.expect(self.expected)
@@ -384,6 +387,12 @@ class Solver:
             standing=standing,
             allow_build=self.matrix.options.allow_build,
         )
+
+    def _reader(self) -> tuple[Fetcher, ReadOnce]:
+        """Return the fetcher for the settings, and what other solves of this call have read with it."""
+        if self.settings not in self.readers:
+            self.readers[self.settings] = Fetcher.for_settings(self.settings, self.environ), ReadOnce()
+        return self.readers[self.settings]
 
     def _locked(self, environment: Environment, kernel: Snapshot | None = None) -> LockSource | None:
         """Return the lock to use as the source: the one the user names, else one beside the matrix that fits.

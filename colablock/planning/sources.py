@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from colablock.environment.snapshot import Snapshot
     from colablock.index.build import Builder
     from colablock.index.candidates import Candidate, CandidateSource
+    from colablock.index.project_pages import ReadOnce
     from colablock.lockfile.standing import StandingLocks
     from colablock.matrix.model import Index, Matrix, PackageEntry
     from colablock.network.fetcher import Fetcher
@@ -71,6 +72,7 @@ def candidate_source(
     takes_unhashed: bool = False,
     copies_first: bool = True,
     is_here: bool = True,
+    reads: ReadOnce | None = None,
 ) -> IndexSource | LockSource:
     """Return the source of the candidates: the lock *locked*, or the indexes without one.
 
@@ -101,6 +103,7 @@ def candidate_source(
         settled=settled,
         known=standing,
         takes_unhashed=takes_unhashed,
+        reads=reads,
     )
     return OverriddenLock(locked, index, labels) if locked is not None else index
 
