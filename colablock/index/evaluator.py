@@ -34,6 +34,7 @@ from colablock.index.candidates import (
     Reason,
     Rejection,
 )
+from colablock.index.simple_api import microseconds
 
 __all__ = [
     "FilesByVersion",
@@ -94,12 +95,14 @@ class FilesByVersion:
     """The files of a project.
 
     *versions* are sorted, the newest first; *read* returns the files of one, and *others* those whose name
-    has no version of the project.
+    has no version of the project.  *uploaded* are the times of the first upload of each version, in
+    microseconds since the epoch, None without one; it is empty where the files have to be read for that.
     """
 
     versions: Sequence[Version]
     read: Callable[[Version], Sequence[File]]
     others: Callable[[], Sequence[File]]
+    uploaded: Sequence[int | None] = ()
 
     @classmethod
     def of(cls, name: NormalizedName, files: Iterable[File]) -> FilesByVersion:
@@ -118,7 +121,16 @@ class FilesByVersion:
             versions=self.versions,
             read=lambda version: [*map(change, self.read(version))],
             others=lambda: [*map(change, self.others())],
+            uploaded=self.uploaded,
         )
+
+    def before(self, cutoff: datetime | None) -> Sequence[Version]:
+        """Return the versions that may have a file from before *cutoff*."""
+        if cutoff is None or not self.uploaded:
+            return self.versions
+        last = microseconds(cutoff)
+        pairs = zip(self.versions, self.uploaded, strict=True)
+        return [version for version, first in pairs if first is not None and first < last]
 
     def all(self) -> list[File]:
         """Return every file."""
@@ -136,7 +148,9 @@ def judge_files(
     listed = files if isinstance(files, FilesByVersion) else FilesByVersion.of(name, files)
     evaluator = _ProjectEvaluator(name, listed, policy, origin)
     return ProjectCandidates(
-        candidates=Candidates(listed.versions, lambda version: evaluator.judged(version).candidate),
+        candidates=Candidates(
+            listed.before(evaluator.cutoff), lambda version: evaluator.judged(version).candidate
+        ),
         rejections=Deferred(evaluator.rejections),
     )
 
@@ -249,7 +263,7 @@ class _ProjectEvaluator:
         self._fits_python: dict[str | None, bool | None] = {None: True}
         self._judged: dict[Version, _Judged] = {}
         cutoff = policy.exclude_newer
-        self._cutoff = cutoff.replace(tzinfo=timezone.utc) if cutoff and cutoff.tzinfo is None else cutoff
+        self.cutoff = cutoff.replace(tzinfo=timezone.utc) if cutoff and cutoff.tzinfo is None else cutoff
 
     def judged(self, version: Version) -> _Judged:
         """Return what comes of one version."""
@@ -313,7 +327,7 @@ class _ProjectEvaluator:
         return candidate, None if why is None else partial(self._yanked, version, chosen[0].file, why)
 
     def _is_old_enough(self, file: File) -> bool:
-        return self._cutoff is None or (file.upload_time is not None and file.upload_time < self._cutoff)
+        return self.cutoff is None or (file.upload_time is not None and file.upload_time < self.cutoff)
 
     def _takes_python(self, file: File) -> bool:
         text = file.requires_python
@@ -363,7 +377,7 @@ class _ProjectEvaluator:
                 " be judged (`exclude-newer = false` in that [[index]] takes its files of any age)"
             )
             return self._rejection(version, known, Reason.NO_UPLOAD_TIME, detail)
-        cutoff = self._cutoff.date() if self._cutoff else ""
+        cutoff = self.cutoff.date() if self.cutoff else ""
         detail = f"{self._name} {version} was uploaded on {min(times).date()}, and exclude-newer is {cutoff}"
         return self._rejection(version, known, Reason.TOO_NEW, detail)
 

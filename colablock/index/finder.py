@@ -251,9 +251,9 @@ class IndexSource:
         if self._fetcher.offline:
             found = Candidates.of(at_hand_first(found, self._fetcher.is_here))
         labels = self._unwanted_labels  # no function may refer to the source: see `_page_of_links`
-        unwanted = found.select(lambda version: has_label(version, *labels))
+        unwanted = found.select(lambda version: has_label(version, *labels)) if labels else ()
         return ProjectCandidates(
-            candidates=found.select(lambda version: not has_label(version, *labels)),
+            candidates=found.select(lambda version: not has_label(version, *labels)) if labels else found,
             rejections=Deferred(
                 lambda: (*linked.rejections, *listed.rejections, *map(_without_card, unwanted))
             ),
@@ -450,8 +450,8 @@ def _cutoff(index: Index, policy: Policy) -> datetime | None:
 
 def has_label(version: Version, *labels: str) -> bool:
     """Whether *version* has one of the local labels, such as ``cpu`` or ``cu118`` (``cu118.1`` counts)."""
-    local = version.local or ""
-    return any(local == label or local.startswith(f"{label}.") for label in labels)
+    local = version.local
+    return local is not None and any(local == label or local.startswith(f"{label}.") for label in labels)
 
 
 def _installed_metadata(candidate: Candidate) -> Metadata:

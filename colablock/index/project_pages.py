@@ -22,7 +22,7 @@ from colablock._vendor.packaging.utils import NormalizedName
 from colablock.environment.requirements import version_of
 from colablock.index.candidates import STRONG_HASHES, Reason, Rejection
 from colablock.index.evaluator import FilesByVersion, version_in
-from colablock.index.simple_api import ACCEPT, Listing, not_a_page, parse_page
+from colablock.index.simple_api import ACCEPT, Listing, first_upload, not_a_page, parse_page
 from colablock.network.settings import mirror_variable
 
 if TYPE_CHECKING:
@@ -88,10 +88,15 @@ def project_files(fetcher: Fetcher, index: str, name: NormalizedName) -> list[Fi
 
 
 class _Head(msgspec.Struct, frozen=True, kw_only=True):
-    """The first line of a page in the cache: the *project* by whose name its files have *versions*."""
+    """The first line of a page in the cache: the *project* by whose name its files have *versions*.
+
+    *uploaded* are the times of the first upload of each version, in microseconds since the epoch; None
+    where no file has a valid one.
+    """
 
     project: str
     versions: Annotated[list[str], msgspec.Meta(max_length=limits.FILES)]
+    uploaded: Annotated[list[int | None], msgspec.Meta(max_length=limits.FILES)]
     status: str | None = None
 
 
@@ -118,7 +123,10 @@ def read_page(
         return [_judged_link(file, page.base, fetcher) for file in _rows(line).files(index, naming)]
 
     found = FilesByVersion(
-        versions=versions, read=lambda version: files(line_of[version]), others=lambda: files(lines[0])
+        versions=versions,
+        uploaded=head.uploaded,
+        read=lambda version: files(line_of[version]),
+        others=lambda: files(lines[0]),
     )
     return found, head.status
 
@@ -135,7 +143,12 @@ def _lines(project: NormalizedName, listing: Listing) -> bytes:
         by_version.setdefault(version_in(project, row.filename) if project else None, []).append(row)
     others = by_version.pop(None)
     versions = sorted(filter(None, by_version), reverse=True)
-    head = _Head(project=project, versions=[str(one) for one in versions], status=listing.status)
+    head = _Head(
+        project=project,
+        versions=[str(one) for one in versions],
+        uploaded=[first_upload(by_version[one]) for one in versions],
+        status=listing.status,
+    )
     groups = (others, *(by_version[one] for one in versions))
     # A `Listing` would check its rows once more.
     lines = ({"rows": rows, "status": listing.status} for rows in groups)
@@ -146,7 +159,7 @@ def _read_lines(body: bytes, project: NormalizedName) -> tuple[_Head, list[bytes
     """Return the head and the other lines of a page.  Raises Malformed."""
     first, *lines = body.split(b"\n")
     head = decode(first, _Head)
-    if len(lines) != len(head.versions) + 1:
+    if not len(head.uploaded) == len(head.versions) == len(lines) - 1:
         raise Malformed("it has another number of versions")
     if head.project == project:
         return head, lines

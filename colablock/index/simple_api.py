@@ -9,9 +9,10 @@ upload must not make the whole project unusable.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Annotated, Generic, TypeAlias, TypeVar
 from urllib.parse import unquote, urljoin, urlsplit
 
@@ -24,7 +25,7 @@ from colablock.errors import FetchFailed
 from colablock.index.candidates import File
 from colablock.index.html_page import start_tags
 
-__all__ = ["ACCEPT", "FileRow", "Listing", "not_a_page", "parse_page"]
+__all__ = ["ACCEPT", "FileRow", "Listing", "first_upload", "microseconds", "not_a_page", "parse_page"]
 
 ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01"
 _NO_INDEX = "Check that the URL is that of a simple index (PEP 503): it often ends with `/simple/`"
@@ -307,6 +308,8 @@ def _check_version(version: str, url: str) -> None:
         raise FetchFailed(message, url=redacted(url), hint="a newer colablock may read it")
 
 
+_MICROSECOND = timedelta(microseconds=1)
+_IN_UTC = re.compile(r"2[0-9]{3}-[0-9T:.-]+Z")
 _EPOCH = datetime.fromtimestamp(0, timezone.utc)
 
 
@@ -325,6 +328,22 @@ def _moment(text: str | None) -> datetime | None:
         return datetime.fromtimestamp(seconds, timezone.utc) if seconds >= 0 else None
     except (ValueError, OverflowError):
         return None
+
+
+def microseconds(moment: datetime) -> int:
+    """Return the time since the epoch."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def first_upload(rows: Sequence[FileRow]) -> int | None:
+    """Return the time of the first upload in microseconds; None if no file has a valid time (PEP 700)."""
+    texts = [row.uploaded for row in rows if row.uploaded]
+    if len({len(text) for text in texts}) == 1 and all(map(_IN_UTC.fullmatch, texts)):
+        first = _moment(min(texts))
+        if first is not None:  # in the usual form, the texts have the order of the times
+            return microseconds(first)
+    times = [moment for moment in map(_moment, texts) if moment is not None]
+    return microseconds(min(times)) if times else None
 
 
 def _file(row: FileRow, index: str | None, naming: Callable[[str], str] | None, status: str | None) -> File:

@@ -286,7 +286,7 @@ def _is_digest(text: str) -> bool:
     return len(text) == 64 and all(c in "0123456789abcdef" for c in text)  # noqa: PLR2004 - SHA-256
 
 
-PARSED = "simple-5"  # the kind of parsed pages; the number changes with their form
+PARSED = "simple-6"  # the kind of parsed pages; the number changes with their form
 _KINDS = (
     "built",
     "bytecode",

@@ -9,6 +9,7 @@ from resolvelib import BaseReporter, ResolutionImpossible, ResolutionTooDeep
 from resolvelib.resolvers import Resolution as Search
 
 from colablock.resolver.model import Edge, Key, ResolverCandidate, ResolverRequirement
+from colablock.resolver.provider import Clauses
 
 if TYPE_CHECKING:
     from colablock.resolver.provider import Provider
@@ -37,12 +38,22 @@ class _ConflictCounter(BaseReporter[ResolverRequirement, ResolverCandidate, Key]
 class _Search(Search[ResolverRequirement, ResolverCandidate, Key]):
     """A search of resolvelib that judges a pin again only if its requirements have changed."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, provider: Any, reporter: _ConflictCounter) -> None:
+        super().__init__(provider, reporter)
+        self._provider: Provider = provider
         self._judged: dict[Key, tuple[object, ResolverCandidate, bool]] = {}
+        self._clauses: dict[Key, tuple[object, Clauses]] = {}
+
+    def _get_preference(self, name: Key) -> Any:
+        state = self._states[-1]
+        criterion = state.criteria[name]
+        known = self._clauses.get(name)
+        if known is None or known[0] is not criterion:
+            known = self._clauses[name] = criterion, Clauses.of(criterion.iter_requirement())
+        return self._provider.preference(name, known[1], state.mapping)
 
     def _is_current_pin_satisfying(self, name: Key, criterion: Any) -> bool:
-        pin = self.state.mapping.get(name)
+        pin = self._states[-1].mapping.get(name)
         if pin is None:
             return False
         known = self._judged.get(name)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from colablock._records import dataclass
 from colablock.resolver.model import PYTHON
-from colablock.resolver.search_state import Incompatibility, ProjectState, terms_without_other_wants
+from colablock.resolver.search_state import ABSENT, Incompatibility, ProjectState, terms_without_other_wants
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
@@ -202,7 +202,8 @@ class CompleteSearch:
         waiting = [
             place
             for place, project in enumerate(self._projects)
-            if project.is_selected and not (project.is_decided and project.possible & project.read)
+            if not (possible := project.possible) & ABSENT  # selected, and not decided or not read
+            and (possible & (possible - 1) or not possible & project.read)
         ]
         return min(waiting, key=self._rank, default=None)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName
@@ -16,7 +16,7 @@ from colablock.matrix.model import Constraint, PackageEntry
 from colablock.resolver.constraints import installed_candidate
 from colablock.resolver.model import Request, ResolverRequirement
 
-__all__ = ["CandidateMatcher", "Lazy", "is_pin", "is_yanked"]
+__all__ = ["CandidateMatcher", "Lazy", "SpecifierMemo", "is_pin", "is_yanked"]
 
 T = TypeVar("T")
 
@@ -81,6 +81,60 @@ def is_yanked(candidate: Candidate) -> bool:
     return bool(candidate.files) and all(file.yanked is not None for file in candidate.files)
 
 
+class _Known(NamedTuple):
+    """A specifier, the number of those equal to it, and whether versions meet it."""
+
+    specifier: SpecifierSet
+    number: int
+    meets: dict[Version, bool]
+
+
+class SpecifierMemo:
+    """Which versions meet which specifiers.  The rounds of a solve ask the same again.
+
+    The hash of a specifier builds the canonical text of each version in it, so each object is hashed once.
+    """
+
+    def __init__(self) -> None:
+        self._equal: dict[SpecifierSet, _Known] = {}
+        self._known: dict[int, _Known] = {}
+
+    def _of(self, specifier: SpecifierSet) -> _Known:
+        known = self._known.get(id(specifier))
+        if known is None:
+            same = self._equal.setdefault(specifier, _Known(specifier, len(self._equal), {}))
+            # The object is kept, so no other gets its id.
+            known = self._known[id(specifier)] = same._replace(specifier=specifier)
+        return known
+
+    def number(self, specifier: SpecifierSet) -> int:
+        """Return the number of *specifier*; equal ones have the same."""
+        return self._of(specifier).number
+
+    def contains(self, specifier: SpecifierSet, version: Version) -> bool:
+        """Whether *version* meets *specifier*; pre-releases may."""
+        found = self._of(specifier).meets
+        fits = found.get(version)
+        if fits is None:
+            fits = found[version] = specifier.contains(version, prereleases=True)
+        return fits
+
+    def all_contain(self, specifiers: Iterable[SpecifierSet]) -> Callable[[Version], bool]:
+        """Return whether a version meets all of *specifiers*; pre-releases may."""
+        every = {known.number: known for known in map(self._of, specifiers)}.values()
+
+        def meets(version: Version) -> bool:
+            for specifier, _, found in every:
+                fits = found.get(version)
+                if fits is None:
+                    fits = found[version] = specifier.contains(version, prereleases=True)
+                if not fits:
+                    return False
+            return True
+
+        return meets
+
+
 class CandidateMatcher:
     """The candidates of a request that meet given requirements; results are cached.
 
@@ -96,8 +150,10 @@ class CandidateMatcher:
         graph: DependencyGraph,
         constraints: Mapping[NormalizedName, Sequence[Any]],
         held: frozenset[NormalizedName],
+        memo: SpecifierMemo,
     ) -> None:
         self._request = request
+        self._memo = memo
         self._source = source
         self._graph = graph
         self._constraints = constraints
@@ -107,7 +163,8 @@ class CandidateMatcher:
         self._indexed = {entry.name for entry in request.asked if entry.index}
         narrowed: tuple[PackageEntry | Constraint, ...] = (*request.asked, *request.constraints)
         self._explicit_pre = {one.name for one in narrowed if any(s.prereleases for s in one.specifier)}
-        self._matching: dict[tuple[NormalizedName, frozenset[SpecifierSet], Any], Sequence[Candidate]] = {}
+        self._matching: dict[tuple[NormalizedName, frozenset[int], Any], Sequence[Candidate]] = {}
+        self._met: dict[NormalizedName, Sequence[SpecifierSet]] = {}  # what installed ones ask for, and get
         self.unusable: dict[tuple[NormalizedName, Version], Rejection] = {}
 
     def matching(self, name: NormalizedName, wants: Sequence[ResolverRequirement]) -> Sequence[Candidate]:
@@ -117,7 +174,7 @@ class CandidateMatcher:
         """
         exact = frozenset(want.exact for want in wants if want.exact is not None)
         urls = frozenset(want.url for want in wants if want.url)
-        specifiers = frozenset(want.specifier for want in wants)
+        specifiers = frozenset(self._memo.number(want.specifier) for want in wants)
         key = (name, specifiers, (exact, urls))
         if key not in self._matching:
             self._matching[key] = Lazy(self._match(name, wants))
@@ -132,7 +189,7 @@ class CandidateMatcher:
         found = [installed_candidate(installed)] if installed and self.installed_serves(installed, ()) else []
         if name not in self._held:
             candidates = Candidates.of(self._source.judge(name).candidates)
-            candidates = candidates.select(lambda version: self._may_fit(name, version))
+            candidates = candidates.select(self._test(name, (), read=False))
             if "if-necessary" not in self._request.prerelease:
                 candidates = self._without_prereleases(name, candidates)
             found += [c for c in candidates if not installed or self._is_another_build(c, installed)]
@@ -151,7 +208,7 @@ class CandidateMatcher:
         fits = fits and self._request.fixed.get(installed.name, version) == version
         fits = fits and all(self._meets(want, version) for want in wants)
         fits = fits and all(
-            constraint.specifier.contains(version, prereleases=True)
+            self._memo.contains(constraint.specifier, version)
             for constraint in self._constraints.get(installed.name, ())
         )
         return fits and self._allowed(installed.name, version) and self._provenance_fits(installed)
@@ -166,7 +223,7 @@ class CandidateMatcher:
         elif name in self._held:
             return
         candidates = Candidates.of(self._source.judge(name).candidates)
-        candidates = candidates.select(lambda version: self._version_fits(name, version, wants))
+        candidates = candidates.select(self._test(name, wants))
         candidates = candidates.select_judged(lambda candidate: self._file_fits(candidate, wants))
         candidates = self._without_prereleases(name, candidates)
         if installed is not None:
@@ -185,9 +242,7 @@ class CandidateMatcher:
         return installed.name not in self._request.unfit and not self._provenance_fits(installed)
 
     def _fits(self, candidate: Candidate, wants: Sequence[ResolverRequirement]) -> bool:
-        return self._version_fits(candidate.name, candidate.version, wants) and self._file_fits(
-            candidate, wants
-        )
+        return self._test(candidate.name, wants)(candidate.version) and self._file_fits(candidate, wants)
 
     def _file_fits(self, candidate: Candidate, wants: Sequence[ResolverRequirement]) -> bool:
         """Whether *candidate* comes from where *wants* have it from; a yanked one must be pinned."""
@@ -195,31 +250,33 @@ class CandidateMatcher:
             return False
         return not is_yanked(candidate) or any(map(is_pin, wants))
 
-    def _version_fits(
-        self, name: NormalizedName, version: Version, wants: Sequence[ResolverRequirement]
-    ) -> bool:
-        is_usable = (name, version) not in self.unusable
-        return (
-            is_usable and all(self._meets(want, version) for want in wants) and self._may_fit(name, version)
-        )
+    def _test(
+        self, name: NormalizedName, wants: Sequence[ResolverRequirement], *, read: bool = True
+    ) -> Callable[[Version], bool]:
+        """Return whether a version meets *wants*, and the matrix, the constraints and a lock allow it.
 
-    def _may_fit(self, name: NormalizedName, version: Version) -> bool:
-        """Whether the matrix, the constraints and a lock allow a version."""
+        With *read*, a version whose metadata was read and is invalid does not.
+        """
         fixed = self._request.fixed.get(name)
-        return (
-            (fixed is None or version == fixed)
-            and self._allowed(name, version)
-            and all(
-                constraint.specifier.contains(version, prereleases=True)
-                for constraint in self._constraints.get(name, ())
-            )
-        )
+        exact = {one for one in (fixed, *(want.exact for want in wants)) if one is not None}
+        specifiers = [want.specifier for want in wants if want.exact is None]
+        specifiers += [constraint.specifier for constraint in self._constraints.get(name, ())]
+        meets, absent = self._memo.all_contain(specifiers), self._excluded.get(name)
+        unusable = self.unusable if read else {}
 
-    @staticmethod
-    def _meets(want: ResolverRequirement, version: Version) -> bool:
+        def fits(version: Version) -> bool:
+            if (exact and {version} != exact) or not meets(version):
+                return False
+            if absent is not None and self._memo.contains(absent.specifier, version):
+                return False
+            return not unusable or (name, version) not in unusable
+
+        return fits
+
+    def _meets(self, want: ResolverRequirement, version: Version) -> bool:
         if want.exact is not None:
             return version == want.exact
-        return want.specifier.contains(version, prereleases=True)
+        return self._memo.contains(want.specifier, version)
 
     def follows(self, want: ResolverRequirement, candidate: Candidate) -> bool:
         """Whether *candidate* comes from the direct reference of *want*; only the user's references count."""
@@ -236,7 +293,7 @@ class CandidateMatcher:
 
     def _allowed(self, name: NormalizedName, version: Version) -> bool:
         absent = self._excluded.get(name)
-        return absent is None or not absent.specifier.contains(version, prereleases=True)
+        return absent is None or not self._memo.contains(absent.specifier, version)
 
     def _provenance_fits(self, installed: Installed) -> bool:
         """Whether the installed build is the requested one (PEP 610, PEP 440 local versions).
@@ -268,9 +325,11 @@ class CandidateMatcher:
         if mode == "allow" or ("explicit" in mode and name in self._explicit_pre):
             return candidates
         stable = candidates.select(lambda version: not version.is_prerelease)
-        return candidates if not stable and "if-necessary" in mode else stable
+        return candidates if "if-necessary" in mode and not stable else stable
 
     def _breaks(self, name: NormalizedName, version: Version) -> int:
         """Count the installed distributions whose holding requirement *version* would break."""
-        demands = filter(self._graph.is_met, self._graph.demands_on(name))
-        return sum(not d.requirement.specifier.contains(version, prereleases=True) for d in demands)
+        if name not in self._met:
+            demands = filter(self._graph.is_met, self._graph.demands_on(name))
+            self._met[name] = [one.requirement.specifier for one in demands]
+        return sum(not self._memo.contains(specifier, version) for specifier in self._met[name])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
@@ -19,7 +19,7 @@ from colablock.index.candidates import (
     Rejection,
 )
 from colablock.resolver.constraints import constraints_of, protected_extras
-from colablock.resolver.matching import CandidateMatcher, Lazy, is_pin, is_yanked
+from colablock.resolver.matching import CandidateMatcher, Lazy, SpecifierMemo, is_pin, is_yanked
 from colablock.resolver.model import (
     ANY,
     PYTHON,
@@ -36,15 +36,34 @@ if TYPE_CHECKING:
     from colablock._common.reporter import Reporter
     from colablock.environment.dependency_graph import DependencyGraph
 
-__all__ = ["Provider"]
+__all__ = ["Clauses", "Provider"]
 
 _PROMOTED = 5  # the conflicts after which a name is decided before the others, as in pip
+
+
+class Clauses(NamedTuple):
+    """The *number* of clauses in requirements on one name, and whether any *pin* or *bound* the version."""
+
+    number: int
+    pin: bool
+    bound: bool
+
+    @classmethod
+    def of(cls, wants: Iterable[ResolverRequirement]) -> Clauses:
+        """Return those of *wants*."""
+        found = [(one.operator, one.version) for want in wants for one in want.specifier]
+        return cls(
+            number=len(found),
+            pin=any(op in {"==", "==="} and not version.endswith(".*") for op, version in found),
+            bound=any(op in {"<", "<=", "~=", "=="} for op, _ in found),
+        )
 
 
 class Provider:
     """Answers the questions of resolvelib from a request and a source of candidates.
 
-    It has the methods of `resolvelib.AbstractProvider`, and is none, since a lock needs no resolvelib.
+    It has the methods of `resolvelib.AbstractProvider` that `bounded_search` needs, and is none, since a
+    lock needs no resolvelib.
     """
 
     def __init__(
@@ -54,8 +73,10 @@ class Provider:
         reporter: Reporter,
         *,
         graph: DependencyGraph,
+        memo: SpecifierMemo,
     ) -> None:
         self._request = request
+        self._memo = memo
         self._source = source
         self._reporter = reporter
         self._held = (
@@ -66,7 +87,7 @@ class Provider:
         self._constraints = constraints_of(request, self.graph, self._held)
         self._protected_extras = protected_extras(request, self.graph, self._held)
         self.matcher = CandidateMatcher(
-            request, source, graph=self.graph, constraints=self._constraints, held=self._held
+            request, source, graph=self.graph, constraints=self._constraints, held=self._held, memo=memo
         )
         self._entries = request.asked
         self._roots = frozenset(entry.name for entry in self._entries)
@@ -108,7 +129,7 @@ class Provider:
 
     def fitting(self, key: Key, want: ResolverRequirement) -> int:
         """Return the candidates of the domain that meet *want*, as the bits of an integer."""
-        known = (key[0], want.specifier, want.url, bool(want.path), want.exact)
+        known = (key[0], self._memo.number(want.specifier), want.url, bool(want.path), want.exact)
         if known not in self._fitting:
             candidates, _ = self.domain(key)
             self._fitting[known] = sum(
@@ -144,33 +165,24 @@ class Provider:
     ) -> tuple[NormalizedName, str | None]:
         return requirement_or_candidate.name, requirement_or_candidate.extra
 
-    def get_preference(
-        self,
-        identifier: tuple[NormalizedName, str | None],
-        resolutions: Mapping[Any, ResolverCandidate],
-        candidates: Mapping[Any, Iterator[ResolverCandidate]],  # noqa: ARG002
-        information: Mapping[Any, Iterator[Any]],
-        backtrack_causes: Sequence[Any],  # noqa: ARG002
-    ) -> tuple[Any, ...]:
+    def preference(
+        self, identifier: Key, clauses: Clauses, resolutions: Container[Key]
+    ) -> tuple[object, ...]:
         """Order decisions as pip does: often in conflict, direct, pinned, bounded, the user's own, name.
 
         The order of the lines in the matrix does not count: sorting a matrix must not change its lock.
         """
         name, extra = identifier
-        wants = [info.requirement for info in information[identifier]]
-        operators = [(s.operator, s.version) for want in wants for s in want.specifier]
-        pinned = any(op in {"==", "==="} and not version.endswith(".*") for op, version in operators)
-        bounded = any(op in {"<", "<=", "~=", "=="} for op, _ in operators)
         base_undecided = extra is not None and (name, None) not in resolutions
         return (
             name != PYTHON,
             base_undecided,
             self._conflicts[identifier] < _PROMOTED,
             name not in self._direct,
-            not (pinned or name in self._held or name in self._request.fixed),
-            not bounded,
+            not (clauses.pin or name in self._held or name in self._request.fixed),
+            not clauses.bound,
             name not in self._roots,
-            not operators,
+            not clauses.number,
             name,
             extra or "",
         )
@@ -230,7 +242,7 @@ class Provider:
             return candidate.version == requirement.exact
         if requirement.url and not self.matcher.follows(requirement, candidate.candidate):
             return False
-        return requirement.specifier.contains(candidate.version, prereleases=True)
+        return self._memo.contains(requirement.specifier, candidate.version)
 
     def get_dependencies(self, candidate: ResolverCandidate) -> Iterable[ResolverRequirement]:
         known = self._needs.get(candidate)

@@ -19,7 +19,7 @@ from colablock.environment.dependency_graph import DependencyGraph
 from colablock.errors import NoSolution
 from colablock.index.candidates import CandidateOrigin, CandidateSource
 from colablock.resolver.complete_search import CompleteSearch, Impossible, SearchEnded
-from colablock.resolver.matching import is_pin
+from colablock.resolver.matching import SpecifierMemo, is_pin
 from colablock.resolver.model import (
     PYTHON,
     Conflict,
@@ -63,14 +63,15 @@ def resolve(
     reporter = reporter or Reporter()
     # The graph does not depend on the released names, so all rounds have the same.
     graph = graph or DependencyGraph(request.installed, request.environment)
+    memo = SpecifierMemo()
     released = dict(request.released)
     if may_release:
-        released = {**_forced_releases(request, source, graph), **released}
+        released = {**_forced_releases(request, source, graph, memo), **released}
     rounds = 0
     is_quick = holds = may_release and bool(request.installed)  # releasing does not need a full proof
     while True:
         rounds += 1
-        provider = Provider(replace(request, released=released), source, reporter, graph=graph)
+        provider = Provider(replace(request, released=released), source, reporter, graph=graph, memo=memo)
         roots = provider.roots()
         edges = {(want, provider.asker(want)): None for want in roots}
         # A lock has one version of a name, and a repair moves one name.
@@ -185,7 +186,7 @@ def _needs(want: ResolverRequirement, parent: ResolverCandidate | None) -> str:
 
 
 def _forced_releases(
-    request: Request, source: CandidateSource, graph: DependencyGraph
+    request: Request, source: CandidateSource, graph: DependencyGraph, memo: SpecifierMemo
 ) -> dict[NormalizedName, str]:
     """Return the installed distributions that must change because of exact pins, each with the reason.
 
@@ -197,7 +198,7 @@ def _forced_releases(
     # With a lock every name counts as movable, because the fixed versions are known without a request.
     movable = dict.fromkeys(request.installed, "") if request.fixed else dict(request.released)
     while True:
-        provider = Provider(replace(request, released=movable), source, Reporter(), graph=graph)
+        provider = Provider(replace(request, released=movable), source, Reporter(), graph=graph, memo=memo)
         forced = _excluded_by_pins(request, provider)
         if forced.keys() <= movable.keys():
             return forced
