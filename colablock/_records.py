@@ -1,7 +1,8 @@
 """`dataclasses.dataclass` with methods that all classes share: defining one takes a third of the time.
 
 The standard decorator compiles each method of each class, which is a quarter of the time of a short command.
-Here only ``__init__`` is compiled.  The classes are dataclasses in every other respect.
+Here only ``__init__`` is compiled, when the first object is made: a command uses few of the classes that it
+imports.  The classes are dataclasses in every other respect.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def _made(cls: type, *, frozen: bool, slots: bool, kw_only: bool, eq: bool) -> t
     if not has_text:
         made.__doc__ = None
     fields = dataclasses.fields(made)
-    shared = {"__init__": _init(made, fields, frozen=frozen), "__repr__": _repr}
+    shared = {"__init__": _Init(made, fields, frozen=frozen), "__repr__": _repr}
     if eq:
         made._compared_ = staticmethod(_getter([field.name for field in fields if field.compare]))
         shared |= {"__eq__": _eq, "__hash__": _hash if frozen else None}
@@ -45,6 +46,21 @@ def _getter(names: list[str]) -> Any:
     if len(names) > 1:
         return attrgetter(*names)
     return (lambda one: (getattr(one, names[0]),)) if names else lambda one: ()  # noqa: ARG005
+
+
+class _Init:
+    """The ``__init__`` of *cls* until it is used first.  Then the compiled one takes its place."""
+
+    __slots__ = ("_cls", "_fields", "_frozen")
+
+    def __init__(self, cls: Any, fields: tuple[dataclasses.Field[Any], ...], *, frozen: bool) -> None:
+        self._cls = cls
+        self._fields = fields
+        self._frozen = frozen
+
+    def __get__(self, one: Any, _owner: type | None = None) -> Any:
+        made = self._cls.__init__ = _init(self._cls, self._fields, frozen=self._frozen)
+        return made if one is None else made.__get__(one)
 
 
 def _init(cls: Any, fields: tuple[dataclasses.Field[Any], ...], *, frozen: bool) -> Any:

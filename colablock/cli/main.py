@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING
 
-from colablock._common.text import PROGRAM, as_called, printable
+from colablock._common.text import PROGRAM
 from colablock._masking import masked
 from colablock._version import __version__
 from colablock.cli import (
@@ -33,13 +31,13 @@ from colablock.cli import list as list_command
 from colablock.cli.common import Call, print_json
 from colablock.cli.usage import completion
 from colablock.cli.usage.called_as import called_as
+from colablock.cli.usage.consoles import consoles
 from colablock.cli.usage.parser import Parser
 from colablock.errors import UNCHANGED, ColablockError, ExitCode, Interrupted, InvalidInput, interrupted_as
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from colablock.display.view import Document
     from colablock.environment.notebook_host import Shell
 
 __all__ = ["build_parser", "main"]
@@ -116,11 +114,12 @@ def main(
     except InvalidInput as error:
         options = words[: words.index("--")] if "--" in words else words
         given = argparse.Namespace(json="--json" in options, verbose=False)
-        return _print_error(error, given, *_consoles(environ, program=program))
+        return _print_error(error, given, *consoles(environ, program=program))
     if not hasattr(args, "handler"):
         args.shown.print_help()
         return ExitCode.DONE
-    out, err = _consoles(environ, shell, program)
+    is_quiet = (args.json or getattr(args, "quiet", False)) and not args.verbose
+    out, err = consoles(environ, shell, program, is_quiet=is_quiet)
     try:
         with interrupted_as(_STATES.get(args.command, "Nothing was changed.")):
             code = _run_command(Call(args, environ, out, err, shell))
@@ -210,55 +209,6 @@ def _discard_output() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
-
-
-def _consoles(
-    environ: Mapping[str, str], shell: Shell | None = None, program: str = PROGRAM
-) -> tuple[Console, Console]:
-    from rich.console import Console as RichConsole  # heavy: not for --help
-
-    class Console(RichConsole):
-        publish = _publisher(shell)
-        program: ClassVar[str] = PROGRAM
-
-        def on_broken_pipe(self) -> None:
-            raise BrokenPipeError  # rich would exit with code 1
-
-        # Every line of every command comes through here, and may quote names and messages of others.
-        def print(self, *objects: Any, **options: Any) -> None:
-            said = (as_called(one, program) if isinstance(one, str) else one for one in objects)
-            super().print(*map(_shown, said), **{"markup": False, **options})
-
-        def out(self, *objects: Any, **options: Any) -> None:
-            super().out(*map(_shown, objects), **options)
-
-    for stream in (sys.stdout, sys.stderr):  # a path or a message may have what the terminal cannot show
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
-            stream.reconfigure(errors="backslashreplace")
-    plain = {"NO_COLOR": environ["NO_COLOR"]} if environ.get("NO_COLOR") else {}
-    keywords: dict[str, Any] = {"highlight": False, "soft_wrap": False, "no_color": bool(plain) or None}
-    # rich converts any string of digits, and Python refuses one of thousands.
-    sizes = {"COLUMNS", "LINES"}
-    keywords["_environ"] = {
-        name: value
-        for name, value in environ.items()
-        if name not in sizes or (value.isascii() and value.isdigit() and len(value) < 6)  # noqa: PLR2004
-    }
-    Console.program = program
-    return Console(**keywords), Console(stderr=True, **keywords)
-
-
-def _publisher(shell: Shell | None) -> Callable[[Document], None] | None:
-    """Return the function that shows a document in a cell; None outside a notebook."""
-    if shell is None:
-        return None
-    from colablock.display.notebook import publish
-
-    return staticmethod(partial(publish, shell=shell, in_python=False))
-
-
-def _shown(value: object) -> object:
-    return printable(value, lines=True) if isinstance(value, str) else value
 
 
 def _print_interrupt(interrupt: Interrupted, args: argparse.Namespace, out: Console, err: Console) -> None:

@@ -167,6 +167,15 @@ def test_the_next_variant_replaces_one_whose_index_is_away(
     assert "\n" not in note
 
 
+def test_two_variants_read_a_page_once(place: Place) -> None:
+    place.own.fault(PAGE, Fault(status=503))
+    place.world.server.forget_requests()
+    assert build(place.plan(place.own.url)) == "cu121: 2.4.0"
+    pages = [path for path in place.world.server.paths if path.endswith("/")]
+    assert len(pages) > 1
+    assert sorted(set(pages)) == sorted(pages)
+
+
 def test_a_mirror_that_has_stopped_and_a_proxy_that_refuses(place: Place) -> None:
     with refusing() as gone:
         assert build(place.plan(f"{gone}/")) == "cu121: 2.4.0"

@@ -1,0 +1,58 @@
+"""The plain console of a quiet command writes what rich's would."""
+
+from __future__ import annotations
+
+import io
+from contextlib import redirect_stderr, redirect_stdout
+from typing import TYPE_CHECKING
+
+import pytest
+
+from colablock.cli.usage.consoles import PlainConsole, consoles
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import Console
+
+LINES = [
+    "",
+    "one line",
+    "a\ttab, and\tanother",
+    "two\n\nlines  ",
+    "longer than the console is wide " * 4,
+    "trailing blanks" + " " * 80,
+    "[bold]no markup[/bold] 0x1F {}",
+    "e\u0301 \u6f22 \x1b[31mred \u202e",
+]
+
+
+def written(environ: dict[str, str], use: Callable[[Console, Console], object], *, is_quiet: bool) -> str:
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        pair = consoles(environ, program="colablock", is_quiet=is_quiet)
+        assert [isinstance(one, PlainConsole) for one in pair] == [is_quiet, is_quiet]
+        use(*pair)
+    return f"{out.getvalue()}\n--\n{err.getvalue()}"
+
+
+def say(out: Console, err: Console) -> None:
+    with out:
+        for line in LINES:
+            out.out(line, style="bold", highlight=False, end="")
+            out.out("", highlight=False)
+    for line in LINES:
+        err.print(line, markup=False, soft_wrap=True)
+    err.print("a sentence that is wrapped where the console ends", markup=False)
+    out.file.write(f"{out.width} {out.is_terminal} {err.encoding}")
+
+
+@pytest.mark.parametrize("environ", [{}, {"COLUMNS": "30"}, {"COLUMNS": "9" * 5000}])
+def test_a_plain_console_writes_what_rich_writes(environ: dict[str, str]) -> None:
+    assert written(environ, say, is_quiet=True) == written(environ, say, is_quiet=False)
+
+
+@pytest.mark.parametrize("environ", [{"FORCE_COLOR": "1"}, {"TTY_COMPATIBLE": "1"}])
+def test_colour_is_left_to_rich(environ: dict[str, str]) -> None:
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        assert not any(isinstance(one, PlainConsole) for one in consoles(environ, is_quiet=True))
