@@ -6,7 +6,7 @@ import inspect
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -287,78 +287,105 @@ def train(
     Raises Refused with all reasons why the run would fail, TrainingFailed if it failed.
     """
     _check_names(settings)
-    file = Path(config) if isinstance(config, (str, os.PathLike)) else None
-    given = config if isinstance(config, Mapping) else {}
-    values = {**given, **values_of(model, dataset, output_dir, settings)}
-    if isinstance(hosts, str) or isinstance(sbatch, str):
-        raise InvalidInput("`hosts` and `sbatch` must be a list of names or options each")
-    check_places(hosts, launcher, sbatch)
-    if not (resume_anyway or hosts):
-        example = f'colablock.train("{os.fspath(name)}", model="Qwen/Qwen2.5-1.5B", dataset="data.jsonl")'
-        check_given(file, values, example=example)
-    with open_session(quiet=quiet) as session:
-        proven = None if hosts else proven_environment(session, os.fspath(name))
-        used = runner or (proven.runner if proven else session.matrix(os.fspath(name)).train.runner)
-        asked = replace(
-            options_of(file, runner=used, values=values, strict=strict),
-            runner=runner,
-            fresh=fresh,
-            resume_anyway=resume_anyway,
-            anyway=anyway,
-            mirror=os.fspath(mirror) if mirror is not None else None,
-            shard=shard,
-            launch_arguments=tuple(launch_arguments),
+    values = values_of(model, dataset, output_dir, settings)
+    given = {key: value for key, value in locals().items() if key in _TrainArguments.__dataclass_fields__}
+    return _TrainArguments(**given).run()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _TrainArguments:
+    """The arguments of a call of `train`; *values* are the keys of the config that it gives itself."""
+
+    name: Name
+    config: str | os.PathLike[str] | Mapping[str, Any] | None
+    values: Mapping[str, Any]
+    runner: str | None
+    wait: bool
+    fresh: bool
+    resume_anyway: bool
+    anyway: bool
+    strict: bool
+    mirror: str | os.PathLike[str] | None
+    shard: str
+    hosts: Sequence[str]
+    launcher: str | None
+    sbatch: Sequence[str]
+    launch_arguments: Sequence[str]
+    quiet: bool
+
+    def run(self) -> Run:
+        """Start the run, or find it; or show how it starts elsewhere."""
+        name, hosts = os.fspath(self.name), self.hosts
+        file = Path(self.config) if isinstance(self.config, (str, os.PathLike)) else None
+        values = {**(self.config if isinstance(self.config, Mapping) else {}), **self.values}
+        if isinstance(hosts, str) or isinstance(self.sbatch, str):
+            raise InvalidInput("`hosts` and `sbatch` must be a list of names or options each")
+        check_places(hosts, self.launcher, self.sbatch)
+        if not (self.resume_anyway or hosts):
+            example = f'colablock.train("{name}", model="Qwen/Qwen2.5-1.5B", dataset="data.jsonl")'
+            check_given(file, values, example=example)
+        with open_session(quiet=self.quiet) as session:
+            proven = None if hosts else proven_environment(session, name)
+            used = self.runner or (proven.runner if proven else session.matrix(name).train.runner)
+            asked = self._options(options_of(file, runner=used, values=values, strict=self.strict))
+            call = repeated_call(name, file, values, asked, strict=self.strict)
+            if proven is None:
+                return self._on_hosts(call, asked.config)
+            if self.launcher is not None and not is_in_job(os.environ):
+                return self._submit(call, asked.config, proven)
+            if self.launcher is not None:
+                arguments = job_arguments(os.environ, has_card=needs_card(proven.versions))
+                asked = replace(asked, launch_arguments=(*arguments, *asked.launch_arguments))
+            run = self._start_or_find(session, proven, asked)
+        return run.follow(quiet=self.quiet) if self.wait else run
+
+    def _options(self, options: TrainOptions) -> TrainOptions:
+        """Return *options*, which have the config, with the others of the call."""
+        return replace(
+            options,
+            runner=self.runner,
+            fresh=self.fresh,
+            resume_anyway=self.resume_anyway,
+            anyway=self.anyway,
+            mirror=os.fspath(self.mirror) if self.mirror is not None else None,
+            shard=self.shard,
+            launch_arguments=tuple(self.launch_arguments),
         )
-        call = repeated_call(os.fspath(name), file, values, asked, strict=strict)
-        if proven is None:
-            return _on_hosts(call, asked.config, hosts, quiet=quiet)
-        if launcher is not None and not is_in_job(os.environ):
-            return _submit(call, asked.config, sbatch, proven, quiet=quiet)
-        if launcher is not None:
-            arguments = job_arguments(os.environ, has_card=needs_card(proven.versions))
-            asked = replace(asked, launch_arguments=(*arguments, *asked.launch_arguments))
-        run = _start_or_find(session, proven, asked, quiet=quiet)
-    return run.follow(quiet=quiet) if wait else run
 
+    def _on_hosts(self, call: RepeatedCall, config: TrainConfig) -> Run:
+        """Show the command for each host, and return the run that they make."""
+        commands, folder = call.on(self.hosts), default_folder(config)
+        run = Run(NamedRun(folder.name, RunFolder(folder)))
+        run.commands = {host: shlex.join(words) for host, words in commands.items()}
+        if not self.quiet:
+            _show(commands_document(run.commands))
+        return run
 
-def _on_hosts(call: RepeatedCall, config: TrainConfig, hosts: Sequence[str], *, quiet: bool) -> Run:
-    """Show the command for each of *hosts*, and return the run that they make."""
-    commands, folder = call.on(hosts), default_folder(config)
-    run = Run(NamedRun(folder.name, RunFolder(folder)))
-    run.commands = {host: shlex.join(words) for host, words in commands.items()}
-    if not quiet:
-        _show(commands_document(run.commands))
-    return run
+    def _submit(self, call: RepeatedCall, config: TrainConfig, proven: ProvenEnvironment) -> Run:
+        """Submit a job of Slurm, and return the run that begins in it."""
+        done = call.submit(
+            default_folder(with_own_folder(config, tuple(call.launch), home_folder(os.environ))),
+            self.sbatch,
+            is_named=bool(config.output_dir),
+            has_card=needs_card(proven.versions),
+            environ=os.environ,
+        )
+        run = Run(NamedRun(done.folder.name, RunFolder(done.folder)))
+        run.job = done.job
+        if not self.quiet:
+            _show(job_document(done.job, done.script))
+        return run
 
-
-def _submit(
-    call: RepeatedCall, config: TrainConfig, sbatch: Sequence[str], proven: ProvenEnvironment, *, quiet: bool
-) -> Run:
-    """Submit a job of Slurm, and return the run that begins in it."""
-    done = call.submit(
-        default_folder(with_own_folder(config, tuple(call.launch), home_folder(os.environ))),
-        sbatch,
-        is_named=bool(config.output_dir),
-        has_card=needs_card(proven.versions),
-        environ=os.environ,
-    )
-    run = Run(NamedRun(done.folder.name, RunFolder(done.folder)))
-    run.job = done.job
-    if not quiet:
-        _show(job_document(done.job, done.script))
-    return run
-
-
-def _start_or_find(session: Session, proven: ProvenEnvironment, options: TrainOptions, *, quiet: bool) -> Run:
-    named = start_or_find(
-        proven,
-        options,
-        home=home_folder(os.environ),
-        environ=os.environ,
-        reporter=session.reporter,
-        show=(lambda _: None) if quiet else (lambda briefing: _show(briefing_document(briefing))),
-    )
-    return Run(named)
+    def _start_or_find(self, session: Session, proven: ProvenEnvironment, options: TrainOptions) -> Run:
+        named = start_or_find(
+            proven,
+            options,
+            home=home_folder(os.environ),
+            environ=os.environ,
+            reporter=session.reporter,
+            show=(lambda _: None) if self.quiet else (lambda briefing: _show(briefing_document(briefing))),
+        )
+        return Run(named)
 
 
 def _check_names(settings: Mapping[str, Any]) -> None:

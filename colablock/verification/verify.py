@@ -126,10 +126,7 @@ def prove(
         jobs = [("import", name) for name in verify.imports]
         jobs += [("capability", name) for name in verify.capabilities]
         answers = run_jobs(child, [("facts", json.dumps(sorted(pins))), *jobs])
-        found = next(answers)
-        if not found.passed:
-            raise Unmet(f"the interpreter `{python}` does not run\n{last_lines(found.detail, indent='  ')}")
-        state = _State.of(found.facts)
+        state = _state_of(next(answers), python)
         standing = _state_checks(state, pins, frozenset(expected_unmet))
         if plan is not None and plan.steps and before is not None:
             standing += _breakage_checks(state, plan, before, frozenset(pins))
@@ -144,6 +141,13 @@ def prove(
         for command, (ran, started) in commands.items():
             add(f"command {' '.join(command)}", _command_check(command, ran, started))
     return tuple(checks)
+
+
+def _state_of(answer: JobResult, python: str | Path) -> _State:
+    """Return the state that a process of *python* has read.  Raises Unmet if it could not."""
+    if not answer.passed:
+        raise Unmet(f"the interpreter `{python}` does not run\n{last_lines(answer.detail, indent='  ')}")
+    return _State.of(answer.facts)
 
 
 def _child(
