@@ -29,5 +29,8 @@ class Reporter:
     def step(self, text: str, done: int, total: int) -> None:
         """Step *done* of *total* of a change or a verification has ended."""
 
+    def stage_finished(self) -> None:
+        """The stage has ended, and what follows belongs to no stage."""
+
     def note(self, text: str) -> None:
         """A message for the user, such as a warning or a fallback that is used."""

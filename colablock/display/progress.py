@@ -189,6 +189,10 @@ class DrawingReporter(LiveReporter):
 
     def fetch_finished(self) -> None:
         """End the stage."""
+        self.stage_finished()
+
+    def stage_finished(self) -> None:
+        """End the stage."""
         with self._drawing():
             self._ended(*self._work.end_stage())
 
@@ -259,6 +263,7 @@ class PlainReporter(DrawingReporter):
         super().__init__(clock, told)
         self._console = console
         self._last = clock()
+        self._is_alone = True  # nothing was written since the stage began
 
     def _write(self, text: str) -> None:
         self._last = self._clock()
@@ -266,6 +271,7 @@ class PlainReporter(DrawingReporter):
 
     def _started(self) -> None:
         self._write(_fitting(self._work.line(), self._console))
+        self._is_alone = True
 
     def _moved(self) -> None:
         if self._clock() - self._last >= _BEAT:
@@ -273,9 +279,10 @@ class PlainReporter(DrawingReporter):
 
     def _ended(self, stage: str, outcome: str) -> None:
         if stage:
-            self._write(_fitting(f"  {outcome}", self._console))
+            self._write(_fitting(f"  {outcome}" if self._is_alone else f"{stage}: {outcome}", self._console))
 
     def _noted(self, text: str) -> None:
+        self._is_alone = False
         self._write(_note_text(text, self._console))
 
 

@@ -366,6 +366,7 @@ class _TrainCall:
         if not preflight.passed:
             self._refuse(preflight)
         job = replace(self._job(preflight, case, checkpoint), seconds=preparation.seconds)
+        self.reporter.stage_finished()
         self.show(
             Briefing(
                 config=job.config,

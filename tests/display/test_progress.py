@@ -47,7 +47,7 @@ def test_progress_without_a_terminal_is_plain_lines() -> None:
     assert stripped(to) == (
         "Resolving demo for Python 3.12\n"
         "note: no `+cpu` wheel [of torch] was found\n"
-        "  2 resolved, 2.0 s\n"
+        "Resolving demo for Python 3.12: 2 resolved, 2.0 s\n"
         "Fetching 2 files - 90 MB\n"
         "  Fetching 2 files - 60 MB of 90 MB, 10 MB/s - torch.whl\n"
         "  90 MB, 10 MB/s, 9.0 s\n"
