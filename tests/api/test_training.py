@@ -19,6 +19,7 @@ import pytest
 
 import colablock
 from colablock.api.training import Run
+from colablock.display.notebook import register_displays
 from colablock.errors import ColablockError, InvalidConfig, InvalidInput, NotFound, Refused, TrainingFailed
 from colablock.training.find_or_start import NamedRun
 from colablock.training.receipts import Receipt
@@ -134,6 +135,7 @@ class NotebookShell:
         self.display_pub = self
         self.formatters = {kind: self.Formatter() for kind in ("text/html", "text/plain")}
         self.display_formatter = self
+        self.ipython_display_formatter = self.Formatter()
 
     class Formatter(dict[type, Any]):
         for_type = dict.__setitem__
@@ -151,45 +153,32 @@ def shell(monkeypatch: pytest.MonkeyPatch) -> NotebookShell:
     return shell
 
 
-class Printer:
-    def __init__(self) -> None:
-        self.said = ""
-
-    def text(self, text: str) -> None:
-        self.said += text
-
-
-def test_a_run_that_a_cell_has_shown_is_one_line_as_its_result(tmp_path: Path, shell: NotebookShell) -> None:
+def test_a_run_that_a_cell_has_shown_is_no_result_of_it(tmp_path: Path, shell: NotebookShell) -> None:
     folder = make_run(tmp_path / "tiny", events=events_of([5.0, 4.0]), end={"state": "done"})
     run = Run(NamedRun("tiny", folder))
+    register_displays()
     whole = run._repr_html_()
     assert "<svg" in whole
     run.follow(quiet=True)
-    assert run._repr_html_() == whole
+    with pytest.raises(NotImplementedError):  # IPython goes on to its HTML
+        shell.ipython_display_formatter[Run](run)
     run.follow()
     shown = shell.sent[-1]["text/html"]
     assert "<svg" in shown or "data:image/png" in shown  # drawn by matplotlib, where that is to be found
-    line = run._repr_html_()
-    assert "<p>tiny: done, 2 steps" in line
-    assert not any(words in line for words in ("<svg", "data:image/png"))
-    printer = Printer()
-    run._repr_pretty_(printer, cycle=False)
-    assert printer.said == str(run).splitlines()[0]
-    assert Run(NamedRun("tiny", folder))._repr_html_() == whole
+    assert shell.ipython_display_formatter[Run](run) is None
+    with pytest.raises(NotImplementedError):
+        shell.ipython_display_formatter[Run](Run(NamedRun("tiny", folder)))
+    assert run._repr_html_() == whole
 
 
 @pytest.mark.usefixtures("applied")
-def test_a_receipt_that_a_cell_has_shown_is_one_line_as_its_result(shell: NotebookShell) -> None:
+def test_a_receipt_that_a_cell_has_shown_is_no_result_of_it(shell: NotebookShell) -> None:
     receipt = colablock.smoke("tiny")
     assert "the loss of fixed rows falls" in shell.sent[-1]["text/html"]
-    formats = shell.formatters["text/html"], shell.formatters["text/plain"]
-    html, printer = formats[0][Receipt](receipt), Printer()
-    formats[1][Receipt](receipt, printer, cycle=False)
-    assert "tiny trains: 10 steps" in html
-    assert "the loss of fixed rows falls" not in html
-    assert printer.said.startswith("tiny trains: 10 steps")
+    assert shell.ipython_display_formatter[Receipt](receipt) is None
+    assert "tiny trains: 10 steps" in shell.formatters["text/html"][Receipt](receipt)
     other = replace(receipt, matrix="another")
-    assert "the loss of fixed rows falls" in formats[0][Receipt](other)
+    assert "the loss of fixed rows falls" in shell.formatters["text/html"][Receipt](other)
 
 
 def test_skipped_checkpoints_are_reported(tmp_path: Path, shell: NotebookShell) -> None:
