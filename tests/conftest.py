@@ -95,6 +95,10 @@ def _own_pyenv(folder: Path) -> Path:
         if numbers and (int(numbers[1]), int(numbers[2])) >= OLDEST:
             (folder / "versions" / version.name).symlink_to(version)
     (folder / "shims").symlink_to(root / "shims")
+    if (root / "version").is_file():  # what the shims start
+        chosen = (root / "version").read_text(encoding="utf-8").split()
+        kept = [name for name in chosen if (folder / "versions" / name).exists()]
+        (folder / "version").write_text("".join(f"{name}\n" for name in kept), encoding="utf-8")
     return folder
 
 
