@@ -9,22 +9,24 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.conftest import EVERY_FAULT
-from tests.support.killing import COUNT, JOBS, Killing, make_wheels
+from tests.support.killing import JOBS, Killing, make_wheels
 from tests.support.server import IndexServer
 
 pytestmark = pytest.mark.slow
 
 SEED = 13
 SHARES = {"apply": 20, "rollback": 16, "env": 10, "lock": 7, "cache": 7}  # sixty
+MANY, FEW = 50, 16  # distributions; with few, a command does the same in less time
 
 
 @pytest.fixture(scope="module")
-def killing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killing]:
+def killing(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Killing]:
     folder = tmp_path_factory.mktemp("killing")
     (folder / "wheels").mkdir()
-    make_wheels(folder / "wheels")
+    count = MANY if request.config.getoption(EVERY_FAULT) else FEW
+    make_wheels(folder / "wheels", count)
     with IndexServer(folder / "wheels") as server:
-        made = Killing(folder, server, random.Random(SEED))
+        made = Killing(folder, count, server, random.Random(SEED))
         made.prepare()
         yield made
 
@@ -39,6 +41,6 @@ def test_a_killed_command_leaves_nothing_behind(
     record_property(
         "figures",
         f"{job}: killed {kills} times, after {min(one.after for one in outcomes):.1f} to"
-        f" {max(one.after for one in outcomes):.1f} s; {COUNT} distributions, then {dict(states)}",
+        f" {max(one.after for one in outcomes):.1f} s; {killing.count} distributions, then {dict(states)}",
     )
     assert [one for one in outcomes if one.wrong] == []

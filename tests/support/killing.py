@@ -1,4 +1,4 @@
-"""A really installed environment of fifty distributions, and commands that are killed at random times."""
+"""A really installed environment of many distributions, and commands that are killed at random times."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ from tests.support.server import IndexServer
 from tests.support.trees import installed_listing, timeless
 from tests.support.wheels import make_wheel
 
-__all__ = ["COUNT", "JOBS", "Killing", "Outcome", "make_wheels"]
+__all__ = ["JOBS", "Killing", "Outcome", "make_wheels"]
 
-COUNT = 50
 JOBS = ("apply", "rollback", "env", "lock", "cache")
 MATRIX = """\
 schema = 1
@@ -48,15 +47,16 @@ class Outcome:
     wrong: tuple[str, ...] = ()
 
 
-def make_wheels(folder: Path) -> None:
-    for number in range(COUNT):
+def make_wheels(folder: Path, count: int) -> None:
+    """Write two versions of *count* projects, each of which requires the one before."""
+    for number in range(count):
         for version in ("1.0", "2.0"):
             name, package = f"pkg-{number:02}", f"pkg_{number:02}"
             same = {f"{package}/part_{part}.py": f"part = {part}\n" for part in range(6)}
             own = {
                 f"{package}/__init__.py": f"version = '{version}'\n\ndef main():\n    print(version)\n",
                 f"{package}/only_{version[0]}/deep/module.py": "x = 1\n",
-                f"fifty_shared/{package}.py": f"version = '{version}'\n",
+                f"many_shared/{package}.py": f"version = '{version}'\n",
             }
             make_wheel(
                 folder,
@@ -65,15 +65,16 @@ def make_wheels(folder: Path) -> None:
                 modules={**same, **own},
                 requires=[f"pkg-{number - 1:02}"] if number else [],
                 scripts={f"run-{number:02}": f"{package}:main"},
-                data_files={f"data/share/fifty/{number:02}-{version}.txt": "data\n"},
+                data_files={f"data/share/many/{number:02}-{version}.txt": "data\n"},
             )
 
 
 @dataclass
 class Killing:
-    """The environment in *folder*/env has version 1.0 of all ("old") or 2.0 ("new")."""
+    """The environment in *folder*/env has version 1.0 of all *count* ("old") or 2.0 ("new")."""
 
     folder: Path
+    count: int
     server: IndexServer
     random: random.Random
     digests: dict[str, str] = field(default_factory=dict)
@@ -91,9 +92,9 @@ class Killing:
         for name in ("user", "tmp", "work/matrices"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         wheels = self.folder / "wheels"
-        names = [f"pkg-{number:02}" for number in range(COUNT)]
-        fifty = "\n".join(f'{name} = "==2.0"' for name in names)
-        for name, packages in (("fifty", fifty), ("nothing", 'pkg-00 = ">=1"')):
+        names = [f"pkg-{number:02}" for number in range(self.count)]
+        many = "\n".join(f'{name} = "==2.0"' for name in names)
+        for name, packages in (("many", many), ("nothing", 'pkg-00 = ">=1"')):
             text = MATRIX.format(name=name, packages=packages)
             (self.folder / "work" / "matrices" / f"{name}.toml").write_text(text)
         make_venv(self.env, sys.executable)
@@ -166,25 +167,16 @@ class Killing:
         kernel = ["--python", self.machine.python]
         command = {
             "look": ["apply", "nothing", "--into", "kernel", "--yes", *kernel],
-            "apply": ["apply", "fifty", "--into", "kernel", "--yes", *kernel],
+            "apply": ["apply", "many", "--into", "kernel", "--yes", *kernel],
             "rollback": ["rollback", "--yes", *kernel],
-            "env": ["apply", "fifty", "--into", "env", "--yes"],
-            "lock": ["lock", "fifty", "-o", "matrices/pylock.other.toml"],
-            "cache": ["plan", "fifty", *kernel],
+            "env": ["apply", "many", "--into", "env", "--yes"],
+            "lock": ["lock", "many", "-o", "matrices/pylock.other.toml"],
+            "cache": ["plan", "many", *kernel],
         }[job]
         return [sys.executable, "-m", "colablock", *command]
 
     def _run(self, job: str) -> Ended:
-        done = subprocess.run(
-            self._command(job),
-            env=self._environ(),
-            cwd=self.folder / "work",
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return Ended(argv=(job,), code=done.returncode, out=done.stdout, err=done.stderr)
+        return self.machine.run(*self._command(job)[3:], environ=self._environ())
 
     def _checked(self, job: str) -> None:
         done = self._run(job)
@@ -226,7 +218,7 @@ class Killing:
         left += [path for path in home.glob("*") if path.name not in listed]
         left += [path for path in state.glob("*") if path.name != "changes"]
         left += [path for path in state.glob("changes/*") if not (path / "record.json").is_file()]
-        matrices = {"fifty.toml", "nothing.toml", "pylock.other.toml"}
+        matrices = {"many.toml", "nothing.toml", "pylock.other.toml"}
         left += [
             path for path in (self.folder / "work").rglob("*") if path.is_file() and path.name not in matrices
         ]
