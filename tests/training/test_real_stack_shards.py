@@ -22,7 +22,7 @@ from colablock.training.runs.checkpoints.finder import (
 )
 from colablock.training.runs.folder import RunFolder, State
 from tests.support.reporters import Notes
-from tests.support.stack import NEEDS_STACK, Stack, losses_of, wait_for
+from tests.support.stack import NEEDS_STACK, USUAL, Stack, losses_of, wait_for
 from tests.support.training_stack import until
 
 pytestmark = NEEDS_STACK
@@ -53,6 +53,24 @@ def cut(stack: Stack) -> RunFolder:
     assert time.monotonic() - killed < SECONDS
     shutil.copytree(folder.path, folder.path.with_name("alone"))
     return folder
+
+
+def test_two_processes_learn_like_one_with_twice_the_batch(stack: Stack, whole: RunFolder) -> None:
+    """Each has the whole model, and they do not shard it."""
+    done = stack.train("two", *TWO, micro_batch_size=2, save_steps=1000)
+    assert done.code == 0, done.err
+    folder = stack.run_folder("two")
+    record = folder.record()
+    assert record is not None
+    assert (record.processes, record.is_sharded) == (2, False)
+    (start,) = [event for event in folder.metrics() if event["event"] == "start"]
+    assert start["world_size"] == 2
+    assert verify_checkpoint(folder.path / "checkpoint-8") == ()
+    alone, together = losses_of(whole), losses_of(folder)
+    assert list(together) == list(alone) == list(range(1, USUAL["max_steps"] + 1))
+    for step, (loss, norm) in together.items():
+        assert loss == pytest.approx(alone[step][0], abs=1e-3), step
+        assert norm == pytest.approx(alone[step][1], rel=0.02), step
 
 
 def test_all_ranks_end_with_a_clear_word_if_one_is_killed(stack: Stack, cut: RunFolder) -> None:

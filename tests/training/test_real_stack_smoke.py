@@ -17,12 +17,11 @@ from colablock.errors import ExitCode, InvalidInput
 from colablock.training.preflight.facts import ProvenEnvironment, precision_for
 from colablock.training.prepared_data import prepare_data
 from colablock.training.receipts import receipt_from, receipt_to
-from colablock.training.runs.checkpoints.finder import verify_checkpoint
 from colablock.training.runs.config import DataSource, TrainConfig
 from colablock.training.runs.crash import explain
 from colablock.training.start import Job
 from tests.support.reporters import Notes
-from tests.support.stack import NAME, NEEDS_STACK, USUAL, Stack, losses_of
+from tests.support.stack import NAME, NEEDS_STACK, Stack
 
 pytestmark = NEEDS_STACK
 
@@ -168,23 +167,3 @@ def test_a_crash_is_explained(stack: Stack) -> None:
     assert (told.cause, told.step, told.checkpoint) == ("weights-damaged", 0, None)
     assert "SafetensorError" in told.line
     assert told.advice
-
-
-def test_two_processes_learn_like_one_with_twice_the_batch(stack: Stack) -> None:
-    steady: dict[str, Any] = {"lr_scheduler": "constant", "warmup_ratio": 0.0, "save_steps": 1000}
-    once = stack.train("once", **steady)
-    assert once.code == 0, once.err
-    done = stack.train("two", "--", "--num_processes", "2", micro_batch_size=2, **steady)
-    assert done.code == 0, done.err
-    folder = stack.run_folder("two")
-    record = folder.record()
-    assert record is not None
-    assert record.processes == 2
-    (start,) = [event for event in folder.metrics() if event["event"] == "start"]
-    assert start["world_size"] == 2
-    assert verify_checkpoint(folder.path / "checkpoint-8") == ()
-    alone, together = losses_of(stack.run_folder("once")), losses_of(folder)
-    assert list(together) == list(alone) == list(range(1, USUAL["max_steps"] + 1))
-    for step, (loss, norm) in together.items():
-        assert loss == pytest.approx(alone[step][0], abs=1e-3), step
-        assert norm == pytest.approx(alone[step][1], rel=0.02), step
