@@ -1,4 +1,4 @@
-"""A runtime of 671 distributions with files that are hard to move, and a change of many of them."""
+"""A runtime of 671 distributions, or a part of it, with files that are hard to move, and a change of many."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ _LONG_AGO = 1_500_000_000_123_456_789  # ns: shows whether a copy keeps times
 _FAMILIES = ("google-cloud-", "nvidia-", "opencv-", "jaraco-", "sphinxcontrib-", "opentelemetry-")
 _EACH = 18  # so many of no family are removed, and as many replaced
 _NEW = 20
+_STANDING = 5  # every so many of those that do not change are in a part of the runtime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,17 +114,19 @@ def _held_back() -> set[NormalizedName]:
     return held
 
 
-def make_ground(folder: Path, *, debian: bool = False) -> Ground:
+def make_ground(folder: Path, *, debian: bool = False, whole: bool = True) -> Ground:
     """Build the runtime, add leftovers and odd permissions, and make the wheels of the change.
 
     It is a virtual environment behind a symbolic link, or is installed as Debian's interpreters do.
+    Unless it is *whole*, the same change is made among fewer distributions that stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
     real, python, site = (_debian if debian else _linked_venv)(folder)
-    build_runtime(RUNTIME, site)
     versions = {item.spelled: item.installed.version for item in recorded_distributions(RUNTIME)}
     removed, replaced = _chosen(list(versions))
     families = [name for name in versions if name.startswith(_FAMILIES)]
+    some = {*families, *removed, *replaced, *[*versions][::_STANDING]}
+    build_runtime(RUNTIME, site, only=None if whole else some)
     for number, name in enumerate(dict.fromkeys([*families, *removed, *replaced])):
         _enrich(site, name, versions[name], number)
     _editable(site, folder)

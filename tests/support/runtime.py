@@ -84,8 +84,10 @@ class Venv:
         return Venv(folder)
 
 
-def build_runtime(name: str, into: Path, python: str | None = None) -> Path:
-    """Write the distributions of a recorded runtime, and return their site folder.
+def build_runtime(
+    name: str, into: Path, python: str | None = None, *, only: Collection[str] | None = None
+) -> Path:
+    """Write the distributions of a recorded runtime, or *only* some, and return their site folder.
 
     With *python*, an interpreter of the runtime's minor version, *into*
     becomes a virtual environment; else it is the site itself.
@@ -101,7 +103,8 @@ def build_runtime(name: str, into: Path, python: str | None = None) -> Path:
     recorded = list(recorded_distributions(name))
     tops = Counter(top for item in recorded for top in item.installed.import_names)
     namespaces = {top for top, number in tops.items() if number > 1}
-    stubs = [_stub(item, snapshot.shared.keys(), namespaces) for item in recorded]
+    some = [item for item in recorded if only is None or item.spelled in only]
+    stubs = [_stub(item, snapshot.shared.keys(), namespaces) for item in some]
     return build_site(site, stubs)
 
 

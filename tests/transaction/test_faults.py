@@ -1,4 +1,7 @@
-"""A change of a whole runtime, stopped at every operation: it is undone, or it is complete."""
+"""A change of a runtime, stopped at every operation: it is undone, or it is complete.
+
+With ``--every-fault`` it is a whole runtime, and each operation is stopped.
+"""
 
 from __future__ import annotations
 
@@ -36,18 +39,19 @@ Record = Callable[[str, object], None]
 
 
 @pytest.fixture(scope="session")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
-    ground = make_ground(tmp_path_factory.mktemp("ground"))
-    assert len(list(ground.real.glob("lib/python*/site-packages/*.dist-info"))) >= 671
+def ground(tmp_path_factory: pytest.TempPathFactory, *, is_thorough: bool) -> Ground:
+    ground = make_ground(tmp_path_factory.mktemp("ground"), whole=is_thorough)
+    found = len(list(ground.real.glob("lib/python*/site-packages/*.dist-info")))
+    assert found >= (671 if is_thorough else 200)
     return ground
 
 
 @pytest.fixture(scope="session")
-def debian(tmp_path_factory: pytest.TempPathFactory) -> Ground:
-    return make_ground(tmp_path_factory.mktemp("debian"), debian=True)
+def debian(tmp_path_factory: pytest.TempPathFactory, *, is_thorough: bool) -> Ground:
+    return make_ground(tmp_path_factory.mktemp("debian"), debian=True, whole=is_thorough)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def is_thorough(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption(EVERY_FAULT))
 
