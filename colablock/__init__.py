@@ -64,6 +64,7 @@ def __getattr__(name: str) -> object:
     """Import a function when it is first used: `import colablock` itself loads only the version."""
     from colablock._common import lazy_surface
 
+    __tracebackhide__ = True  # from IPython
     if name == "check":
         from importlib import import_module
 

@@ -29,6 +29,7 @@ def lazy_surface(
     home_of = {name: f"{package}.{home}" for home, names in homes.items() for name in names.split()}
 
     def getattr_(name: str) -> object:
+        __tracebackhide__ = True  # from IPython
         if name not in home_of:
             raise AttributeError(f"module `{package}` has no attribute `{name}`{_meant(name)}", name=name)
         value = getattr(import_module(home_of[name]), name)

@@ -47,8 +47,8 @@ def _title(report: Report) -> str:
     where = "the kernel" if report.target == Target.KERNEL.value else "its isolated environment"
     what = f"{report.matrix}{variant} in {where}"
     failed = sum(not check.passed for check in report.checks)
-    # The time of a change is more than that of its checks.
-    taken = f"{', {} in all' if report.changed else ' in {}'}".format(seconds_text(report.seconds))
+    spent = seconds_text(report.seconds)  # of a change more than of its checks
+    taken = f"; applied in {spent}" if report.changed else f" in {spent}"
     taken = taken if report.seconds else ""
     if failed:
         return f"{what} is not proven: {failed} of {count(len(report.checks), 'check')} failed{taken}"

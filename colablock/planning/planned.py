@@ -107,6 +107,8 @@ class PlannedChange:
         lines = self.told(name)
         if kernel is not None:
             lines += [f"in the kernel: {line}" for line in kernel.told(name) if line not in lines]
+        if not lines and (excluded := list(exclusions(self.matrix, name))):
+            lines = [f"{name} is neither installed nor part of {self.matrix.name}", *excluded]
         if not lines:
             known = {
                 *self.snapshot.installed,

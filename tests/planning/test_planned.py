@@ -189,6 +189,12 @@ def test_additions_are_compared_with_the_plan_without(world: World) -> None:
     )
 
 
+def test_a_name_that_the_matrix_excludes_has_its_reason(world: World) -> None:
+    text = told(world, "unfit", "lines")
+    assert text.startswith("lines is neither installed nor part of unfit\nconstraints.lines allows only")
+    assert "2 are many" in text
+
+
 def test_unknown_names_have_a_hint(world: World) -> None:
     with pytest.raises(NotFound, match="numpi is neither installed nor part") as caught:
         told(world, "harmless", "numpi")
