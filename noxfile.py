@@ -195,7 +195,7 @@ def minimums(session: nox.Session) -> None:
 
 @nox.session
 def properties(session: nox.Session) -> None:
-    """Try 400 examples of each property; `tests` tries 150 (not run by default)."""
+    """Try 400 examples of each property; `tests` tries 75 (not run by default)."""
     session.install("-e", ".", *group("test"))
     chosen = ("-m", "hypothesis and not network", "--hypothesis-profile", "exhaustive")
     session.run("pytest", "-n", "auto", *chosen, *files_with("^from hypothesis import"), *session.posargs)

@@ -20,7 +20,7 @@ from tests.support.training_stack import Bench, TrainingStack, build_training_st
 # A shared runner may stall in the middle of an example, so no example has a deadline.
 settings.register_profile("default", deadline=None, max_examples=40)
 # `thorough` is for CI, `exhaustive` for the properties of code that has just changed.
-for _profile, _examples in {"thorough": 150, "exhaustive": 400}.items():
+for _profile, _examples in {"thorough": 75, "exhaustive": 400}.items():
     settings.register_profile(
         _profile, deadline=None, max_examples=_examples, suppress_health_check=[HealthCheck.too_slow]
     )

@@ -509,6 +509,7 @@ def test_installed_files_are_not_hard_links_into_a_cache(place: SmallGround) -> 
     assert not list(cache.glob("archive-*/*"))
 
 
+@pytest.mark.slow  # at each operation
 @pytest.mark.parametrize(("at", "forever"), [(1, False), (3, False), (6, False), (2, True), (5, True)])
 def test_a_disk_error_brings_every_record_of_a_name_back(
     place: SmallGround, at: int, *, forever: bool

@@ -204,6 +204,7 @@ def test_a_kill_during_the_switch_leaves_the_old_or_the_new_link(shop: Shop) -> 
     assert len(ends) > 3
 
 
+@pytest.mark.slow  # at each operation
 @pytest.mark.slow  # one process per operation
 def test_a_kill_during_a_removal_leaves_it_complete_or_removable(shop: Shop) -> None:
     for at in range(100):

@@ -146,6 +146,7 @@ def test_a_failure_of_any_operation_restores_the_old_state(
     assert Path(site.purelib, "made", "goes").read_text() == "new y"
 
 
+@pytest.mark.slow  # at each operation
 @pytest.mark.parametrize("what", ["nothing", "folders", "everything"])
 def test_the_next_call_undoes_the_change_of_a_process_that_died(
     site: Site, tmp_path: Path, what: str
@@ -159,6 +160,7 @@ def test_the_next_call_undoes_the_change_of_a_process_that_died(
     assert at >= 8
 
 
+@pytest.mark.slow  # at each operation
 def test_the_next_call_continues_a_recovery_that_died(site: Site, tmp_path: Path) -> None:
     before = listing(tmp_path)
     for first in (6, 17, 30):

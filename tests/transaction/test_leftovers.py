@@ -177,6 +177,7 @@ def appeared(place: SmallGround) -> None:
         write(place.site / name)
 
 
+@pytest.mark.slow  # at each operation
 @pytest.mark.parametrize("moment", [Moment.BEFORE, Moment.AFTER])
 @pytest.mark.parametrize("what", ["nothing", "folders"])
 def test_an_undo_that_fails_moves_nothing_aside(place: SmallGround, what: str, moment: Moment) -> None:
@@ -197,6 +198,7 @@ def test_an_undo_that_fails_moves_nothing_aside(place: SmallGround, what: str, m
     assert set(copies(place)) == {"seen.json", "more.bin"}
 
 
+@pytest.mark.slow  # at each operation
 def test_an_undo_that_dies_is_undone_with_its_files(place: SmallGround) -> None:
     first = listing(place.venv)
     appeared(place)

@@ -92,6 +92,7 @@ def test_to_first_undoes_all_changes(place: SmallGround) -> None:
     assert listing(place.venv) == states[0]
 
 
+@pytest.mark.slow  # at each operation
 def test_to_first_says_what_is_undone_if_a_later_undo_fails(place: SmallGround) -> None:
     states = two_changes(place)
     put_back: list[int] = []
@@ -247,6 +248,7 @@ def test_a_dropped_stash_cannot_be_undone(place: SmallGround) -> None:
         drop(site_of_ground(place), 7)
 
 
+@pytest.mark.slow  # at each operation
 @pytest.mark.parametrize("what", ["nothing", "folders", pytest.param("everything", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("moment", [Moment.BEFORE, Moment.AFTER])
 def test_a_rollback_that_fails_changes_nothing(place: SmallGround, what: str, moment: Moment) -> None:
@@ -263,6 +265,7 @@ def test_a_rollback_that_fails_changes_nothing(place: SmallGround, what: str, mo
     assert at >= 10
 
 
+@pytest.mark.slow  # at each operation
 @pytest.mark.parametrize("what", ["nothing", "folders"])
 def test_the_next_call_undoes_a_rollback_that_died(place: SmallGround, what: str) -> None:
     first = listing(place.venv)

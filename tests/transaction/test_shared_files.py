@@ -86,6 +86,7 @@ def test_the_files_are_those_of_the_last_build_and_an_undo_restores_all(
     assert listing(builds.venv) == before
 
 
+@pytest.mark.slow  # at each operation
 def test_a_change_of_shared_files_that_fails_leaves_them_as_they_were(builds: SmallGround) -> None:
     change, _ = CHANGES["two move and one goes"]
     steps = change(builds)
