@@ -8,12 +8,13 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from colablock.training.adapter import adapter_of
+from colablock.training.adapter import adapter_of, merge
 from colablock.training.runs.checkpoints.finder import (
     is_sharded,
     list_checkpoints,
@@ -22,7 +23,7 @@ from colablock.training.runs.checkpoints.finder import (
 )
 from colablock.training.runs.folder import RunFolder, State
 from tests.support.reporters import Notes
-from tests.support.stack import NEEDS_STACK, USUAL, Stack, losses_of, wait_for
+from tests.support.stack import NEEDS_STACK, USUAL, Stack, kill, losses_of, wait_for
 from tests.support.training_stack import until
 
 pytestmark = NEEDS_STACK
@@ -130,6 +131,68 @@ def test_it_goes_on_in_one_process(stack: Stack, whole: RunFolder, cut: RunFolde
     assert is_sharded(list_checkpoints(alone.path)[0])
 
 
+def end_rank_0(folder: RunFolder) -> tuple[State, str]:
+    os.kill(int((folder.path / "ranks" / "0").read_text().split()[0]), signal.SIGKILL)
+    return State.FAILED, "RankKilled: the process of rank 0 was killed"
+
+
+def end_all(folder: RunFolder) -> tuple[State, str]:
+    """As the loss of the machine does."""
+    kill(folder)
+    return State.KILLED, ""
+
+
+def ask_to_stop(folder: RunFolder) -> tuple[State, str]:
+    folder.request_stop()
+    return State.STOPPED, ""
+
+
+def damage_newest(folder: RunFolder) -> tuple[State, str]:
+    """A disk was full, or a part was not copied: the checkpoint before it counts."""
+    kill(folder)
+    newest = list_checkpoints(folder.path)[0]
+    (newest / "optimizer_0" / "__1_0.distcp").unlink()
+    return State.KILLED, ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [end_rank_0, end_all, ask_to_stop, damage_newest])
+def test_a_shared_run_that_ends_early_goes_on(
+    stack: Stack, whole: RunFolder, end: Callable[[RunFolder], tuple[State, str]]
+) -> None:
+    """The losses are those of a run that nobody stopped."""
+    name = end.__name__
+    done = stack.train(name, "--shard", "fsdp", "--no-wait", *TWO, **BATCH)
+    assert done.code == 0, done.err
+    folder = stack.run_folder(name)
+    wait_for(folder, lambda events: sum(event["event"] == "save" for event in events) > 1)
+    state, error = end(folder)
+    until(lambda: not folder.is_alive(), patience=3 * SECONDS)
+    assert (folder.state(), folder.end().get("error", "")) == (state, error)
+    saved = [path.name for path in list_checkpoints(folder.path) if not verify_checkpoint(path)]
+    assert all(is_sharded(path) for path in list_checkpoints(folder.path))
+    done = stack.train(name, *TWO, **BATCH)
+    assert done.code == 0, done.err
+    assert_equal(folder, whole)
+    record = folder.record()
+    assert record is not None
+    assert record.resumed_from == saved[0]
+    assert (folder.path / "adapter" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_the_adapter_of_a_shared_run_is_merged(stack: Stack, whole: RunFolder, tmp_path: Path) -> None:
+    """Its merged weights are those of one process."""
+    done = stack.train("merged", "--shard", "fsdp", *TWO, **BATCH)
+    assert done.code == 0, done.err
+    merged = [
+        merge(run.path, tmp_path / run.path.name, environ=stack.environ(), reporter=Notes())
+        for run in (stack.run_folder("merged"), whole)
+    ]
+    shared, alone = (tensors_of(stack, folder, "model.safetensors") for folder in merged)
+    assert shared == pytest.approx(alone, abs=1e-2)
+
+
 @pytest.mark.slow
 def test_weights_in_full_precision_are_sharded(stack: Stack) -> None:
     settings: dict[str, Any] = {"adapter": "lora", "lora_dropout": 0.1, "max_steps": 2}
@@ -152,13 +215,13 @@ def assert_equal(folder: RunFolder, expected: RunFolder) -> None:
         assert norm == pytest.approx(whole[step][1], abs=NOISE), step
 
 
-def tensors_of(stack: Stack, adapter: Path) -> list[float]:
-    """Return the norm of each tensor of an adapter, by its name."""
+def tensors_of(stack: Stack, folder: Path, name: str = "adapter_model.safetensors") -> list[float]:
+    """Return the norm of each tensor of an adapter or of a model, by its name."""
     script = (
         "import json, sys; from safetensors.torch import load_file; "
         "print(json.dumps([float(one.norm()) for _, one in sorted(load_file(sys.argv[1]).items())]))"
     )
-    file = adapter / "adapter_model.safetensors"
+    file = folder / name
     done = subprocess.run([stack.python, "-c", script, file], capture_output=True, text=True, check=True)
     found: list[float] = json.loads(done.stdout)
     return found
