@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,4 +174,7 @@ def kill(folder: RunFolder) -> None:
     record = folder.record()
     assert record is not None
     os.killpg(record.process, signal.SIGKILL)
+    for rank in (folder.path / "ranks").glob("*"):  # each has a session of its own
+        with suppress(OSError, ValueError, IndexError):
+            os.kill(int(rank.read_text().split()[0]), signal.SIGKILL)
     until(lambda: not folder.is_alive(), patience=_PATIENCE)

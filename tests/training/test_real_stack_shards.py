@@ -24,7 +24,7 @@ from colablock.training.runs.checkpoints.finder import (
 from colablock.training.runs.folder import RunFolder, State
 from tests.support.reporters import Notes
 from tests.support.stack import NEEDS_STACK, USUAL, Stack, kill, losses_of, wait_for
-from tests.support.training_stack import until
+from tests.support.training_stack import read_record, steps_of, until
 
 pytestmark = NEEDS_STACK
 NOISE = 2e-5  # of losses and gradient norms in float32, added up in another order
@@ -178,6 +178,22 @@ def test_a_shared_run_that_ends_early_goes_on(
     assert record is not None
     assert record.resumed_from == saved[0]
     assert (folder.path / "adapter" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_ranks_go_on_without_their_launcher_and_no_second_run_begins(stack: Stack, whole: RunFolder) -> None:
+    """Only the launcher was killed, as for want of memory; torch gives each rank a session of its own."""
+    name = "without-launcher"
+    done = stack.train(name, "--shard", "fsdp", "--no-wait", *TWO, **BATCH)
+    assert done.code == 0, done.err
+    folder = stack.run_folder(name)
+    wait_for(folder, lambda events: any(event["event"] == "save" for event in events))
+    os.kill(read_record(folder).process, signal.SIGKILL)
+    assert folder.state() is State.RUNNING
+    done = stack.train(name, *TWO, **BATCH)
+    assert done.code == 0, done.err
+    assert_equal(folder, whole)
+    assert len(steps_of(folder, "start")) == 1
 
 
 @pytest.mark.slow

@@ -45,7 +45,7 @@ from colablock._common.limits import METRICS_FILE, METRICS_LINE, RUN_FILE
 from colablock._common.ownership import require_trusted
 from colablock._common.text import near
 from colablock.errors import InvalidInput, NotFound, Refused
-from colablock.training.scripts.ranks import process_facts, start_time_of
+from colablock.training.scripts.ranks import noted_ranks, process_facts, start_time_of
 
 __all__ = [
     "RunFolder",
@@ -248,10 +248,13 @@ class RunFolder:
             return False
         if record.is_elsewhere:
             return not self.end_file.exists() and abs(time.time() - self.last_sign(record)) < _SILENT
-        if began := start_time_of(record.process):  # else the process id is free, or reused
+        began = start_time_of(record.process)
+        if began == record.process_started or self.end_file.exists():
             return began == record.process_started
-        # A launcher that was killed leaves its ranks running, and they write to this folder.
-        return not self.end_file.exists() and _is_session_alive(record.process)
+        # A launcher that was killed leaves its ranks running, and they write to this folder.  Each of several
+        # has a session of its own.  A process that has reused the id of the launcher may lead a session, too.
+        is_left = not began and _is_session_alive(record.process)
+        return is_left or any(alive for _, alive in noted_ranks(self.path))
 
     def last_sign(self, record: RunRecord) -> float:
         """Return when the run of *record* has last shown that it is alive, in seconds since the epoch."""

@@ -85,14 +85,17 @@ def start_time_of(process: int) -> int:
 
 def killed_ranks(folder: Path) -> "list[int]":
     """Return the ranks of this host whose processes were killed: they have ended, and not written how."""
-    found = []
+    return sorted(rank for rank, is_alive in noted_ranks(folder) if not is_alive)
+
+
+def noted_ranks(folder: Path) -> "Iterator[tuple[int, bool]]":
+    """Yield each rank of this host that has not ended by itself, and whether its process is alive."""
     for file in (folder / "ranks").glob("[0-9]*"):
         # ValueError: it is being written, or not ours.
         with suppress(OSError, ValueError):
             process, began, host = (file.read_bytes() if is_small(file) else b"").decode().split()
-            if host == socket.gethostname() and start_time_of(int(process)) != int(began):
-                found.append(int(file.name))
-    return sorted(found)
+            if host == socket.gethostname():
+                yield int(file.name), start_time_of(int(process)) == int(began)
 
 
 def is_small(file: Path) -> bool:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -188,3 +189,20 @@ def test_a_run_on_another_host_is_known_by_its_signs(tmp_path: Path, sign: str, 
     assert summary_of("run", folder).state is expected
     (tmp_path / "end.json").write_text('{"state": "done"}')
     assert folder.state(record) is State.DONE
+
+
+@pytest.mark.parametrize(("ends", "expected"), [(False, State.RUNNING), (True, State.DONE)])
+def test_a_rank_whose_launcher_was_killed_is_the_run(tmp_path: Path, ends: bool, expected: State) -> None:
+    """torch gives each of several ranks a session of its own; the id of the launcher may be reused."""
+    folder = RunFolder(tmp_path)
+    (tmp_path / "ranks").mkdir()
+    with sleeping_process() as rank:
+        process, began = rank["process"], rank["process_started"]
+        (tmp_path / "ranks" / "1").write_text(f"{process} {began} {socket.gethostname()}")
+        for launcher in (2**22 + 1, os.getpid()):
+            record = make_record(process=launcher, process_started=5, processes=2)
+            if ends:
+                (tmp_path / "end.json").write_text('{"state": "done"}')
+            assert folder.state(record) is expected
+        (tmp_path / "ranks" / "1").write_text(f"{process} {began + 1} {socket.gethostname()}")
+        assert folder.state(record) is (State.DONE if ends else State.KILLED)
