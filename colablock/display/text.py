@@ -53,7 +53,7 @@ __all__ = ["error_text", "program_of", "render", "render_error", "to_text"]
 _LEAD = 24  # columns for the leads of pairs whose texts are wrapped; a longer lead moves only its own text
 _LEAST = 12  # columns; a cell that is cut to fewer tells nothing
 _NO_BREAK = "\N{NO-BREAK SPACE}"
-_UNIT = re.compile(r"(?<=\d) (?=(?:%|[kKMGT]i?B)(?!\w))")
+_UNIT = re.compile(r"(?<=\d) (?=(?:%|[kKMGT]i?B|s|min|h|d)(?!\w))")
 _STYLES = {  # of rich
     Tone.PLAIN: "",
     Tone.STRONG: "bold",
