@@ -78,13 +78,28 @@ def version_of(line: str, record: Record) -> str:
     return str(version)
 
 
-def pins_of(freezes: list[list[str]], records: dict[str, Record]) -> list[list[Any]]:
-    """Return every distinct line with its version and a bit for each runtime that has it."""
+def pins_of(freezes: list[list[str]], records: dict[str, Record]) -> dict[str, Any]:
+    """Return every distinct line, and a bit for each runtime that has it.
+
+    *versions* has those of lines that do not state them.
+    """
     masks: dict[str, int] = {}
     for place, lines in enumerate(freezes):
         for line in lines:
             masks[line] = masks.get(line, 0) | 1 << place
-    return [[line, version_of(line, records.get(key_of(line), {})), masks[line]] for line in sorted(masks)]
+    lines = sorted(masks)
+    versions = {line: version_of(line, records.get(key_of(line), {})) for line in lines}
+    return {
+        "lines": lines,
+        "masks": [masks[line] for line in lines],
+        "versions": {line: text for line, text in versions.items() if line.partition("==")[2] != text},
+    }
+
+
+def by_column(records: dict[str, Record]) -> dict[str, list[Any]]:
+    """Return a list for each field of *records*, and one of their keys: similar values compress better."""
+    fields = sorted({field for record in records.values() for field in record})
+    return {"keys": list(records), **{name: [one.get(name) for one in records.values()] for name in fields}}
 
 
 def read_documents(paths: list[Path]) -> dict[str, Record]:
@@ -135,7 +150,7 @@ def pack(folder: Path, documents: list[Path]) -> dict[str, Any]:
     pins = pins_of(freezes, records)
     of_label = {entry["label"]: lines for entry, lines in zip(index, freezes, strict=True)}
     kept = {}
-    for key in sorted({key_of(line) for line, _, _ in pins}):
+    for key in sorted(map(key_of, pins["lines"])):
         record = records.get(key, {"source": "unknown"})
         if "by_label" in record:
             kept[key] = {**slim(record), "by_label": by_label(record, of_label)}
@@ -145,7 +160,7 @@ def pack(folder: Path, documents: list[Path]) -> dict[str, Any]:
     runtimes = [
         {**{key: entry[key] for key in keys if key in entry}, "date": str(entry["date"])} for entry in index
     ]
-    return {"format": 1, "runtimes": runtimes, "shared": SHARED, "pins": pins, "records": kept}
+    return {"format": 2, "runtimes": runtimes, "shared": SHARED, "pins": pins, "records": by_column(kept)}
 
 
 def main() -> None:

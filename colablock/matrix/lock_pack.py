@@ -2,7 +2,8 @@
 
 The locks of one matrix share most of their packages, but a wheel compresses
 each file alone.  In the pack, a lock is a list of blocks, and a block that
-several locks have is written once.
+several locks have is written once.  The pack has three lines of JSON: the names
+of the locks, the blocks of each by their places, and the blocks.
 
 The build of a wheel runs this module where nothing of colablock and none of its
 requirements can be imported.
@@ -17,8 +18,8 @@ from itertools import chain
 __all__ = ["LOCK_PACK", "MARK", "pack_locks"]
 
 LOCK_PACK = "locks.json.gz"
-MARK = "\n[[packages]]\n"
-"""A lock is cut before each of its packages."""
+MARK = "\n\n"
+"""A lock is cut between its tables: files that several packages list are written once, too."""
 
 
 def pack_locks(locks: Mapping[str, str]) -> bytes:
@@ -26,9 +27,9 @@ def pack_locks(locks: Mapping[str, str]) -> bytes:
     parts = {name: text.split(MARK) for name, text in sorted(locks.items())}
     # Sorted: gzip finds repetition in the last 32 KiB, and the blocks of one project resemble each other.
     blocks = {block: place for place, block in enumerate(sorted({*chain.from_iterable(parts.values())}))}
-    places = {name: [blocks[block] for block in split] for name, split in parts.items()}
-    # The names are in a line of their own, so that they can be listed without the blocks.
-    lines = (json.dumps(value, separators=(",", ":")) for value in (places, list(blocks)))
+    places = [[blocks[block] for block in split] for split in parts.values()]
+    # The names are in a line of their own, so that they can be listed without the rest.
+    lines = (json.dumps(value, separators=(",", ":")) for value in (list(parts), places, list(blocks)))
     import gzip  # noqa: PLC0415 - the no-op check of an apply reads no lock
 
     return gzip.compress("\n".join(lines).encode(), mtime=0)

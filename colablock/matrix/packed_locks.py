@@ -72,9 +72,13 @@ def packed_locks(folder: Path) -> tuple[PackedLock, ...]:
             names = json.loads(file.readline(TEXT_FILE))
     except _DAMAGED as error:
         raise _invalid(path, str(error)) from error
-    if not isinstance(names, dict) or not all(map(is_plain_name, names)):
+    if not _are_names(names):
         raise _invalid(path, "its first line does not list the names of locks")
     return tuple(PackedLock(path, name) for name in names)
+
+
+def _are_names(names: object) -> bool:
+    return isinstance(names, list) and all(isinstance(one, str) and is_plain_name(one) for one in names)
 
 
 def _invalid(path: Path, why: str) -> InvalidInput:
@@ -91,10 +95,10 @@ def _unpacked(pack: Path, _changed: int) -> tuple[list[str], dict[str, list[int]
             data = file.read(RECORD_FILE + 1)
         if len(data) > RECORD_FILE:
             raise _invalid(pack, f"they have more than {RECORD_FILE >> 20} MiB")
-        places, _, blocks = data.partition(b"\n")
-        found = json.loads(blocks), json.loads(places)
+        names, places, blocks = map(json.loads, data.split(b"\n", 2))
     except _DAMAGED as error:
         raise _invalid(pack, str(error)) from error
-    if not isinstance(found[0], list) or not isinstance(found[1], dict):
+    is_known = _are_names(names) and isinstance(places, list) and isinstance(blocks, list)
+    if not is_known or len(names) != len(places):
         raise _invalid(pack, "it has another form")
-    return found
+    return blocks, dict(zip(names, places, strict=True))

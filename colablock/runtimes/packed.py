@@ -60,8 +60,25 @@ def packed(name: str) -> Recording:
 
 @lru_cache(maxsize=1)
 def _data() -> Mapping[str, Any]:
+    """Return the content of the file, with a tuple for each pin and a mapping for each record.
+
+    In the file they are columns, which compress better.
+    """
     data: Mapping[str, Any] = json.loads(gzip.decompress((FOLDER / "runtimes.json.gz").read_bytes()))
-    return data
+    pins, columns = data["pins"], dict(data["records"])
+    keys, versions = columns.pop("keys"), pins["versions"]
+    rows = zip(*columns.values(), strict=True)
+    return {
+        **data,
+        "pins": [
+            (line, versions.get(line) or line.partition("==")[2], mask)
+            for line, mask in zip(pins["lines"], pins["masks"], strict=True)
+        ],
+        "records": {
+            key: {name: value for name, value in zip(columns, row, strict=True) if value is not None}
+            for key, row in zip(keys, rows, strict=True)
+        },
+    }
 
 
 def _describe(entry: Mapping[str, Any], *, distributions: int = 0, unknown: int = 0) -> RecordedRuntime:

@@ -124,12 +124,16 @@ def test_a_head_that_does_not_fit_is_no_head(tmp_path: Path, change: dict[str, A
 
 PACKS = {
     "no gzip": b"x",
-    "half of it": gzip.compress(b'{"pylock.a.toml": [0]}\n["x"]')[:-9],
+    "half of it": gzip.compress(b'["pylock.a.toml"]\n[[0]]\n["x"]')[:-9],
     "no JSON": gzip.compress(b"x"),
-    "another form": gzip.compress(b"[]\n{}"),
-    "a path as a name": gzip.compress(b'{"../pylock.a.toml": [0]}\n["x"]'),
-    "a block that is not there": gzip.compress(b'{"pylock.a.toml": [7]}\n["x"]'),
-    "a bomb": gzip.compress(b'{"pylock.a.toml": [0]}\n["' + bytes(70 << 20)),
+    "another form": gzip.compress(b'["pylock.a.toml"]\n{}\n[]'),
+    "names that are none": gzip.compress(b'[["pylock.a.toml"]]\n[[0]]\n["x"]'),
+    "a line too few": gzip.compress(b'["pylock.a.toml"]\n[[0]]'),
+    "a lock without blocks": gzip.compress(b'["pylock.a.toml"]\n[]\n["x"]'),
+    "blocks that are numbers": gzip.compress(b'["pylock.a.toml"]\n[[0]]\n[1]'),
+    "a path as a name": gzip.compress(b'["../pylock.a.toml"]\n[[0]]\n["x"]'),
+    "a block that is not there": gzip.compress(b'["pylock.a.toml"]\n[[7]]\n["x"]'),
+    "a bomb": gzip.compress(b'["pylock.a.toml"]\n[[0]]\n["' + bytes(70 << 20)),
     "nested deeply": gzip.compress(b"[" * 100_000),
 }
 

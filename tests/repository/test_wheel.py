@@ -69,7 +69,12 @@ def tracked(folder: str, pattern: str) -> Iterator[str]:
 
 
 def test_the_wheel_holds_the_whole_package(names: set[str]) -> None:
-    assert {f"colablock/{name}" for name in tracked("colablock", "*")} <= names
+    package = {f"colablock/{name}" for name in tracked("colablock", "*")}
+    # The licences of vendored projects are in the .dist-info, and nobody reads the other two there.
+    left_out = {
+        name for name in package if name.startswith("colablock/_vendor/") and not name.endswith(".py")
+    } | {"colablock/runtimes/data/README.md"}
+    assert package - names == left_out
     assert "colablock/py.typed" in names
 
 
@@ -89,7 +94,7 @@ def test_the_wheel_holds_the_locks_as_one_file(wheel: Path, tmp_path: Path) -> N
 
 
 def test_the_wheel_is_small(wheel: Path) -> None:
-    assert wheel.stat().st_size < 1_600_000  # the locks of eight matrices are 160 kB of it
+    assert wheel.stat().st_size < 1_600_000  # the locks of eight matrices are 150 kB of it
 
 
 def test_the_wheel_holds_the_licences_of_what_is_vendored(names: set[str]) -> None:

@@ -226,10 +226,13 @@ def test_packing_fills_gaps_from_documents(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "tools" / "pack_runtimes.py"), str(tmp_path)]
     command += [str(tmp_path / "document.json"), "--output", str(tmp_path / "packed.gz")]
     subprocess.run(command, check=True, capture_output=True)
-    assert json.loads(gzip.decompress((tmp_path / "packed.gz").read_bytes()))["records"] == {
-        "alpha-one==1.0": {"requires_dist": ["gamma"], "size": 5},
-        f"beta @ {URL}": {"requires_dist": ["gamma"], "requires_of": "2.0"},
-        "gamma==3": {"requires_dist": ["delta"], "provides_extra": ["e"]},
+    data = json.loads(gzip.decompress((tmp_path / "packed.gz").read_bytes()))
+    assert data["records"] == {
+        "keys": ["alpha-one==1.0", f"beta @ {URL}", "gamma==3"],
+        "requires_dist": [["gamma"], ["gamma"], ["delta"]],
+        "requires_of": [None, "2.0", None],
+        "provides_extra": [None, None, ["e"]],
+        "size": [5, None, None],
     }
 
 
@@ -248,9 +251,9 @@ def test_packing_is_reproducible(tmp_path: Path) -> None:
     data = json.loads(gzip.decompress(outputs[0]))
     assert [entry["label"] for entry in data["runtimes"]] == ["2030.01"]
     assert data["runtimes"][0]["date"] == "2030-01-02"
-    assert data["pins"] == [
-        ["Alpha_one==1.0", "1.0", 1],
-        [f"beta @ {URL}", "2.0+cpu", 1],
-        ["gamma==3", "3", 1],
-    ]
-    assert data["records"] == {"alpha-one==1.0": {"requires_dist": ["gamma"], "size": 5}}
+    assert data["pins"] == {
+        "lines": ["Alpha_one==1.0", f"beta @ {URL}", "gamma==3"],
+        "masks": [1, 1, 1],
+        "versions": {f"beta @ {URL}": "2.0+cpu"},
+    }
+    assert data["records"] == {"keys": ["alpha-one==1.0"], "requires_dist": [["gamma"]], "size": [5]}
