@@ -91,7 +91,8 @@ def render(document: Document, console: Console, *, verbose: bool = False) -> No
     """Write *document* to *console*; *verbose* opens every section and cuts nothing.
 
     A console of a notebook cell has a function ``publish``, which shows the document as HTML.  One of a
-    command has ``program``, which is how the caller has called colablock.
+    command has ``program``, which is how the caller has called colablock, and ``write_plain`` if it writes
+    text only.
     """
     publish: Callable[[Document], None] | None = getattr(console, "publish", None)
     if publish is not None:
@@ -122,7 +123,11 @@ def error_text(error: ColablockError, *, width: int = 80) -> str:
 
 
 def _write(lines: Iterable[Sequence[TextSpan]], console: Console) -> None:
-    from rich.text import Text  # noqa: PLC0415 - whoever has a console has loaded it
+    write: Callable[[str], None] | None = getattr(console, "write_plain", None)
+    if write is not None:
+        write("".join(f"{''.join(span.text for span in line)}\n" for line in lines))
+        return
+    from rich.text import Text  # noqa: PLC0415 - whoever has another console has loaded it
 
     # One call: rich draws a live line again after each, and a notebook shows each as an output.
     texts = [Text.assemble(*((span.text, span.style) for span in line)) for line in lines]

@@ -78,13 +78,18 @@ def _replace_text(path: Path, text: str) -> None:
 
     Whatever the umask is, only the owner may write to the new file.
     """
-    path.unlink(missing_ok=True)
-    with open(path, "x", encoding="utf-8", errors="surrogateescape", opener=_guarded) as file:
-        file.write(text)
+    data = text.encode("utf-8", "surrogateescape")
+    try:
+        descriptor = _guarded(path)
+    except FileExistsError:
+        path.unlink()
+        descriptor = _guarded(path)
+    with os.fdopen(descriptor, "wb", buffering=0) as file:
+        file.write(data)
 
 
-def _guarded(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o644)
+def _guarded(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
 
 
 def recorded_paths(site: str, rows: Sequence[Row]) -> Iterator[str]:

@@ -28,6 +28,7 @@ __all__ = [
     "required_name",
     "requirement_of",
     "same_version",
+    "shared_requirement",
     "specifier_of",
     "unfit",
     "version_of",
@@ -100,6 +101,10 @@ def requirement_of(text: str) -> Requirement:
     return Requirement(text)
 
 
+#: `requirement_of` for lines that several ask for.  Nobody may change what it returns.
+shared_requirement = lru_cache(maxsize=65536)(requirement_of)
+
+
 @lru_cache(maxsize=65536)
 def parse_requirement(line: str) -> Requirement | None:
     """Return the requirement of a Requires-Dist line; None if it cannot be parsed.
@@ -107,7 +112,7 @@ def parse_requirement(line: str) -> Requirement | None:
     Installed metadata cannot be corrected here, so an invalid line in it requires nothing.
     """
     try:
-        return requirement_of(line)
+        return shared_requirement(line)
     except InvalidRequirement:
         return None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable
-from functools import lru_cache
 from pathlib import Path
 from typing import IO, cast
 
@@ -22,7 +21,7 @@ from colablock._vendor.packaging.requirements import InvalidRequirement, Require
 from colablock._vendor.packaging.specifiers import InvalidSpecifier
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
-from colablock.environment.requirements import requirement_of, specifier_of, version_of
+from colablock.environment.requirements import requirement_of, shared_requirement, specifier_of, version_of
 from colablock.errors import BadDistribution
 from colablock.index.archive import SourceArchive, open_archive
 from colablock.index.candidates import Metadata
@@ -323,14 +322,9 @@ def _version_of(text: str) -> tuple[int, ...]:
         return ()
 
 
-@lru_cache(maxsize=65536)
-def _parsed(line: str) -> Requirement:
-    return requirement_of(line)
-
-
 def _requirement(line: str, what: str) -> Requirement:
     try:
-        return _parsed(line)
+        return shared_requirement(line)
     except InvalidRequirement as error:
         reason = str(error).splitlines()[0]
         shown = (

@@ -1,7 +1,7 @@
 """Lay out an unpacked wheel in the folders of a prefix: links, scripts, and the rows of its RECORD."""
 
 # Paths are strings here: a stack has 25,000 files.
-# ruff: noqa: PTH101, PTH103, PTH108
+# ruff: noqa: PTH101, PTH102, PTH103, PTH108
 
 from __future__ import annotations
 
@@ -150,10 +150,13 @@ def _copy(source: str, destination: str, layout: Layout, *, is_script: bool) -> 
 def _written(layout: Layout, root: str, scheme: str, path: str, data: bytes, *, mode: int) -> Row:
     destination = f"{layout.folders[scheme]}/{path}"
     _make_folder(destination, layout)
-    with suppress(FileNotFoundError):
-        os.unlink(destination)
-    descriptor = os.open(destination, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode & ~layout.umask)
-    with os.fdopen(descriptor, "wb") as file:
+    flags, mode = os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode & ~layout.umask
+    try:
+        descriptor = os.open(destination, flags, mode)
+    except FileExistsError:
+        os.unlink(destination)  # of an earlier distribution
+        descriptor = os.open(destination, flags, mode)
+    with os.fdopen(descriptor, "wb", buffering=0) as file:
         file.write(data)
     found = hash_text("sha256", hashlib.sha256(data).digest())
     return Row(_recorded(layout, root, scheme, path), found, str(len(data)))
@@ -161,9 +164,14 @@ def _written(layout: Layout, root: str, scheme: str, path: str, data: bytes, *, 
 
 def _make_folder(destination: str, layout: Layout) -> None:
     folder = destination.rpartition("/")[0]
-    if folder not in layout.made:
-        os.makedirs(folder, mode=0o777 & ~layout.umask, exist_ok=True)
-        layout.made.add(folder)
+    if folder in layout.made:
+        return
+    mode = 0o777 & ~layout.umask
+    try:
+        os.mkdir(folder, mode)
+    except OSError:  # it is there, or those above are not
+        os.makedirs(folder, mode=mode, exist_ok=True)
+    layout.made.add(folder)
 
 
 def _script_text(source: str, python: str) -> bytes | None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from colablock.cli.usage.consoles import PlainConsole, consoles
+from colablock.display.text import render
+from colablock.display.view import Document, Headline, Note, Preformatted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,10 +39,8 @@ def written(environ: dict[str, str], use: Callable[[Console, Console], object], 
 
 
 def say(out: Console, err: Console) -> None:
-    with out:
-        for line in LINES:
-            out.out(line, style="bold", highlight=False, end="")
-            out.out("", highlight=False)
+    blocks = (Note(text="a note"), Preformatted(lines=tuple(LINES)))
+    render(Document(headline=Headline(text="a headline"), blocks=blocks), out)
     for line in LINES:
         err.print(line, markup=False, soft_wrap=True)
     err.print("a sentence that is wrapped where the console ends", markup=False)

@@ -105,8 +105,6 @@ class PlainConsole:
         self.program = program
         self._environ = environ
         self._is_error = is_error
-        self._depth = 0
-        self._waiting: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._rich, name)
@@ -129,32 +127,18 @@ class PlainConsole:
         terminal = next(filter(os.isatty, range(3)), None)
         return _WIDTH if terminal is None else os.get_terminal_size(terminal).columns or _WIDTH
 
-    def __enter__(self) -> None:
-        self._depth += 1
+    def write_plain(self, text: str) -> None:
+        """Write whole lines of text."""
+        self.file.write(text.expandtabs())
+        self.file.flush()
 
-    def __exit__(self, *_error: object) -> None:
-        self._depth -= 1
-        self._write()
-
-    def out(self, *objects: Any, sep: str = " ", end: str = "\n", **_options: Any) -> None:
-        """Write *objects* as text."""
-        text = sep.join(str(_shown(one)) for one in objects)
-        self._waiting.append(f"{text.expandtabs()}{end}")
-        self._write()
-
-    def print(self, *objects: Any, soft_wrap: bool = False, **options: Any) -> None:
+    def print(self, *objects: Any, soft_wrap: bool = False, end: str = "\n", **options: Any) -> None:
         """Write *objects* as text; with *soft_wrap* in lines that are not wrapped."""
         if soft_wrap and all(isinstance(one, str) for one in objects):
-            self.out(*(as_called(one, self.program) for one in objects), **options)
+            said = (_shown(as_called(one, self.program)) for one in objects)
+            self.write_plain(f"{' '.join(map(str, said))}{end}")
         else:
-            self._rich.print(*objects, **options)
-
-    def _write(self) -> None:
-        if self._waiting and not self._depth:
-            text = "".join(self._waiting)
-            self._waiting.clear()
-            self.file.write(text)
-            self.file.flush()
+            self._rich.print(*objects, soft_wrap=soft_wrap, end=end, **options)
 
 
 def _publisher(shell: Shell | None) -> Callable[[Document], None] | None:
