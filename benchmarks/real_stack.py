@@ -21,7 +21,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-from benchmarks.bench import MATRIX, UNPROVEN, Contest, Ground, Outcome, Side, clean, hold, table
+from benchmarks.bench import Outcome, clean, hold, table
+from benchmarks.contests import MATRIX, UNPROVEN, Contest, Ground, Side
 
 IMPORTS = (
     "import torch, accelerate, peft, bitsandbytes, trl, datasets, transformers.models.auto.modeling_auto"
