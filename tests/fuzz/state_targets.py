@@ -27,7 +27,7 @@ from colablock.training.preflight.model_config import from_config
 from colablock.training.receipts import proof_note, read_receipts, receipt_from
 from colablock.training.runs.checkpoints.archives import unpack
 from colablock.training.runs.checkpoints.finder import verify_checkpoint
-from colablock.training.runs.checkpoints.mirror import mirror_notes, record_mirrored
+from colablock.training.runs.checkpoints.mirror import is_being_mirrored, mirror_notes, record_mirrored
 from colablock.training.runs.checkpoints.stores import FolderStore
 from colablock.training.runs.crash import explain, tracebacks
 from colablock.training.runs.folder import RunFolder, State, list_runs, record_to_json
@@ -239,8 +239,9 @@ def _registration(data: bytes, folder: Path) -> object:
 
 
 def _mirror(data: bytes, folder: Path) -> object:
-    for name in ("mirror.json", "mirror.txt"):
+    for name in ("mirror.json", "mirror.txt", "mirror.process"):
         (folder / name).write_bytes(data)
+    assert not is_being_mirrored(folder)
     record_mirrored(folder, FolderStore(folder / "drive"), "a", "b")
     return mirror_notes(folder)
 
