@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -53,6 +54,12 @@ def last_apply(session: Session, name: str) -> ApplyRecord:
     if not os.path.isfile(last.python):  # noqa: PTH113 - before each run
         message = f"the environment where `{last.name}` was applied last is gone: there is no `{last.python}`"
         raise NotFound(message, hint=f"Run `colablock apply {name}` to make it again")
+    is_here = sys.prefix in (last.caller, os.path.realpath(last.prefix)) or not last.caller
+    if last.target == Target.KERNEL.value and not is_here:
+        session.reporter.note(
+            f"using another environment, `{last.prefix}`, where `{last.name}` was applied last:"
+            f" `colablock apply {name}` applies it here"
+        )
     if last.target == Target.KERNEL.value and is_unfinished(last.prefix, last.sites[0]):
         from colablock.operations.rollback import recover_interrupted  # noqa: PLC0415 - hardly ever needed
 

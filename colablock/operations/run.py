@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,14 +11,12 @@ from colablock.errors import Refused
 from colablock.matrix.model import select_variant
 from colablock.operations.last_apply import drifts_since, last_apply, last_report
 from colablock.operations.session import Session
-from colablock.planning.plan import Target
 from colablock.training.preflight.facts import ProvenEnvironment
 from colablock.transaction.apply_record import versions_digest
 from colablock.verification.verify import run_in
 
 if TYPE_CHECKING:
     from colablock.training.receipts import Receipt
-    from colablock.transaction.apply_record import ApplyRecord
 
 __all__ = ["proven_environment", "run_command", "run_smoke"]
 
@@ -34,7 +30,6 @@ def run_command(session: Session, name: str, argv: Sequence[str]) -> int:
     matrix has not been applied.
     """
     last = last_apply(session, name)
-    _note_elsewhere(session, last, name)
     moved = [drift.text for drift in drifts_since(session, last) if drift.is_pin]
     if moved:
         changes = some_of(moved, _SHOWN)
@@ -52,7 +47,6 @@ def proven_environment(session: Session, name: str) -> ProvenEnvironment:
     pin of it has changed since: training starts only on what was proven.
     """
     last = last_apply(session, name)
-    _note_elsewhere(session, last, name)
     accelerator = detect(session.environ)
     matrix = select_variant(session.matrix(last.source or name), accelerator, last.variant)
     moved = [drift.text for drift in drifts_since(session, last) if drift.is_pin]
@@ -80,16 +74,6 @@ def proven_environment(session: Session, name: str) -> ProvenEnvironment:
         versions={str(project): version for project, version in last.pins.items()},
         accelerator=accelerator,
     )
-
-
-def _note_elsewhere(session: Session, last: ApplyRecord, name: str) -> None:
-    """Note that *last* was made by the colablock of another environment, in that environment."""
-    is_here = sys.prefix in (last.caller, os.path.realpath(last.prefix)) or not last.caller
-    if last.target == Target.KERNEL.value and not is_here:
-        session.reporter.note(
-            f"using another environment, `{last.prefix}`, where `{last.name}` was applied last:"
-            f" `colablock apply {name}` applies it here"
-        )
 
 
 def run_smoke(session: Session, name: str, *, runner: str | None = None) -> Receipt:

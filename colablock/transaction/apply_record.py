@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, field, fields
@@ -51,9 +52,10 @@ BUNDLES = "bundles"
 PYTHONS = "pythons"
 """The folder of the Pythons that were unpacked from bundles, to which environments have links."""
 
+_APPLIED = "applied"
 _UNDONE = "undone"  # the changes that were undone, by environment
 _MOST_PAST = 100
-_FOLDERS = ("applied", BUNDLES, "current", "envs", PYTHONS, "runs", SET_ASIDE, _UNDONE)
+_FOLDERS = (_APPLIED, BUNDLES, "current", "envs", PYTHONS, "runs", SET_ASIDE, _UNDONE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,8 +199,10 @@ def versions_digest(versions: Mapping[NormalizedName, str]) -> str:
 
 
 def save(applied: ApplyRecord, home: Path) -> None:
-    """Write *applied* as the last apply of its matrix, atomically."""
-    write_private(_path(applied.name, home), json.dumps(asdict(applied)).encode(), synced=True)
+    """Write *applied* as the last apply of its matrix, atomically: of all, and of this Python's colablock."""
+    data = json.dumps(asdict(applied)).encode()
+    for path in (_own_path(applied.name, home), _path(applied.name, home)):
+        write_private(path, data, synced=True)
 
 
 def read_text(name: str, home: Path) -> str | None:
@@ -215,15 +219,18 @@ def put_back(name: str, home: Path, text: str | None, *, prefix: str) -> None:
     The record is removed if *text* is None, or is of an apply in an environment that is neither this
     one nor in *home*.
     """
-    last = load(name, home)
-    if last is None or last.target != Target.KERNEL.value or os.path.realpath(last.prefix) != prefix:
-        return
-    if text is None:
-        _path(name, home).unlink(missing_ok=True)
-    elif (before := parse(name, text)) is not None and _is_known(before.python, last, home):
-        write_private(_path(name, home), text.encode(), synced=True)
-    else:  # an interpreter is taken from the home alone, and the text comes from the environment
-        _path(name, home).unlink(missing_ok=True)
+    before = parse(name, text) if text is not None else None
+    for path in _paths(home, f"{name}.json"):
+        last = _read(name, path)
+        if last is None or last.target != Target.KERNEL.value or os.path.realpath(last.prefix) != prefix:
+            continue
+        is_of_all = path.parent.name == _APPLIED  # else *before* may be of the colablock of another Python
+        is_next = before is not None and (is_of_all or before.prefix == last.prefix)
+        # An interpreter is taken from the home alone, and the text comes from the environment.
+        if text is not None and before is not None and is_next and _is_known(before.python, last, home):
+            write_private(path, text.encode(), synced=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _is_known(python: str, last: ApplyRecord, home: Path) -> bool:
@@ -235,17 +242,25 @@ def _is_known(python: str, last: ApplyRecord, home: Path) -> bool:
 
 def forget(home: Path, *, python: str) -> None:
     """Remove the records of applies in the environment of the interpreter *python*."""
-    for last in load_all(home):
-        if last.python == python:
-            _path(last.name, home).unlink(missing_ok=True)
+    for path in _paths(home):
+        last = _read(path.stem, path)
+        if last is not None and last.python == python:
+            path.unlink(missing_ok=True)
 
 
 def load_all(home: Path) -> Iterator[ApplyRecord]:
-    """Yield the last apply of every matrix, the newest first."""
-    for path in sorted((home / "applied").glob("[!.]*.json"), key=_written, reverse=True):
-        last = load(path.stem, home)
-        if last is not None:
+    """Yield the last applies of every matrix, the newest first: one for each environment."""
+    seen: set[tuple[str, str]] = set()
+    for path in sorted(_paths(home), key=_written, reverse=True):
+        last = _read(path.stem, path)
+        if last is not None and (last.name, last.prefix) not in seen:
+            seen.add((last.name, last.prefix))
             yield last
+
+
+def _paths(home: Path, name: str = "[!.]*.json") -> list[Path]:
+    """Return the paths of records: of all, then of the colablock of each Python."""
+    return [*(home / _APPLIED).glob(name), *(home / _APPLIED).glob(f"[!.]*/{name}")]
 
 
 def _written(path: Path) -> float:
@@ -267,11 +282,21 @@ def check_home(home: Path) -> None:
 
 
 def load(name: str, home: Path) -> ApplyRecord | None:
-    """Return the last apply of *name*, or None if there is no valid record."""
+    """Return the last apply of *name* by the colablock of this Python, else by any; None if there is none.
+
+    Of one environment, the last apply by any counts.
+    """
     if not is_plain_name(name):
         return None
+    last = _read(name, _path(name, home))
+    own = _read(name, _own_path(name, home)) if last is not None and last.caller != sys.prefix else None
+    is_other = own is not None and last is not None and own.prefix != last.prefix
+    return own if own is not None and is_other and os.path.isfile(own.python) else last  # noqa: PTH113
+
+
+def _read(name: str, path: Path) -> ApplyRecord | None:
     try:
-        return parse(name, read_bounded(_path(name, home), RUN_FILE))
+        return parse(name, read_bounded(path, RUN_FILE))
     except (OSError, ValueError):
         return None
 
@@ -303,4 +328,10 @@ def require(name: str, home: Path) -> ApplyRecord:
 
 
 def _path(name: str, home: Path) -> Path:
-    return home / "applied" / f"{name}.json"
+    return home / _APPLIED / f"{name}.json"
+
+
+def _own_path(name: str, home: Path) -> Path:
+    """Return the path of the record of applies by the colablock of this Python."""
+    key = hashlib.sha256(os.fsencode(sys.prefix)).hexdigest()[:16]
+    return home / _APPLIED / key / f"{name}.json"

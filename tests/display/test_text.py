@@ -50,8 +50,8 @@ def lines(*blocks: Block, width: int = 40, verbose: bool = False) -> list[str]:
             ["note: words that need more", "      than a line"],
         ),
         (
-            Note(text="sixty-two checks of all have passed at 7 s"),
-            ["sixty-two checks of all have passed at", "  7 s"],
+            Note(text="all the checks have passed in 7 s or so"),
+            ["all the checks have passed in", "  7 s or so"],
         ),
         (
             Note(label="next", text=Span("a command that is copied whole", Tone.CODE)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -18,11 +19,14 @@ from colablock.planning.options import ApplyOptions
 from colablock.planning.plan import Remedy, Target
 from colablock.transaction.apply_record import (
     ApplyRecord,
+    forget,
     home_folder,
     key_of,
     load,
+    load_all,
     note_undone,
     past_changes,
+    put_back,
     require,
     save,
     versions_digest,
@@ -64,7 +68,7 @@ def test_a_new_record_replaces_the_old_one(tmp_path: Path) -> None:
     found = load("demo", tmp_path)
     assert found is not None
     assert found.key == "new"
-    assert [path.name for path in (tmp_path / "applied").iterdir()] == ["demo.json"]
+    assert [path.name for path in (tmp_path / "applied").rglob("*.*")] == ["demo.json"] * 2
 
 
 def test_a_failed_write_keeps_the_old_record(tmp_path: Path) -> None:
@@ -72,7 +76,42 @@ def test_a_failed_write_keeps_the_old_record(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         save(replace(RECORD, report={"odd": object()}), tmp_path)
     assert load("demo", tmp_path) == RECORD
-    assert [path.name for path in (tmp_path / "applied").iterdir()] == ["demo.json"]
+    assert [path.name for path in (tmp_path / "applied").rglob("*.*")] == ["demo.json"] * 2
+
+
+def test_each_colablock_has_a_last_apply_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notebook's apply in its own kernel does not lead a terminal away from what that has applied."""
+    pythons = [tmp_path / f"{name}-python" for name in "ab"]
+    for path in pythons:
+        path.touch()
+    here = sys.prefix
+    mine = replace(RECORD, python=str(pythons[0]), caller=here)
+    save(mine, tmp_path)
+    monkeypatch.setattr(sys, "prefix", "/notebook")
+    assert load("demo", tmp_path) == mine  # it has applied nothing itself
+    other = replace(
+        mine, prefix="/notebook", python=str(pythons[1]), caller="/notebook", target=Target.KERNEL.value
+    )
+    save(other, tmp_path)
+    assert load("demo", tmp_path) == other
+    monkeypatch.setattr(sys, "prefix", here)
+    assert load("demo", tmp_path) == mine
+    assert sorted(one.prefix for one in load_all(tmp_path)) == [mine.prefix, "/notebook"]
+    newer = replace(other, prefix=mine.prefix, state="newer")  # of one environment the last one counts
+    monkeypatch.setattr(sys, "prefix", "/notebook")
+    save(newer, tmp_path)
+    monkeypatch.setattr(sys, "prefix", here)
+    assert load("demo", tmp_path) == newer
+    save(mine, tmp_path)
+    monkeypatch.setattr(sys, "prefix", "/notebook")
+    save(other, tmp_path)
+    monkeypatch.setattr(sys, "prefix", here)
+    pythons[0].unlink()
+    assert load("demo", tmp_path) == other  # what it has applied is gone
+    put_back("demo", tmp_path, json.dumps(asdict(mine)), prefix="/notebook")
+    assert sorted(one.prefix for one in load_all(tmp_path)) == [mine.prefix]
+    forget(tmp_path, python=mine.python)
+    assert list(load_all(tmp_path)) == []
 
 
 WRITTEN: dict[str, Any] = json.loads(json.dumps(asdict(RECORD)))
