@@ -676,6 +676,18 @@ def test_each_value_that_is_not_taken_is_told_with_what_is_done() -> None:
     assert all(len(one.rpartition("`: ")[2]) > 10 for one in said)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("gpu_memory_limit", "20GiB", "no limit is set"),
+        ("save_only_model", True, "checkpoints have the optimizer, too"),
+    ],
+)
+def test_limits_that_are_not_kept_are_told(key: str, value: object, words: str) -> None:
+    assert words in " ".join(read("trl", **{key: value})[1])
+    assert read("trl", **{key: False})[1] == read("trl")[1]
+
+
 def test_keys_about_the_exchange_between_ranks_are_passed_on() -> None:
     given = {"ddp_timeout": 7200, "ddp_bucket_cap_mb": 50, "ddp_find_unused_parameters": True}
     config, told = read("trl", **given)
