@@ -36,7 +36,7 @@ from colablock.training.runs.checkpoints.archives import (
 )
 from colablock.training.runs.checkpoints.finder import list_checkpoints, verify_checkpoint
 from colablock.training.runs.checkpoints.stores import HUB, CheckpointStore, open_store
-from colablock.training.runs.folder import MANIFEST, RunFolder, State
+from colablock.training.runs.folder import MANIFEST, RunFolder, RunRecord, State
 from colablock.training.scripts.ranks import RANK_FILE, start_time_of
 
 __all__ = [
@@ -256,17 +256,25 @@ def is_being_mirrored(run: Path) -> bool:
 
 
 def _has_all(run: RunFolder) -> bool:
-    """Whether a store has the newest checkpoint of *run*, and its adapter if it has ended with one."""
+    """Whether a store has the newest valid checkpoint of *run*, and its adapter if it has ended with one."""
     record = run.record()
     if record is None:
         return False
-    wanted = {}
-    if newest := next(iter(list_checkpoints(run.path)), None):
-        wanted[f"{record.id}-{newest.name}.tar"] = manifest_digest(newest)
-    if run.state(record) in _WITH_ADAPTER and (run.adapter / _ADAPTER_CONFIG).is_file():
-        wanted[f"{record.id}-adapter.tar"] = _digest_of(run.adapter)
-    stores = _all_mirrored(run.path).values()
-    return not wanted or any(wanted.items() <= store.items() for store in stores)
+    stores = list(_all_mirrored(run.path).values()) or [{}]
+    return any(_has_all_in(store, run, record) for store in stores)
+
+
+def _has_all_in(store: Mapping[str, str], run: RunFolder, record: RunRecord) -> bool:
+    has_adapter = run.state(record) in _WITH_ADAPTER and (run.adapter / _ADAPTER_CONFIG).is_file()
+    if has_adapter and store.get(f"{record.id}-adapter.tar") != _digest_of(run.adapter):
+        return False
+    for checkpoint in list_checkpoints(run.path):
+        digest = manifest_digest(checkpoint)  # None: it was being saved
+        if digest is not None and store.get(f"{record.id}-{checkpoint.name}.tar") == digest:
+            return True
+        if digest is not None and not verify_checkpoint(checkpoint):
+            return False
+    return True
 
 
 def _import_path() -> list[str]:

@@ -6,9 +6,11 @@ import hashlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -17,7 +19,14 @@ import pytest
 
 from colablock.errors import InvalidInput, NotFound
 from colablock.training.runs.checkpoints.finder import verify_checkpoint
-from colablock.training.runs.checkpoints.mirror import main, mirror_notes, start_mirror, watch
+from colablock.training.runs.checkpoints.mirror import (
+    is_being_mirrored,
+    main,
+    mirror_notes,
+    start_mirror,
+    wait_for_mirror,
+    watch,
+)
 from colablock.training.runs.checkpoints.stores import (
     FileOperations,
 )
@@ -403,3 +412,40 @@ def test_an_unusable_target_is_refused_before_a_process_starts(tmp_path: Path, r
         f"mirroring stopped: cannot mirror to `{tmp_path / 'file'}`: it is not a folder",
     )
     assert mirror_notes(tmp_path) == ()
+
+
+@pytest.mark.parametrize(
+    ("after", "is_kept"),
+    [
+        ("nothing", True),
+        ("a checkpoint that was being saved", True),
+        ("a damaged checkpoint", True),
+        ("a checkpoint", False),
+        ("an adapter", False),
+    ],
+)
+def test_who_waits_for_a_mirror_of_another_process_is_told_what_it_has(
+    run: RunFolder, drive: Path, after: str, is_kept: bool
+) -> None:
+    """The mirror has the checkpoint of step 20 when its process ends."""
+    assert NotedMirror(run, drive).mirror_newest()
+    end_run(run)
+    if after == "an adapter":
+        run.adapter.mkdir()
+        (run.adapter / "adapter_config.json").write_text("{}")
+    elif after != "nothing":
+        make_checkpoint(run.path, 40)
+        if after == "a checkpoint that was being saved":
+            (run.path / "checkpoint-40" / "colablock.json").unlink()
+        elif after == "a damaged checkpoint":
+            next((run.path / "checkpoint-40").glob("*.pt")).write_bytes(b"")
+    code = "import time; time.sleep(1)"
+    with subprocess.Popen([sys.executable, "-c", code]) as mirror:
+        facts = process_facts(mirror.pid)
+        words = f"{facts['process']} {facts['process_started']} {socket.gethostname()}"
+        (run.path / "mirror.process").write_text(words)
+        threading.Thread(target=mirror.wait, daemon=True).start()
+        assert is_being_mirrored(run.path)
+        assert not wait_for_mirror(run.path, limit=0.1)
+        assert wait_for_mirror(run.path, limit=30) is is_kept
+    assert wait_for_mirror(run.path, limit=30)  # nobody mirrors it
