@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import json
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
+
+from colablock.training.scripts.job_answer import answer_job
 
 DTYPE_KEYWORD = (4, 56)  # the first transformers that takes `dtype` instead of `torch_dtype`
 BF16_MAJOR = 8  # the major compute capability from which cards compute in bfloat16
@@ -23,13 +24,7 @@ BF16_MAJOR = 8  # the major compute capability from which cards compute in bfloa
 
 def main(asked: str, answered: str) -> None:
     """Do the job in the file *asked*, and write the answer to the file *answered*."""
-    job = json.loads(Path(asked).read_text(encoding="utf-8"))
-    try:
-        answer: dict[str, Any] = {"answer": generate(**job)}
-    except Exception as error:  # noqa: BLE001 (every error is reported)
-        traceback.print_exc()
-        answer = {"error": f"{type(error).__name__}: {error}"}
-    Path(answered).write_text(json.dumps(answer), encoding="utf-8")
+    answer_job(asked, answered, lambda job: generate(**job))
 
 
 def generate(

@@ -11,32 +11,18 @@ the token in ``HF_TOKEN`` by itself.
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-
-class HubRefusal(Exception):
-    """The job cannot be done; the message says why, and no traceback is needed."""
-
-    def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.hint = hint
+from colablock.training.scripts.job_answer import JobRefused, answer_job
 
 
 def main(asked: str, answered: str) -> None:
     """Do the job in the file *asked*, and write the answer to the file *answered*."""
-    job = json.loads(Path(asked).read_text(encoding="utf-8"))
-    try:
-        answer: dict[str, Any] = {"answer": JOBS[job.pop("do")](**job)}
-    except HubRefusal as refusal:
-        answer = {"refused": str(refusal), "hint": refusal.hint}
-    except Exception as error:  # noqa: BLE001 (every error is reported)
-        answer = {"error": f"{type(error).__name__}: {error}"}
-    Path(answered).write_text(json.dumps(answer), encoding="utf-8")
+    answer_job(asked, answered, lambda job: JOBS[job.pop("do")](**job), has_traceback=False)
 
 
 def names(repo: str) -> list[str]:
@@ -88,14 +74,14 @@ def remove(repo: str, files: list[str]) -> None:
 def push(repo: str, folder: str, *, private: bool) -> str:
     """Upload the files of *folder* to *repo*, and return its address.
 
-    Raises HubRefusal if *private* is true and the repository exists and is public.
+    Raises JobRefused if *private* is true and the repository exists and is public.
     """
     from huggingface_hub import HfApi
 
     api = HfApi()
     url = str(api.create_repo(repo, private=private, exist_ok=True))
     if private and not api.repo_info(repo).private:
-        raise HubRefusal(f"the repository `{repo}` is public", "`private=False` pushes to it anyway")
+        raise JobRefused(f"the repository `{repo}` is public", "`private=False` pushes to it anyway")
     api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Trained with colablock")
     return url
 

@@ -18,11 +18,12 @@ import re
 import shutil
 import struct
 import sys
-import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
+
+from colablock.training.scripts.job_answer import JobRefused, answer_job
 
 BLOCK = 1 << 24  # bytes of a tensor in memory at a time
 WEIGHTS = "model.safetensors"
@@ -41,25 +42,9 @@ LORA_KEY = re.compile(
 WRAPPER = re.compile(r"\.(?:base_layer|modules_to_save(?:\.(?!weight$|bias$)[^.]+)?)(?=\.)")
 
 
-class MergeRefusal(Exception):
-    """The merge cannot be done; the message says why, and no traceback is needed."""
-
-    def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.hint = hint
-
-
 def main(asked: str, answered: str) -> None:
     """Do the job in the file *asked*, and write the answer to the file *answered*."""
-    job = json.loads(Path(asked).read_text(encoding="utf-8"))
-    try:
-        answer: dict[str, Any] = {"answer": merge(**job)}
-    except MergeRefusal as refusal:
-        answer = {"refused": str(refusal), "hint": refusal.hint}
-    except Exception as error:  # noqa: BLE001 (every error is reported)
-        traceback.print_exc()
-        answer = {"error": f"{type(error).__name__}: {error}"}
-    Path(answered).write_text(json.dumps(answer), encoding="utf-8")
+    answer_job(asked, answered, lambda job: merge(**job))
 
 
 # The safetensors format
@@ -94,9 +79,9 @@ def read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
             for name, row in header.items()
         }
     except (OSError, ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
-        raise MergeRefusal(f"`{path}` cannot be read as safetensors: {error}") from error
+        raise JobRefused(f"`{path}` cannot be read as safetensors: {error}") from error
     if any(one.end > path.stat().st_size for one in tensors.values()):
-        raise MergeRefusal(f"`{path}` is truncated")
+        raise JobRefused(f"`{path}` is truncated")
     return dict(sorted(tensors.items(), key=lambda item: item[1].begin)), metadata
 
 
@@ -139,12 +124,12 @@ class AdapterTensors:
 
 
 def sort_adapter(config: Mapping[str, Any], keys: Iterator[str] | list[str]) -> AdapterTensors:
-    """Sort the tensors *keys* of an adapter.  Raises MergeRefusal for kinds that are not supported."""
+    """Sort the tensors *keys* of an adapter.  Raises JobRefused for kinds that are not supported."""
     if config.get("peft_type", "LORA") != "LORA":
-        raise MergeRefusal(f"cannot merge an adapter of type {config['peft_type']}: only LoRA is supported")
+        raise JobRefused(f"cannot merge an adapter of type {config['peft_type']}: only LoRA is supported")
     for key in ("use_dora", "layer_replication", "target_parameters", "trainable_token_indices"):
         if config.get(key):
-            raise MergeRefusal(f"cannot merge an adapter with `{key}`")
+            raise JobRefused(f"cannot merge an adapter with `{key}`")
     found = AdapterTensors(config)
     for key in keys:
         name = key.removeprefix("base_model.model.")
@@ -154,12 +139,12 @@ def sort_adapter(config: Mapping[str, Any], keys: Iterator[str] | list[str]) -> 
             if pair["kind"]:
                 found.embeddings.add(pair["module"])
         elif ".lora_" in name:
-            raise MergeRefusal(f"cannot merge the adapter's tensor `{key}`: its kind is not supported")
+            raise JobRefused(f"cannot merge the adapter's tensor `{key}`: its kind is not supported")
         else:
             found.full[WRAPPER.sub("", name)] = key
     for module, sides in found.pairs.items():
         if sides.keys() != {"A", "B"}:
-            raise MergeRefusal(f"the adapter has only one of the two factors for `{module}`")
+            raise JobRefused(f"the adapter has only one of the two factors for `{module}`")
     return found
 
 
@@ -178,7 +163,7 @@ def match_tensors(adapter: AdapterTensors, names: Mapping[str, Any]) -> tuple[di
     """Return the module for each tensor that gets an update, and the adapter's key for each that is replaced.
 
     If a head was trained in full and the base's head is tied to its embedding, the head becomes a
-    new tensor.  Raises MergeRefusal with every tensor of the adapter that has no match in the base.
+    new tensor.  Raises JobRefused with every tensor of the adapter that has no match in the base.
     """
     updated, replaced, unmatched = {}, {}, []
     for module, sides in adapter.pairs.items():
@@ -198,9 +183,9 @@ def match_tensors(adapter: AdapterTensors, names: Mapping[str, Any]) -> tuple[di
     if unmatched:
         more = f" and {len(unmatched) - 3} more" if len(unmatched) > 3 else ""  # noqa: PLR2004
         what = ", ".join(f"`{key}`" for key in unmatched[:3])
-        raise MergeRefusal(f"the base has no tensor for {what}{more} of the adapter")
+        raise JobRefused(f"the base has no tensor for {what}{more} of the adapter")
     if HEAD not in names and any(name.endswith(EMBEDDING) for name in updated):
-        raise MergeRefusal("the base ties its head to its embedding, and the adapter changes one of them")
+        raise JobRefused("the base ties its head to its embedding, and the adapter changes one of them")
     return updated, replaced
 
 
@@ -227,7 +212,7 @@ def merge(
     folder = find_base(base or config["base_model_name_or_path"], revision)
     base_config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if base_config.get("quantization_config"):
-        raise MergeRefusal(
+        raise JobRefused(
             f"cannot merge into `{folder}`: its weights are quantised",
             "Pass the model that it was quantised from as `base=`",
         )
@@ -241,7 +226,7 @@ def merge(
     need = sum((folder / shard).stat().st_size for shard in shards)
     free = shutil.disk_usage(target.parent).free
     if free < need:
-        raise MergeRefusal(
+        raise JobRefused(
             f"`{target.parent}` has {free / 1e9:.1f} GB free, and the merged model needs {need / 1e9:.1f} GB"
         )
     partial = target.parent / f".{target.name}.partial"
@@ -269,7 +254,7 @@ def _write_shards(
     embedding = next((name for name in names if name.endswith(EMBEDDING)), None)
     untied = HEAD not in names and (HEAD in work.replaced or _keeps_head(work, embedding))
     if untied and embedding is None:
-        raise MergeRefusal(f"the adapter changes the head, but the base has neither one nor `*.{EMBEDDING}`")
+        raise JobRefused(f"the adapter changes the head, but the base has neither one nor `*.{EMBEDDING}`")
     weight_map: dict[str, str] = {}
     size = 0
     for number, (shard, (tensors, metadata)) in enumerate(headers.items(), 1):
@@ -300,7 +285,7 @@ def load_adapter(folder: Path) -> dict[str, Any]:
     path = folder / "adapter_model.bin"
     if path.is_file():
         return dict(torch.load(str(path), map_location="cpu", weights_only=True))
-    raise MergeRefusal(f"`{folder}` has no adapter weights")
+    raise JobRefused(f"`{folder}` has no adapter weights")
 
 
 def find_base(base: str, revision: str | None) -> Path:
@@ -322,13 +307,13 @@ def find_shards(folder: Path) -> list[str]:
     elif (folder / WEIGHTS).is_file():
         shards = [WEIGHTS]
     else:
-        raise MergeRefusal(
+        raise JobRefused(
             f"cannot merge into `{folder}`: it has no `{WEIGHTS}`",
             "Save the base with transformers' `save_pretrained`, and pass that folder as `base=`",
         )
     missing = [shard for shard in shards if not (folder / shard).is_file()]
     if missing:
-        raise MergeRefusal(f"`{folder}` has no `{missing[0]}`, which its index lists")
+        raise JobRefused(f"`{folder}` has no `{missing[0]}`, which its index lists")
     return shards
 
 
@@ -362,7 +347,7 @@ class MergeWork:
     def _stored(self, name: str, one: StoredTensor) -> StoredTensor:
         """Return how *name* is stored: with its old type, and the shape of its replacement if it has one."""
         if one.dtype not in BITS and (name in self.updated or name in self.replaced):
-            raise MergeRefusal(f"cannot change `{name}`: it is stored as {one.dtype}")
+            raise JobRefused(f"cannot change `{name}`: it is stored as {one.dtype}")
         if name in self.replaced:
             shape = tuple(self.tensors[self.replaced[name]].shape)
             return StoredTensor(one.dtype, shape, one.begin, one.end)
@@ -403,7 +388,7 @@ class MergeWork:
         first, second = (self.tensors[self.adapter.pairs[module][side]].to(torch.float32) for side in "AB")
         left, right = (first.T, second.T) if self.adapter.is_transposed(module) else (second, first)
         if (left.dim(), right.dim()) != (2, 2) or (left.shape[0], right.shape[-1]) != shape:
-            raise MergeRefusal(f"the adapter's factors for `{name}` do not have its shape {list(shape)}")
+            raise JobRefused(f"the adapter's factors for `{name}` do not have its shape {list(shape)}")
         return left, right * self.adapter.scaling(module, first.shape[0])
 
 
@@ -423,7 +408,7 @@ def _copy(read: IO[bytes], size: int, write: IO[bytes]) -> None:
     while size > 0:
         data = read.read(min(size, BLOCK))
         if not data:
-            raise MergeRefusal("a weights file of the base is truncated")
+            raise JobRefused("a weights file of the base is truncated")
         write.write(data)
         size -= len(data)
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from colablock.training.scripts import merge as script
-from colablock.training.scripts.merge import MergeRefusal, StoredTensor
+from colablock.training.scripts.job_answer import JobRefused
+from colablock.training.scripts.merge import StoredTensor
 
 # Which tensor goes where
 
@@ -60,7 +61,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str], str]] = {
 
 @pytest.mark.parametrize(("config", "keys", "said"), REFUSED.values(), ids=REFUSED)
 def test_unsupported_adapters_are_refused(config: dict[str, Any], keys: list[str], said: str) -> None:
-    with pytest.raises(MergeRefusal) as caught:
+    with pytest.raises(JobRefused) as caught:
         script.sort_adapter(config, keys)
     assert said in str(caught.value)
 
@@ -107,14 +108,14 @@ def test_tensors_of_the_adapter_without_a_match_are_reported() -> None:
     added, replaced = script.match_tensors(adapter, NAMES)
     assert added == {"model.layers.0.q.weight": "model.layers.0.q"}
     assert set(replaced) == {"model.embed_tokens.weight", "lm_head.weight"}
-    with pytest.raises(MergeRefusal) as caught:
+    with pytest.raises(JobRefused) as caught:
         script.match_tensors(sorted_of("model.layers.7.q", "model.layers.8.q", full=("score.weight",)), NAMES)
     assert str(caught.value) == (
         "the base has no tensor for `base_model.model.model.layers.7.q.lora_A.weight`, "
         "`base_model.model.model.layers.7.q.lora_B.weight`, "
         "`base_model.model.model.layers.8.q.lora_A.weight` and 2 more of the adapter"
     )
-    with pytest.raises(MergeRefusal, match="the adapter changes one of them"):
+    with pytest.raises(JobRefused, match="the adapter changes one of them"):
         script.match_tensors(sorted_of("model.embed_tokens"), NAMES)
 
 
@@ -138,21 +139,21 @@ def test_a_safetensors_header_round_trips(tmp_path: Path) -> None:
     assert found["a"] == StoredTensor("BF16", (4,), begin + 24, begin + 32)
     assert metadata == {"format": "pt", "made": "here"}
     path.write_bytes(out.getvalue() + bytes(32))
-    with pytest.raises(MergeRefusal, match="is truncated"):
+    with pytest.raises(JobRefused, match="is truncated"):
         script.read_header(path)
     for data in (b"", b"12345678{}", bytes(20), b"\x02" + bytes(7) + b"[]"):
         path.write_bytes(data)
-        with pytest.raises(MergeRefusal, match="cannot be read as safetensors"):
+        with pytest.raises(JobRefused, match="cannot be read as safetensors"):
             script.read_header(path)
 
 
 def test_the_shards_of_a_base_come_from_its_index(tmp_path: Path) -> None:
-    with pytest.raises(MergeRefusal, match=r"it has no `model.safetensors`"):
+    with pytest.raises(JobRefused, match=r"it has no `model.safetensors`"):
         script.find_shards(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"")
     assert script.find_shards(tmp_path) == ["model.safetensors"]
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "2.st", "b": "1.st"}}')
-    with pytest.raises(MergeRefusal, match=r"has no `1.st`, which its index lists"):
+    with pytest.raises(JobRefused, match=r"has no `1.st`, which its index lists"):
         script.find_shards(tmp_path)
     for name in ("1.st", "2.st"):
         (tmp_path / name).write_bytes(b"")
