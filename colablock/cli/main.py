@@ -108,7 +108,8 @@ def main(
         found = completion.candidates(build_parser(), words[3:], environ)
         sys.stdout.write("".join(f"{one}\n" for one in found))
         return ExitCode.DONE
-    program = called_as(sys.argv, environ) if argv is None else PROGRAM
+    in_python = f"%{PROGRAM}" if shell is not None else PROGRAM
+    program = called_as(sys.argv, environ) if argv is None else in_python
     try:
         args = _parsed(words)
     except InvalidInput as error:

@@ -95,10 +95,10 @@ def render(document: Document, console: Console, *, verbose: bool = False) -> No
     text only.
     """
     publish: Callable[[Document], None] | None = getattr(console, "publish", None)
+    document = spoken_as(document, program_of(console))
     if publish is not None:
         publish(document)
         return
-    document = spoken_as(document, program_of(console))
     _write(_document_lines(document, _Canvas(console.width, verbose)), console)
 
 

@@ -86,6 +86,7 @@ def test_the_magic_sees_its_kernel_and_shows_html(world: World, kernel_venv: Ven
     assert '<div class="colablock">' in shown(applied, "text/html")
     assert "Restart the kernel before you go on: it has loaded the old colours" in shown(applied)
     assert "restart=" not in shown(applied)  # the command was written in the words of the command line
+    assert "next: %colablock run painting -- python YOUR_SCRIPT.py" in shown(applied)
     assert shown(ran) == "2.0\n"
     # The version that the kernel has loaded is back on disk.
     assert '<div class="colablock">' in shown(undone, "text/html")
