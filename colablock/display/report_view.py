@@ -109,7 +109,8 @@ def _row(check: Check) -> GridRow:
     subject = Span(check.subject, Tone.STRONG)
     if check.passed:
         detail = f": {one_line(check.detail)}" if check.detail else ""
-        return GridRow(cells=(word, seconds, check.kind, (subject, detail)))
+        kind = "not broken" if check.kind == "breakage" else check.kind
+        return GridRow(cells=(word, seconds, kind, (subject, detail)))
     lines = tuple(line for line in clean(check.detail).splitlines() if line.strip())
     below = Preformatted(lines=lines, tone=Tone.BAD, tail=_TRACEBACK) if lines else None
     return GridRow(cells=(word, seconds, check.kind, subject), below=below)

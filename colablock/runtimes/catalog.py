@@ -213,7 +213,8 @@ def snapshot_of_recording(recording: Recording) -> Snapshot:
         date=about.date,
         notes=(
             f"recorded from {about.source or about.file}",
-            f"requirements are known for {len(installed) - about.unknown} of {len(installed)} distributions",
+            f"requirements are known for {len(installed) - about.unknown} of {len(installed)} distributions"
+            + (": whether the others still fit is not checked" if about.unknown else ""),
         ),
     )
 

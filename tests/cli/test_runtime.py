@@ -205,7 +205,7 @@ def test_a_runtime_of_ones_own_is_a_snapshot_like_any_other(tmp_path: Path) -> N
     assert snapshot.shared == {"one": {"two"}, "two": {"one"}}
     assert snapshot.notes == (
         "recorded from a freeze",
-        "requirements are known for 3 of 4 distributions",
+        "requirements are known for 3 of 4 distributions: whether the others still fit is not checked",
     )
     assert runtime_of(snapshot) == "mine-1"
     assert runtime_of(snapshot, environ={}, cwd=tmp_path.parent) is None
