@@ -127,8 +127,8 @@ run = colablock.train(
     "next": """\
 ## Next
 
-- Put your own rows into `data.jsonl`, leave out `max_steps`, and pass `fresh=True`: the run of these ten
-  rows is moved aside.
+- Put your own rows into `data.jsonl`, leave out `max_steps`, and pass `output_dir="outputs/mine"`: the
+  run of these ten rows stays.
 - `run.download()` packs the adapter, `run.merge()` merges it into the model, and `run.push("you/name")`
   uploads it.
 - `colablock.rollback()` puts the kernel's environment back as it was.""",

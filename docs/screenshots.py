@@ -66,7 +66,9 @@ PAPER = {
 def terminal(mode: str) -> None:
     """Write the plan as a terminal shows it, as SVG."""
     environ = {**os.environ, "FORCE_COLOR": "1", "COLUMNS": str(COLUMNS)}
-    command = [sys.executable, "-m", *COMMAND.split()]
+    # As a command on the search path: the notes name it as it was called.
+    start = "import sys; from colablock.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", start, *COMMAND.split()[1:]]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
     shown = done.stdout.splitlines()[:LINES]
     console = Console(record=True, width=COLUMNS, file=io.StringIO())
