@@ -39,9 +39,12 @@ _IN_PLACE = (FILES, PYTHON)
 _AGAIN = "Copy the file again, or make it again with `colablock bundle`"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Bundle:
-    """An archive whose directory and manifest agree.  The contents are checked when they are read."""
+    """An archive whose directory and manifest agree.  The contents are checked when they are read.
+
+    A bundle equals itself alone: another one at the same path may have other contents.
+    """
 
     path: Path
     manifest: BundleManifest

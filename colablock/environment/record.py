@@ -84,7 +84,7 @@ def _replace_text(path: Path, text: str) -> None:
     except FileExistsError:
         path.unlink()
         descriptor = _guarded(path)
-    with os.fdopen(descriptor, "wb", buffering=0) as file:
+    with os.fdopen(descriptor, "wb") as file:  # buffered: it goes on after a write of a part
         file.write(data)
 
 

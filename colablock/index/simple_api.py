@@ -309,7 +309,7 @@ def _check_version(version: str, url: str) -> None:
 
 
 _MICROSECOND = timedelta(microseconds=1)
-_IN_UTC = re.compile(r"2[0-9]{3}-[0-9T:.-]+Z")
+_IN_UTC = re.compile(r"2[0-9]{3}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?Z")
 _EPOCH = datetime.fromtimestamp(0, timezone.utc)
 
 

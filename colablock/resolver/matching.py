@@ -82,11 +82,24 @@ def is_yanked(candidate: Candidate) -> bool:
 
 
 class _Known(NamedTuple):
-    """A specifier, the number of those equal to it, and whether versions meet it."""
+    """A specifier, the number of those equal to it, and whether versions meet it.
+
+    *meets* is None for a specifier with `===`, which compares texts: `2.0` and `2.0.0` are one version
+    (PEP 440), and only one of them meets `===2.0`.
+    """
 
     specifier: SpecifierSet
     number: int
-    meets: dict[Version, bool]
+    meets: dict[Version, bool] | None
+
+    def contains(self, version: Version) -> bool:
+        """Whether *version* meets the specifier; pre-releases may."""
+        if self.meets is None:
+            return self.specifier.contains(version, prereleases=True)
+        fits = self.meets.get(version)
+        if fits is None:
+            fits = self.meets[version] = self.specifier.contains(version, prereleases=True)
+        return fits
 
 
 class SpecifierMemo:
@@ -96,13 +109,15 @@ class SpecifierMemo:
     """
 
     def __init__(self) -> None:
-        self._equal: dict[SpecifierSet, _Known] = {}
+        self._equal: dict[SpecifierSet | str, _Known] = {}
         self._known: dict[int, _Known] = {}
 
     def _of(self, specifier: SpecifierSet) -> _Known:
         known = self._known.get(id(specifier))
         if known is None:
-            same = self._equal.setdefault(specifier, _Known(specifier, len(self._equal), {}))
+            by_text = any(one.operator == "===" for one in specifier)
+            new = _Known(specifier, len(self._equal), None if by_text else {})
+            same = self._equal.setdefault(str(specifier) if by_text else specifier, new)
             # The object is kept, so no other gets its id.
             known = self._known[id(specifier)] = same._replace(specifier=specifier)
         return known
@@ -113,11 +128,7 @@ class SpecifierMemo:
 
     def contains(self, specifier: SpecifierSet, version: Version) -> bool:
         """Whether *version* meets *specifier*; pre-releases may."""
-        found = self._of(specifier).meets
-        fits = found.get(version)
-        if fits is None:
-            fits = found[version] = specifier.contains(version, prereleases=True)
-        return fits
+        return self._of(specifier).contains(version)
 
     def all_contain(self, specifiers: Iterable[SpecifierSet]) -> Callable[[Version], bool]:
         """Return whether a version meets all of *specifiers*; pre-releases may."""
@@ -125,9 +136,11 @@ class SpecifierMemo:
 
         def meets(version: Version) -> bool:
             for specifier, _, found in every:
-                fits = found.get(version)
+                fits = None if found is None else found.get(version)
                 if fits is None:
-                    fits = found[version] = specifier.contains(version, prereleases=True)
+                    fits = specifier.contains(version, prereleases=True)
+                    if found is not None:
+                        found[version] = fits
                 if not fits:
                     return False
             return True

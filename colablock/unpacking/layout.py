@@ -156,7 +156,7 @@ def _written(layout: Layout, root: str, scheme: str, path: str, data: bytes, *, 
     except FileExistsError:
         os.unlink(destination)  # of an earlier distribution
         descriptor = os.open(destination, flags, mode)
-    with os.fdopen(descriptor, "wb", buffering=0) as file:
+    with os.fdopen(descriptor, "wb") as file:  # buffered: it goes on after a write of a part
         file.write(data)
     found = hash_text("sha256", hashlib.sha256(data).digest())
     return Row(_recorded(layout, root, scheme, path), found, str(len(data)))

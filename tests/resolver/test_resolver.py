@@ -218,6 +218,12 @@ def test_yanked_versions_are_selected_only_if_pinned(root: str, expected: str) -
     assert pins_of(solve({"a 2.0": [], "a 1.0": []}, root, yanked=["a 2.0"])) == {"a": expected}
 
 
+@pytest.mark.parametrize("roots", [("top", "bbb===2.0"), ("bbb===2.0", "top")])
+def test_arbitrary_equality_compares_the_texts_of_each_project(roots: tuple[str, ...]) -> None:
+    index = {"top 1": ["aaa===2.0"], "top 0.9": [], "aaa 2.0.0": [], "bbb 2.0": []}
+    assert pins_of(solve(index, *roots)) == {"top": "0.9", "bbb": "2.0"}  # no aaa is written so
+
+
 def test_an_unknown_project_is_named_in_the_report() -> None:
     with pytest.raises(Unsolvable) as caught:
         solve({"a 1": ["tranformers"]}, "a")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import pytest
 
 from colablock._common.fs import file_digest
 from colablock._common.process import safe_umask
-from colablock.environment.record import Row, read_record, row_differs
+from colablock.environment.record import Row, read_record, row_differs, write_record
 from colablock.errors import BadDistribution
 from colablock.network.cache import Cache
 from colablock.network.cache_prune import clean, contents, prune
@@ -331,3 +333,23 @@ def test_pruning_knows_unpacked_wheels(ground: Ground) -> None:
     del ground.cache
     assert clean(folder, ["other"]).entries == 0
     assert clean(folder, ["told"]).entries == 1
+
+
+@contextmanager
+def disk_with_room_for(size: int) -> Iterator[None]:
+    """A write beyond *size* bytes of a file writes what fits, and the next one fails, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_file_is_never_cut_short_in_silence(ground: Ground, tmp_path: Path) -> None:
+    ground.install("warm")
+    with disk_with_room_for(50_000), pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
+        ground.install("full", own={"direct_url.json": "x" * 80_000})
+    rows = [Row(f"{number:040}.py", "", "0") for number in range(2_000)]
+    with disk_with_room_for(50_000), pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
+        write_record(tmp_path, rows)
