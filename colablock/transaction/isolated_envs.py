@@ -383,13 +383,7 @@ def _fill(
     reporter: Reporter | None,
     cache: Cache | None,
 ) -> None:
-    with scratch_folder() as outside:
-        base = quiet_python(interpreter, environ, outside)
-        run_uv(
-            ["venv", "--no-project", "--prompt", plan.matrix, "--python", base, str(folder)],
-            environ=environ,
-            doing=f"make an environment with `{interpreter}`",
-        )
+    _make_venv(folder, plan.matrix, interpreter, environ)
     steps = [step for step in plan.steps if step.action is not Action.REMOVE]
     if not steps:
         return
@@ -400,6 +394,24 @@ def _fill(
         )
     with suppress(OSError):
         (folder / ".lock").unlink()  # of uv, and everybody could write to it
+
+
+def _make_venv(folder: Path, prompt: str, interpreter: str, environ: Mapping[str, str]) -> None:
+    """Make an environment without distributions.  Raises Unmet.
+
+    Whether the interpreter prints at its start, which uv cannot read, is only asked if uv fails: uv keeps
+    what it has read of an interpreter, and needs no process for it.
+    """
+    doing = f"make an environment with `{interpreter}`"
+    words = ["venv", "--no-project", "--prompt", prompt, "--python"]
+    try:
+        run_uv([*words, interpreter, str(folder)], environ=environ, doing=doing)
+    except Unmet:
+        with scratch_folder() as outside:
+            quiet = quiet_python(interpreter, environ, outside)
+            if quiet == interpreter:
+                raise
+            run_uv([*words, quiet, str(folder)], environ=environ, doing=doing)
 
 
 def site_of(folder: Path) -> Path:
