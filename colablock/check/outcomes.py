@@ -234,7 +234,8 @@ class MatrixChecker:
         found = self._in_env(solver, runtime, variant, refusals)
         if found.planned is not None:
             self._versions[runtime.source, variant] = found.planned.pins()
-            why = harm or "there is no lock for this kernel"
+            missing = f"there is no lock for this kernel: `colablock lock {self.matrix.name} --all` writes it"
+            why = harm or missing
             return _planned_outcome(base, Verdict.ENV, found, why)
         self._versions[runtime.source, variant] = {}
         reasons = [harm, found.reason]

@@ -132,12 +132,14 @@ def _print_results(call: Call, made: Sequence[LockResult]) -> None:
         call.out.file.write(made[0].text.decode())
     elif not args.quiet:
         for one in made:
-            for line in _lines(one, checked=args.check):
+            for line in _lines(one, call.err.width, checked=args.check):
                 call.err.print(line, markup=False, soft_wrap=True)
 
 
-def _lines(one: LockResult, *, checked: bool) -> Iterator[str]:
+def _lines(one: LockResult, width: int, *, checked: bool) -> Iterator[str]:
     """Yield the lines about one lock: its outcome, and the pins that moved."""
+    from textwrap import wrap
+
     what = f"{one.target}" + (f" ({one.variant})" if one.variant else "")
     if one.refusal is not None:
         yield f"no lock      {what}: {one.refusal.splitlines()[0]}"
@@ -146,7 +148,9 @@ def _lines(one: LockResult, *, checked: bool) -> Iterator[str]:
     hosts = f", files from {', '.join(one.hosts)}" if one.hosts else ""
     # The path has the line to itself: it is long, and is copied from here.
     yield f"{changed if one.is_changed else 'up to date':<11}  {one.path}"
-    yield f"{'':<13}{what}, {count(one.packages, 'package')}{hosts}"
+    words = f"{what}, {count(one.packages, 'package')}{hosts}"
+    indent = " " * 13
+    yield from wrap(words, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False)
     yield from (f"{'':<15}{line}" for line in one.moved)
 
 

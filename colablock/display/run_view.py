@@ -332,7 +332,8 @@ def _next(summary: RunSummary) -> Iterator[Note]:
         f"from {checkpoint}" in one for one in summary.explanation.advice
     )
     if summary.state in _ENDED_EARLY and checkpoint and not is_said:
-        yield Note(label="resume", text=f"the same call continues from {checkpoint}")
+        text = f"the same call continues from {checkpoint}; with `--fresh` it starts again"
+        yield Note(label="resume", text=text)
     if summary.state is State.RUNNING:
         yield Note(label="follow", text=Span(f"colablock runs follow {summary.id}", Tone.CODE))
 

@@ -54,8 +54,7 @@ def last_apply(session: Session, name: str) -> ApplyRecord:
     if not os.path.isfile(last.python):  # noqa: PTH113 - before each run
         message = f"the environment where `{last.name}` was applied last is gone: there is no `{last.python}`"
         raise NotFound(message, hint=f"Run `colablock apply {name}` to make it again")
-    is_here = sys.prefix in (last.caller, os.path.realpath(last.prefix)) or not last.caller
-    if last.target == Target.KERNEL.value and not is_here:
+    if last.caller and sys.prefix not in (last.caller, os.path.realpath(last.prefix)):
         session.reporter.note(
             f"using another environment, `{last.prefix}`, where `{last.name}` was applied last:"
             f" `colablock apply {name}` applies it here"

@@ -304,7 +304,7 @@ class _TrainCall:
         """
         options = self.options
         if record.runner != self.runner and not options.resume_anyway:
-            hint = "`--resume-anyway` resumes with the other runner, another `output_dir` starts a new run"
+            hint = "`--resume-anyway` resumes with the other runner, another `--output-dir` starts a new run"
             message = f"the run `{record.id}` used the runner {record.runner}, not {self.runner}"
             raise Refused(message, hint=hint)
         changes = accepted_changes(

@@ -159,7 +159,8 @@ def test_ended_run_as_text(tmp_path: Path) -> None:
         "  speed 3,210 tokens/s; GPU memory 9.5 GiB at the peak (estimated 10.4 GiB);",
         "  checkpoint checkpoint-1000, 2 saves in all",
         f"adapter: {tmp_path / 'adapter'}",
-        "resume: the same call continues from checkpoint-1000",
+        "resume: the same call continues from checkpoint-1000; with `--fresh` it starts",
+        "        again",
     ]
 
 
@@ -179,7 +180,7 @@ def test_known_failure_as_text_says_what_to_do(failed: RunSummary) -> None:
     text = written(to)
     assert "Why: the card ran out of memory\n" in text
     assert "  - Set `micro_batch_size: 1` (now 4), and" in text
-    assert "resume: the same call continues from checkpoint-2\n" in text
+    assert "resume: the same call continues from checkpoint-2; with `--fresh` it starts\n" in text
     assert f"log: {failed.folder / 'log.txt'}" in text
     assert "And so on. And so on" in text
     assert text.count("And so on") < 20

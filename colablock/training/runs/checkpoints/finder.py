@@ -209,12 +209,12 @@ def accepted_changes(
         if is_done:
             raise Refused(
                 f"the run `{record.id}` is done, and {_joined(changes)} changed since it was started",
-                hint="`--fresh` moves it aside and trains again, another `output_dir` keeps both",
+                hint="`--fresh` moves it aside and trains again, another `--output-dir` keeps both",
             )
         raise Refused(
             f"cannot resume the run `{record.id}`: {_joined(changes)} changed since it was started",
             hint="`--resume-anyway` resumes it with the changes, `--fresh` moves it aside and trains again, "
-            "another `output_dir` keeps both",
+            "another `--output-dir` keeps both",
         )
     return tuple(f"{change} changed since the run was started" for change in changes)
 
