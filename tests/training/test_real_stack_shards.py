@@ -237,7 +237,9 @@ def tensors_of(folder: Path, name: str = "adapter_model.safetensors") -> list[fl
     header = json.loads(data[8:start])
     norms = []
     for key in sorted(header.keys() - {"__metadata__"}):
-        assert header[key]["dtype"] == "F32"
         begin, end = header[key]["data_offsets"]
-        norms.append(math.hypot(*array("f", data[start + begin : start + end])))
+        part = data[start + begin : start + end]
+        if header[key]["dtype"] == "BF16":  # the upper half of the number in 32 bits
+            part = array("I", (half << 16 for half in array("H", part))).tobytes()
+        norms.append(math.hypot(*array("f", part)))
     return norms
