@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import tarfile
@@ -28,6 +29,7 @@ from colablock.training.runs.checkpoints.stores import FolderStore
 from colablock.training.runs.folder import RunFolder, State, find_run, list_runs, register, stop_run
 from colablock.training.runs.loss_curve import curve_png
 from colablock.training.runs.summary import summary_of
+from colablock.training.scripts import FOLDER as SCRIPTS
 from tests.support.checkpoints import make_checkpoint
 from tests.support.reporters import Notes
 from tests.support.runs import events_of, make_run, process_facts
@@ -333,6 +335,50 @@ def test_writing_a_record_follows_no_link(tmp_path: Path) -> None:
     run.write_record(record)
     assert (tmp_path / "precious").read_bytes() == before
     assert not run.record_file.is_symlink()
+
+
+# Writes signs of life, the end of a run and the file of a rank, where links with their names lead elsewhere.
+RANK = """
+import os, pathlib, runpy, socket, sys, threading, time
+run, process = pathlib.Path(sys.argv[1]), os.getpid()
+shim, ranks = (runpy.run_path(f"{sys.argv[2]}/{name}.py") for name in ("shim", "ranks"))
+sign = run / f".alive-{socket.gethostname()}-{process}"
+for name in ("alive", sign.name, f".end-{process}", "ranks/0", f"ranks/.0-{process}"):
+    file = run / name
+    file.symlink_to("/nowhere" if file == sign else run / "precious")
+threading.Thread(target=shim["give_signs"], args=(run / "alive",), daemon=True).start()
+while (run / "alive").is_symlink():
+    time.sleep(0.01)
+end = shim["RunEnd"](run)
+end.ended("done", 1)
+ranks["note_rank"](run, 0, end)
+(run / "link").symlink_to(run / "precious")
+os.link(run / "precious", run / "hard")
+for name in ("link", "hard"):
+    try:
+        shim["overwrite"](run / name, "0")
+    except OSError:
+        pass
+shim["overwrite"](run / "alive", "1234567890")
+print(sign.exists())
+"""
+
+
+def test_what_a_rank_writes_follows_no_link(tmp_path: Path) -> None:
+    (tmp_path / "ranks").mkdir()
+    (tmp_path / "precious").write_text("precious")
+    done = subprocess.run(
+        [sys.executable, "-c", RANK, tmp_path, SCRIPTS],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    assert done.stdout == "False\n"
+    assert (tmp_path / "precious").read_text() == "precious"
+    assert (tmp_path / "alive").read_text() == "1234567890\n"
+    assert (tmp_path / "ranks" / "0").read_text().endswith(socket.gethostname())
+    assert RunFolder(tmp_path).end()["state"] == "done"
 
 
 def test_a_record_that_names_another_process_is_not_running(tmp_path: Path) -> None:

@@ -258,9 +258,15 @@ class RunFolder:
 
     def last_sign(self, record: RunRecord) -> float:
         """Return when the run of *record* has last shown that it is alive, in seconds since the epoch."""
+        file = self.path / "alive"
         try:
-            sign = float(read_bounded(self.path / "alive", _SIGN_FILE))
-        except (OSError, ValueError):  # there is none yet, or it is being written
+            try:
+                text = read_bounded(file, _SIGN_FILE)
+            except OSError:  # on NFS, a file that is replaced while it is read
+                text = read_bounded(file, _SIGN_FILE)
+            # An earlier version empties the file before it writes to it, and a full disk leaves it empty.
+            sign = float(text) if text else file.lstat().st_mtime
+        except (OSError, ValueError):  # there is none yet
             return record.started
         return max(record.started, sign) if 0 <= sign <= _LAST_SECOND else record.started
 

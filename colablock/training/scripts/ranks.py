@@ -62,7 +62,11 @@ def note_rank(folder: Path, rank: int, end: Any) -> Path:
     """
     (file := folder / "ranks" / str(rank)).parent.mkdir(mode=0o700, exist_ok=True)
     own = f"{os.getpid()} {start_time_of(os.getpid())} {socket.gethostname()}"
-    file.write_text(own, encoding="utf-8")
+    new = file.with_name(f".{rank}-{os.getpid()}")
+    new.unlink(missing_ok=True)
+    with new.open("x", encoding="utf-8") as opened:  # follows no link, and nobody reads a part of it
+        opened.write(own)
+    new.replace(file)
     threading.Thread(target=follow_ranks, args=(folder, file, end), daemon=True).start()
     return file
 

@@ -18,6 +18,8 @@ import json
 import runpy
 import shutil
 import signal
+import socket
+import stat
 import threading
 import time
 import traceback
@@ -75,10 +77,36 @@ def main(folder: Path) -> None:
 
 def give_signs(file: Path) -> None:
     """Write the time to *file* as long as this process lives: other hosts see no processes of this one."""
+    new = file.with_name(f".{file.name}-{socket.gethostname()}-{os.getpid()}")
     while True:
-        with suppress(OSError):  # a full disk, or a file system that is gone for a moment
-            file.write_text(f"{time.time():.0f}\n", encoding="utf-8")
+        text = f"{time.time():.0f}\n"
+        try:
+            write_new(new, text)
+            new.replace(file)
+        except OSError:
+            with suppress(OSError):  # a file system that is gone for a moment
+                new.unlink(missing_ok=True)
+            with suppress(OSError):
+                overwrite(file, text)
         time.sleep(SIGN_SECONDS)
+
+
+def write_new(file: Path, text: str) -> None:
+    """Write *text* to a file of this process alone, and follow no link that is there."""
+    file.unlink(missing_ok=True)
+    with file.open("x", encoding="utf-8") as opened:
+        opened.write(text)
+
+
+def overwrite(file: Path, text: str) -> None:
+    """Write *text* over as many bytes of *file*, which needs no space on a full disk."""
+    number = os.open(file, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        facts = os.fstat(number)
+        if stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1:
+            os.pwrite(number, text.encode(), 0)
+    finally:
+        os.close(number)
 
 
 def functions_of(name: str) -> dict[str, Any]:
@@ -170,7 +198,7 @@ class RunEnd:
 
     def _write(self, value: dict[str, Any]) -> None:
         new = self._folder / f".end-{os.getpid()}"
-        new.write_text(json.dumps(value), encoding="utf-8")
+        write_new(new, json.dumps(value))
         end = self._folder / "end.json"
         try:
             os.link(new, end)

@@ -171,7 +171,7 @@ def test_an_unreadable_registration_is_ignored(content: str, tmp_path: Path) -> 
         ("{now}", State.RUNNING),
         ("{soon}", State.RUNNING),  # the clocks of two hosts differ
         ("1000000000", State.KILLED),
-        ("", State.KILLED),
+        ("", State.RUNNING),  # it is being written, or the disk is full
         ("inf", State.KILLED),
         ("nan", State.KILLED),
         ("99999999999", State.KILLED),
