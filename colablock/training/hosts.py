@@ -45,6 +45,7 @@ _FIRST_PORT, _PORTS = 20_000, 10_000  # below those that Linux gives to clients
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_-]{0,252}")
 _OPTION = re.compile(r"[a-z][a-z-]*")
 _HOLDS = frozenset({"RUNNING", "SUSPENDED", "STOPPED"})  # states of a job that has its nodes
+_NO_JOB = "Invalid job id"  # squeue, of one that ended some minutes ago
 _QUICK = 60.0  # seconds, for a command of Slurm
 
 
@@ -176,7 +177,10 @@ def seen_state(folder: RunFolder, record: RunRecord, environ: Mapping[str, str])
     state, job = folder.state(record), record.job
     if state not in (State.RUNNING, State.KILLED) or (state is State.RUNNING and not record.is_elsewhere):
         return state
-    is_held = _is_held(job, environ) if job.isdecimal() else None
+    if job.isdecimal() and job == environ.get("SLURM_JOB_ID"):
+        is_held = False if _was_before(record, environ) else None
+    else:
+        is_held = _is_held(job, environ) if job.isdecimal() else None
     if is_held:
         message = f"the run `{record.id}` is running on `{record.host}`, in the job {job} of Slurm"
         raise Refused(message, hint=f"`scancel {job}` ends it")
@@ -190,16 +194,23 @@ def seen_state(folder: RunFolder, record: RunRecord, environ: Mapping[str, str])
     return State.KILLED
 
 
+def _was_before(record: RunRecord, environ: Mapping[str, str]) -> bool:
+    """Whether the run of *record*, of this job of Slurm, is of an earlier start of the job.
+
+    A job that is queued again gets a new start time.  Before Slurm 22.05 the job does not know it.
+    """
+    began = environ.get("SLURM_JOB_START_TIME", "")
+    return not began.isdecimal() or record.started < int(began)
+
+
 def _is_held(job: str, environ: Mapping[str, str]) -> bool | None:
-    """Whether another job of Slurm has its nodes; None if there is no Slurm here to ask."""
-    if job == environ.get("SLURM_JOB_ID"):
-        return False  # an earlier start of this job
+    """Whether another job of Slurm has its nodes; None if no Slurm here says."""
     if shutil.which("squeue", path=environ.get("PATH")) is None:
         return None
     try:
         states = _output(["squeue", "--noheader", "--jobs", job, "--format", "%T"], environ).split()
-    except Unmet:  # there is no such job any more
-        return False
+    except Unmet as error:  # its controller may not answer, and the job goes on
+        return False if _NO_JOB in error.message else None
     return not _HOLDS.isdisjoint(states)
 
 

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import pytest
 
 from colablock.cli.main import build_parser
 from colablock.errors import InvalidInput, Refused
-from colablock.training.hosts import check_not_begun, job_arguments
+from colablock.training.hosts import check_not_begun, job_arguments, seen_state
 from colablock.training.runs.folder import RunFolder, State
 from tests.cli.test_train import CommandLine, shell
 from tests.support.paths import ROOT
@@ -226,6 +227,47 @@ def test_two_hosts_do_not_start_a_run_in_one_folder(
     with pytest.raises(Refused) as caught:
         check_not_begun(folder, began, environ)
     assert words in caught.value.message
+
+
+AGO = 300.0  # seconds since the start of a run
+
+
+@pytest.mark.parametrize(
+    ("job", "variables", "sign", "expected"),
+    [
+        # An earlier start of this job; Slurm says since 22.05 when the job began.
+        ("42", {"SLURM_JOB_START_TIME": "{now}"}, 0, State.KILLED),
+        ("42", {}, 0, State.KILLED),
+        ("42", {"SLURM_JOB_START_TIME": "odd"}, 0, State.KILLED),
+        # A second node of the same job, as with `salloc` and `srun --overlap`.
+        ("42", {"SLURM_JOB_START_TIME": "{before}"}, 0, Refused),
+        ("42", {"SLURM_JOB_START_TIME": "{before}"}, AGO, State.KILLED),
+        # Another job, of which the controller says nothing, or that there is none.
+        ("41", {"state": "RUNNING", "silent": ""}, 0, Refused),
+        ("41", {"state": "RUNNING", "silent": ""}, AGO, State.KILLED),
+        ("41", {}, 0, State.KILLED),
+        ("41", {"state": "RUNNING"}, AGO, Refused),
+        ("41", {"state": "PENDING"}, 0, State.KILLED),
+    ],
+)
+def test_what_slurm_cannot_say_the_signs_of_life_do(
+    commands: Path, job: str, variables: Mapping[str, str], sign: float, expected: State | type[Refused]
+) -> None:
+    folder, now = RunFolder(commands / "run"), time.time()
+    folder.path.mkdir()
+    record = make_record(host="node7", job=job, process=5, process_started=5, started=now - AGO)
+    (folder.path / "alive").write_text(f"{now - sign}")
+    environ = dict(in_job(commands, os.environ["PATH"], tasks=1))
+    for name, value in variables.items():
+        if name.isupper():
+            environ[name] = value.format(now=round(now), before=round(now - 2 * AGO))
+        else:
+            (commands / name).write_text(value)
+    if isinstance(expected, State):
+        assert seen_state(folder, record, environ) is expected
+        return
+    with pytest.raises(expected, match="is running on `node7`"):
+        seen_state(folder, record, environ)
 
 
 @pytest.mark.parametrize(

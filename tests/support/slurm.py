@@ -36,7 +36,9 @@ if [[ $1 == show ]]; then echo 127.0.0.1; else echo "$@" >>"${0%/*}/asked"; fi
 """
 SQUEUE = """\
 #!/bin/bash
-if [ -e "${0%/*}/state" ]; then cat "${0%/*}/state"; else exit 1; fi
+fail() { echo "slurm_load_jobs error: $1" >&2; exit 1; }
+if [ -e "${0%/*}/silent" ]; then fail "Unable to contact slurm controller (connect failure)"; fi
+if [ -e "${0%/*}/state" ]; then cat "${0%/*}/state"; else fail "Invalid job id specified"; fi
 """
 SBATCH = """\
 #!/bin/bash
@@ -49,7 +51,7 @@ echo "42;cluster"
 def write_commands(folder: Path) -> Path:
     """Write the commands to *folder*, which has to come first in PATH.
 
-    The file ``asked`` has the calls; ``state`` is what squeue says of any job.
+    The file ``asked`` has the calls; ``state`` is what squeue says of any job.  With ``silent``, the controller does not answer.
     """
     folder.mkdir()
     for name, text in {"srun": SRUN, "scontrol": SCONTROL, "squeue": SQUEUE, "sbatch": SBATCH}.items():
