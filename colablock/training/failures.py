@@ -11,6 +11,7 @@ from colablock._common.limits import CRASH_TEXT
 from colablock.errors import ColablockError
 from colablock.matrix.model import Matrix
 from colablock.training.runs.crash import (
+    CHAIN_LINES,
     GOES_ON,
     Explanation,
     Traceback,
@@ -71,7 +72,6 @@ _TRACE_LINES = 200  # of an exception without a plain traceback
 _MOST_RAISED = 200  # such exceptions, the last ones: real logs have a few
 _MAX_MESSAGE = 20  # lines of an exception's message
 _LONGEST_CHAIN = 5  # exceptions, each raised from the one before
-_DIRECT_CAUSE = "The above exception was the direct cause of the following exception:"
 # An exception as Python, IPython and rich end a traceback; a warning is none.
 _EXCEPTION = re.compile(
     r"^(?:\[\w+\]:? ?)?(?:[A-Za-z_]\w*\.)*[A-Z]\w*"
@@ -94,6 +94,10 @@ _DEALT_WITH = re.compile(
     rf"{_WENT_ON.pattern}|^\W*(?:step|epoch) \d|\dit/s\b|s/it\b"
     r"|\b(?:retry(?:ing)?|fall(?:s|ing)? ?back|continuing|skip(?:ped|ping)|ignor(?:ed|ing)|trying again)\b",
     re.IGNORECASE,
+)
+# A line of a traceback of Python, IPython or rich: its code and its paths tell nothing of what happened.
+_OF_A_FRAME = re.compile(
+    r"^(?:\s+\d+ |\s*-+> ?\d+ |\s*[│❱╭╰]|\s*File \W?\S+(?:, line |:)\d|Cell In ?\[|\s{4,}(?!\{'|\d))"
 )
 
 # An exception in a destructor, which Python reports and goes on.
@@ -251,7 +255,8 @@ def _recognised(text: str) -> tuple[Traceback, Cause]:
 
 def _end_of_what_was_dealt_with(lines: Sequence[str], last: int) -> int:
     """Return the line up to which the program went on after what it wrote; its last failure is at *last*."""
-    return next((at for at in range(last, 0, -1) if _DEALT_WITH.search(lines[at - 1])), 0)
+    before = ((at, lines[at - 1]) for at in range(last, 0, -1))
+    return next((at for at, line in before if _DEALT_WITH.search(line) and not _OF_A_FRAME.match(line)), 0)
 
 
 def _last_exception(lines: Sequence[str]) -> str:
@@ -289,7 +294,7 @@ def _begin_of_chain(lines: Sequence[str], starts: Sequence[int], index: int) -> 
     """Return the index of the first of *starts* from which that at *index* was raised, step by step."""
     first = index
     while 0 < first > index - _LONGEST_CHAIN and any(
-        line.strip() == _DIRECT_CAUSE for line in lines[starts[first - 1] : starts[first]]
+        line.strip() in CHAIN_LINES for line in lines[starts[first - 1] : starts[first]]
     ):
         first -= 1
     return first

@@ -51,7 +51,8 @@ echo "42;cluster"
 def write_commands(folder: Path) -> Path:
     """Write the commands to *folder*, which has to come first in PATH.
 
-    The file ``asked`` has the calls; ``state`` is what squeue says of any job.  With ``silent``, the controller does not answer.
+    The file ``asked`` has the calls; ``state`` is what squeue says of any job.  With
+    ``silent``, the controller does not answer.
     """
     folder.mkdir()
     for name, text in {"srun": SRUN, "scontrol": SCONTROL, "squeue": SQUEUE, "sbatch": SBATCH}.items():

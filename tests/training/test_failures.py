@@ -14,6 +14,7 @@ from colablock.display.run_view import explanation_document
 from colablock.display.text import to_text
 from colablock.matrix.model import Matrix
 from colablock.training.failures import explain_error, explain_text, text_of
+from colablock.training.runs.crash import CHAIN_LINES
 from colablock.training.runs.crash_facts import found_matrices, signal_in
 from colablock.training.runs.known_crashes import Program, cause_in, general_cause_in, known_causes
 from tests.support.documents import blocks_of
@@ -293,6 +294,23 @@ LAST = TRACEBACK + "pkg.Strange: what nobody knows\n"
 )
 def test_an_earlier_failure_counts_unless_the_program_went_on_after_it(log: str, cause: str) -> None:
     assert explain_text(log, versions={}).cause == cause
+
+
+@pytest.mark.parametrize("told", ["", *CHAIN_LINES])
+@pytest.mark.parametrize("word", ["# retry once", "# fall back", "x = 'skipped'", "# errors ignored"])
+def test_the_code_of_a_traceback_says_not_that_the_program_went_on(word: str, told: str) -> None:
+    cell = IPYTHON.replace("18 if load_4_bit:", f"18 {word}").replace("model_name)", f"model) {word}")
+    first, last = (
+        "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB",
+        "RuntimeError: it failed",
+    )
+    for frame in (
+        cell,
+        cell.replace("/x.py:7, in f", "/retry.py:7, in retry"),
+        f'{TRACEBACK}  File "/x/retry.py", line 9, in retry\n    step() {word}\n{{line}}\n',
+    ):
+        chain = [frame.format(line=line, kind=line.partition(":")[0]) for line in (first, last)]
+        assert explain_text(f"\n{told}\n\n".join(chain), versions={}).cause == "cuda-out-of-memory"
 
 
 @pytest.mark.parametrize("between", ["", f"{TRACEBACK}"])

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from colablock.matrix.model import Matrix
 
 __all__ = [
+    "CHAIN_LINES",
     "GOES_ON",
     "Explanation",
     "Traceback",
@@ -58,7 +59,7 @@ _MAX_TRACE = 12  # lines of a traceback in an explanation
 _MAX_MESSAGE = 20  # lines of an exception's message
 _HEADER = "Traceback (most recent call last):"
 GOES_ON = "(Request ID: "  # the hub's reason is in the paragraph after this line
-_CHAIN_LINES = (
+CHAIN_LINES = (
     "During handling of the above exception, another exception occurred:",
     "The above exception was the direct cause of the following exception:",
 )
@@ -208,7 +209,7 @@ def _chain_end(lines: Sequence[tuple[int, str]], end: int) -> int:
     at = end
     while at < len(lines) and not lines[at][1].strip():
         at += 1
-    if at >= len(lines) or lines[at][1].strip() not in _CHAIN_LINES:
+    if at >= len(lines) or lines[at][1].strip() not in CHAIN_LINES:
         return end
     at += 1
     while at < len(lines) and not lines[at][1].strip():
