@@ -220,7 +220,7 @@ def put_back(name: str, home: Path, text: str | None, *, prefix: str) -> None:
     one nor in *home*.
     """
     before = parse(name, text) if text is not None else None
-    for path in _paths(home, f"{name}.json"):
+    for path in _paths(home, name):
         last = _read(name, path)
         if last is None or last.target != Target.KERNEL.value or os.path.realpath(last.prefix) != prefix:
             continue
@@ -258,9 +258,12 @@ def load_all(home: Path) -> Iterator[ApplyRecord]:
             yield last
 
 
-def _paths(home: Path, name: str = "[!.]*.json") -> list[Path]:
-    """Return the paths of records: of all, then of the colablock of each Python."""
-    return [*(home / _APPLIED).glob(name), *(home / _APPLIED).glob(f"[!.]*/{name}")]
+def _paths(home: Path, name: str | None = None) -> list[Path]:
+    """Return where the records of *name* (or any) may be: of all, then of the colablock of each Python."""
+    folders = [home / _APPLIED, *(home / _APPLIED).glob("[!.]*/")]
+    if name is not None:
+        return [folder / f"{name}.json" for folder in folders]
+    return [path for folder in folders for path in folder.glob("[!.]*.json")]
 
 
 def _written(path: Path) -> float:
@@ -288,10 +291,14 @@ def load(name: str, home: Path) -> ApplyRecord | None:
     """
     if not is_plain_name(name):
         return None
-    last = _read(name, _path(name, home))
-    own = _read(name, _own_path(name, home)) if last is not None and last.caller != sys.prefix else None
-    is_other = own is not None and last is not None and own.prefix != last.prefix
-    return own if own is not None and is_other and os.path.isfile(own.python) else last  # noqa: PTH113
+    own = _read(name, _own_path(name, home))
+    if own is not None and not os.path.isfile(own.python):  # noqa: PTH113 - before each apply
+        own = None
+    for path in sorted(_paths(home, name), key=_written, reverse=True):
+        last = _read(name, path)
+        if last is not None and (own is None or last.prefix == own.prefix):
+            return last
+    return own
 
 
 def _read(name: str, path: Path) -> ApplyRecord | None:

@@ -205,8 +205,8 @@ def sweep_home(home: Path) -> None:
 
     What another process is building stays.  Never raises.
     """
-    for name in ("applied", "current", "runs"):
-        remove_unfinished(home / name)
+    for folder in (home / "applied", home / "current", home / "runs", *(home / "applied").glob("[!.]*/")):
+        remove_unfinished(folder)
     try:
         names = os.listdir(home / "envs")  # noqa: PTH208 - every call looks here
     except OSError:

@@ -114,6 +114,40 @@ def test_each_colablock_has_a_last_apply_of_its_own(tmp_path: Path, monkeypatch:
     assert list(load_all(tmp_path)) == []
 
 
+def test_an_undo_by_another_colablock_leaves_the_own_last_apply(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.touch()
+    mine = replace(RECORD, python=str(python), prefix="/mine", caller=sys.prefix, target=Target.KERNEL.value)
+    here = sys.prefix
+    save(mine, tmp_path)
+    monkeypatch.setattr(sys, "prefix", "/other")
+    save(replace(mine, prefix="/other", caller="/other"), tmp_path)
+    put_back("demo", tmp_path, None, prefix="/other")
+    monkeypatch.setattr(sys, "prefix", here)
+    assert load("demo", tmp_path) == mine
+
+
+def test_of_one_environment_the_last_apply_by_anybody_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.touch()
+    mine = replace(RECORD, python=str(python), prefix="/mine", caller=sys.prefix)
+    here = sys.prefix
+    by_another = replace(mine, caller="/c", state="by another")
+    elsewhere = replace(mine, caller="/b", prefix="/elsewhere")
+    for second, record in enumerate((mine, by_another, elsewhere)):
+        monkeypatch.setattr(sys, "prefix", record.caller)
+        save(record, tmp_path)
+        for path in (tmp_path / "applied").rglob("demo.json"):
+            if json.loads(path.read_text())["caller"] == record.caller:
+                os.utime(path, (second, second))
+    monkeypatch.setattr(sys, "prefix", here)
+    assert load("demo", tmp_path) == by_another
+
+
 WRITTEN: dict[str, Any] = json.loads(json.dumps(asdict(RECORD)))
 
 
@@ -133,7 +167,10 @@ WRITTEN: dict[str, Any] = json.loads(json.dumps(asdict(RECORD)))
 )
 def test_an_invalid_record_counts_as_missing(content: bytes, tmp_path: Path) -> None:
     save(RECORD, tmp_path)
-    (tmp_path / "applied" / "demo.json").write_bytes(content)
+    paths = list((tmp_path / "applied").rglob("demo.json"))
+    paths[0].write_bytes(content)
+    assert load("demo", tmp_path) == RECORD  # the other one is valid
+    paths[1].write_bytes(content)
     assert load("demo", tmp_path) is None
 
 
