@@ -34,6 +34,9 @@ __all__ = [
     "site_of",
 ]
 
+#: That of this machine, with the Pythons that commands of tests do not see.
+_PYENV = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stub:
@@ -167,8 +170,7 @@ def _candidates(version: str) -> Iterator[str]:
         yield sys.executable
     if found := shutil.which(f"python{version}"):
         yield found
-    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
-    yield from map(str, sorted(pyenv.glob(f"versions/{version}.*/bin/python"), reverse=True))
+    yield from map(str, sorted(_PYENV.glob(f"versions/{version}.*/bin/python"), reverse=True))
     if uv := shutil.which("uv"):
         command = [uv, "python", "find", "--no-project", "--no-python-downloads", version]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
