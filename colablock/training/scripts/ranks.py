@@ -11,14 +11,13 @@ colablock itself asks it for the ranks that were killed.
 import dataclasses
 import functools
 import hashlib
-import itertools
 import json
 import os
 import socket
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -26,12 +25,14 @@ from typing import Any
 _WRAPPER = "_checkpoint_wrapped_module."  # in the name of a parameter whose layer is recomputed
 _LAYERS = "FSDP_TRANSFORMER_CLS_TO_WRAP"  # read by accelerate, like the other variables of its launcher
 #: Keys of a config: of the data, which is compared itself, of reports, and of folders that are written to.
-_OF_A_HOST = ("output_dir", "datasets", "report_to", "wandb_project", "dataset_prepared_path", "lora_out_dir")
+_WRITTEN = ("output_dir", "dataset_prepared_path", "lora_out_dir", "logging_dir")
+_OF_A_HOST = (*_WRITTEN, "datasets", "report_to", "wandb_project")
 _FILES = (".json", ".yaml", ".yml", ".jinja")  # ends of values that may name a file of a setting
 _NOTES = (".md", ".lock", "LICENSE", "NOTICE")  # ends of files that change no training
 _WHOLE = 16 << 20  # bytes: of a larger file its size, beginning and end are compared
 _PART = 1 << 20
 _MOST = 20_000  # files of a folder that a setting names
+_READ = 1 << 30  # bytes that each rank reads of what a setting names; of a larger folder it compares sizes
 _OF_THE_RUN = (
     "precision",
     "dtype",
@@ -206,43 +207,66 @@ def settings_of(job: Mapping[str, Any], folder: "Path | None" = None) -> "dict[s
     Paths may differ between hosts, and what is there may not: a model, a setting in a file, the tokens in
     the *folder* of the run.
     """
-    config = {name: there(value) for name, value in job["config"].items() if name not in _OF_A_HOST}
+    folders = [job["config"].get(name) for name in _WRITTEN]
+    written = [
+        os.path.realpath(one) for one in (folder, *folders) if isinstance(one, (str, Path)) and str(one)
+    ]
+    config = {name: there(one, written) for name, one in job["config"].items() if name not in _OF_A_HOST}
     decided = {name: job.get(name) for name in _OF_THE_RUN}
     data = sorted((folder / "data").glob("*.parquet")) if folder is not None else []
     tokens = {f"tokens in {file.name}": there(str(file)) for file in data}
     return {**config, **decided, **tokens, COMMIT: commit_of(job), "runner": Path(job["entry"]).name}
 
 
-def there(value: Any) -> Any:
-    """Return *value* with a digest in place of each path of this host that is there."""
+def there(value: Any, written: "Sequence[str]" = ()) -> Any:
+    """Return *value* with a digest in place of each path of this host that is there.
+
+    Other ranks write to the folders *written* meanwhile, which may be below such a path.
+    """
     if isinstance(value, (list, tuple)):
-        return [there(one) for one in value]
+        return [there(one, written) for one in value]
     if isinstance(value, dict):
-        return {name: there(one) for name, one in value.items()}
-    if not isinstance(value, str) or not (value.startswith("/") or value.endswith(_FILES)):
+        return {name: there(one, written) for name, one in value.items()}
+    is_path = isinstance(value, str) and (value.startswith("/") or value.endswith(_FILES))
+    if not is_path or not value.strip("/"):
         return value
     try:
-        found = files_at(Path(value))
-        texts = [f"{name} {digest_of(file)}" for name, file in found]
+        found = files_at(Path(value), written)
+        if found is None:
+            return f"more than {_MOST} files"
+        is_large = sum(min(file.stat().st_size, _WHOLE) for _, file in found) > _READ
+        texts = [f"{name} {file.stat().st_size if is_large else digest_of(file)}" for name, file in found]
     except (OSError, ValueError):  # no path: too long, or a null character
         return value
     whole = hashlib.sha256("\n".join(texts).encode("utf-8", "surrogateescape")).hexdigest()
     return f"{len(found)} files ({whole:.12})" if found else value
 
 
-def files_at(path: Path) -> "list[tuple[str, Path]]":
-    """Return the files that *path* names, each by its name below *path*, without hidden ones and notes."""
+def files_at(path: Path, written: "Sequence[str]" = ()) -> "list[tuple[str, Path]] | None":
+    """Return the files that *path* names, each by its name below *path*; None if there are too many.
+
+    Hidden ones, notes, checkpoints and what is in a folder of *written* below *path* are left out.
+    """
     if path.is_file():
         return [("", path)]
-    below = list(itertools.islice(path.rglob("*"), _MOST + 1))
-    if len(below) > _MOST:
-        raise ValueError("a folder of many files, which no setting means")
-    found = sorted((one.relative_to(path).as_posix(), one) for one in below if one.is_file())
-    return [
-        (name, one)
-        for name, one in found
-        if not name.endswith(_NOTES) and not any(part.startswith(".") for part in name.split("/"))
-    ]
+    root = os.path.realpath(path)
+    outputs = {one for one in written if one.startswith(f"{root}/")}
+    found: list[tuple[str, Path]] = []
+    looked = 0
+    for folder, folders, files in os.walk(root):
+        looked += len(folders) + len(files)
+        if looked > _MOST:
+            return None
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith((".", "checkpoint-")) and f"{folder}/{name}" not in outputs
+        ]
+        for name in files:
+            file = Path(folder, name)
+            if not name.startswith(".") and not name.endswith(_NOTES) and file.is_file():
+                found.append((file.relative_to(root).as_posix(), file))
+    return sorted(found)
 
 
 def digest_of(file: Path) -> str:

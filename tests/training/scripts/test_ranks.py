@@ -143,6 +143,11 @@ WEIGHTS = "w" * 100
         ({}, {"out/data/train.parquet": "1"}, {}, None),
         ({}, {"out/data/train.parquet": "1"}, {"out/data/train.parquet": "2"}, "tokens in train.parquet"),
         ({"lora_out_dir": "{host}/adapter"}, {}, {"adapter/a": ""}, None),
+        ({"logging_dir": "{host}/absent"}, {}, {}, None),
+        # Another rank writes below the model meanwhile.
+        ({"base_model": "{host}"}, {"a.bin": WEIGHTS}, {"out/log.txt": "", "checkpoint-1/a.bin": ""}, None),
+        ({"base_model": "{host}"}, {"a.bin": WEIGHTS}, {"outer/a": ""}, "base_model"),
+        ({"base_model": "{host}/out/a"}, {"out/a/a.bin": ""}, {"out/a/a.bin": "x"}, "base_model"),
     ],
 )  # fmt: skip
 def test_paths_may_differ_between_hosts_and_what_is_there_may_not(
@@ -161,6 +166,27 @@ def test_paths_may_differ_between_hosts_and_what_is_there_may_not(
 @pytest.mark.parametrize("text", ["/no/place", "/{{ a }} text", "/" + "a" * 5000, "/a\0b", "no.json", "/"])
 def test_a_value_that_only_looks_like_a_path_is_compared_itself(text: str) -> None:
     assert ranks.there({"a": [text, 1, None]}) == {"a": [text, 1, None]}
+
+
+def test_of_large_folders_only_sizes_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each rank would read all of it before the first step."""
+    monkeypatch.setattr(ranks, "_READ", 10)
+    monkeypatch.setattr(ranks, "_MOST", 3)
+    found: list[object] = []
+    for files in (
+        {"a": "1" * 11},
+        {"a": "2" * 11},
+        {"a": "1" * 12},
+        dict.fromkeys("abcd", ""),
+        dict.fromkeys("bcde", ""),
+    ):
+        folder = tmp_path / str(len(found))
+        folder.mkdir()
+        for name, text in files.items():
+            (folder / name).write_text(text)
+        found.append(ranks.there(str(folder)))
+    assert found[0] == found[1] != found[2]
+    assert found[3] == found[4] == "more than 3 files"
 
 
 def test_large_files_are_compared_by_their_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
