@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,10 @@ from colablock.training.find_or_start import TrainOptions
 from colablock.training.hosts import RepeatedCall
 
 __all__ = ["commands_document", "job_document", "repeated_call"]
+
+
+# Characters that YAML refuses in a text, or takes for the end of a line, where JSON does neither.
+_NOT_PRINTED = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 
 
 def repeated_call(
@@ -46,10 +52,13 @@ def repeated_call(
 def _flow(value: object) -> str:
     """Return *value* as YAML in one line: as JSON, whose numbers with an exponent YAML 1.1 takes for text."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{json.dumps(str(key))}: {_flow(one)}" for key, one in value.items()) + "}"
+        return "{" + ", ".join(f"{_flow(str(key))}: {_flow(one)}" for key, one in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(_flow, value)) + "]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
     text = json.dumps(value, default=os.fspath, ensure_ascii=False)
+    text = _NOT_PRINTED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     return text.replace("e", ".0e") if isinstance(value, float) and "." not in text else text
 
 
