@@ -111,13 +111,11 @@ class Run:
         if self.state == State.PREPARED.value:
             hint = f"`squeue --job {self.job}` shows its job" if self.job else None
             raise Refused(f"the run `{self.id}` has not begun", hint=hint)
-        fault = None
         with run_display_for(
             self.id, self._folder, environ=self._environ, notebook=True, quiet=quiet
         ) as display:
             summary = watch(self.id, self._folder, display, is_leaving=is_ending)
-            if summary.state is not State.RUNNING:
-                summary, fault = await_mirror(summary, display.note)
+            summary, fault = await_mirror(summary, display.note, environ=self._environ)
             display.close(summary)
         if summary.state is State.RUNNING:
             raise Interrupted(f"The run `{self.id}` is still running; {attach_hint(self.id)}")

@@ -64,18 +64,14 @@ def follow_run(
     It waits until the mirror, which *mirror* names, has the last checkpoint and the adapter: the machine may
     be gone after this call.  Raises Unmet if they do not get there.
     """
-    from colablock.training.runs.folder import State
     from colablock.training.runs.summary import await_mirror
 
     summary = _watched(call, run_id, folder, stops=stops)
-    # A job of Slurm that was stopped is queued again, and the next start mirrors what is left.
-    is_left = summary.state is State.STOPPED and bool(call.environ.get("SLURM_JOB_ID"))
-    if is_left or summary.state is State.RUNNING:
-        return _ended(call, summary)
     is_quiet = call.args.quiet or call.args.json
     summary, fault = await_mirror(
         summary,
         lambda text: None if is_quiet else call.err.print(text, markup=False, soft_wrap=True),
+        environ=call.environ,
         target=mirror,
     )
     code = _ended(call, summary)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -26,7 +28,7 @@ from colablock.training.receipts import Receipt
 from colablock.training.runs.config import values_from
 from colablock.training.runs.summary import watch
 from tests.support.checkpoints import make_checkpoint, write_manifest
-from tests.support.runs import events_of, make_run, sleeping_process
+from tests.support.runs import events_of, make_run, process_facts, sleeping_process
 from tests.support.slurm import in_job, write_commands
 from tests.support.training_stack import Bench, end_of, kill, losses_of, steps_of, until
 
@@ -253,7 +255,20 @@ ODD = {
     "chat_template": "a: {b} # 'c' \"d\"\nwörter",
     "lora_target_modules": ["q", "v"],
     "lr_scheduler_kwargs": {"min_lr": 1e-7, "a": [1e16, 0.5, -3e-20, True, None]},
+    "special_tokens": {"a\x85\U0001f600": "\x7f\x85\u2028\udce9\ufeff\ufffe", "b": [math.inf, -math.inf]},
 }
+
+
+def test_a_stopped_run_of_a_job_does_not_wait_for_its_mirror(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm queues the job again, and the next start mirrors what is left."""
+    run = make_run(tmp_path, end={"state": "stopped", "step": 1})
+    facts = process_facts()  # a mirror that goes on longer than this test
+    words = f"{facts['process']} {facts['process_started']} {socket.gethostname()}"
+    (run.path / "mirror.process").write_text(words)
+    monkeypatch.setenv("SLURM_JOB_ID", "42")
+    assert colablock.attach(str(tmp_path)).follow(quiet=True).state == "stopped"
 
 
 def test_the_commands_for_several_hosts_make_the_same_call(

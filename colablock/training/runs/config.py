@@ -36,10 +36,9 @@ __all__ = [
 ]
 
 C = TypeVar("C", bound=Enum)
-#: The further key with the settings of data that axolotl reads itself, in place of our tokens.
+#: Keys of the trainer about the exchange between ranks, which change no losses.
 LAUNCH_KEYS = ("ddp_bucket_cap_mb", "ddp_find_unused_parameters", "ddp_timeout")
-"""Keys of the trainer about the exchange between ranks, which change no losses."""
-
+#: The further key with the settings of data that axolotl reads itself, in place of our tokens.
 OWN_DATA = "axolotl_data"
 _ALL_LINEAR = "all-linear"  # peft's name of our default for `lora_target_modules`
 

@@ -148,14 +148,22 @@ def watch(
 
 
 def await_mirror(
-    summary: RunSummary, tell: Callable[[str], object], *, target: str | None = None
+    summary: RunSummary,
+    tell: Callable[[str], object],
+    *,
+    environ: Mapping[str, str],
+    target: str | None = None,
 ) -> tuple[RunSummary, Unmet | None]:
     """Wait for the mirror of a run that has ended, and return the summary then.
 
+    A job of Slurm that was stopped is queued again, and the next start mirrors what is left: nobody waits.
     The machine may be gone after this call.  It waits for every mirror, also that of another process.  *tell*
     gets its notes.  If the last checkpoint and the adapter do not get to the mirror, which *target* names,
     the error says so.
     """
+    is_left = summary.state is State.STOPPED and bool(environ.get("SLURM_JOB_ID"))
+    if is_left or summary.state is State.RUNNING:
+        return summary, None
     has_one = target is not None or is_being_mirrored(summary.folder)
     if has_one:
         tell("waiting for the mirror")

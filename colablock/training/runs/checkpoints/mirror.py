@@ -209,11 +209,12 @@ def start_mirror(run: Path, target: str, *, python: str, environ: Mapping[str, s
             output=errors,
             private=True,
         )
-    facts = f"{process.pid} {start_time_of(process.pid)} {socket.gethostname()}"
-    write_private(run / _PROCESS, facts.encode())
     # The mirror may outlive this process.  If it ends earlier, this thread reaps it.
     threading.Thread(target=process.wait, daemon=True).start()
     _PROCESSES[run] = process
+    facts = f"{process.pid} {start_time_of(process.pid)} {socket.gethostname()}"
+    with suppress(OSError):  # a full disk: only calls of other processes need it
+        write_private(run / _PROCESS, facts.encode())
     return process.pid
 
 
@@ -250,7 +251,8 @@ def is_being_mirrored(run: Path) -> bool:
         return True
     try:
         number, began, host = read_bounded(run / _PROCESS, RANK_FILE).decode().split()
-        return host == socket.gethostname() and start_time_of(int(number)) == int(began)
+        # A mirror that had ended before this was written has no start, as any process that is gone.
+        return host == socket.gethostname() and 0 < int(began) == start_time_of(int(number))
     except (OSError, ValueError):  # there was none
         return False
 

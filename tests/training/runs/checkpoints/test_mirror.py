@@ -448,4 +448,6 @@ def test_who_waits_for_a_mirror_of_another_process_is_told_what_it_has(
         assert is_being_mirrored(run.path)
         assert not wait_for_mirror(run.path, limit=0.1)
         assert wait_for_mirror(run.path, limit=30) is is_kept
+    (run.path / "mirror.process").write_text(f"{facts['process']} 0 {socket.gethostname()}")  # it had ended
+    assert not is_being_mirrored(run.path)
     assert wait_for_mirror(run.path, limit=30)  # nobody mirrors it
