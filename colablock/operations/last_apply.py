@@ -54,7 +54,8 @@ def last_apply(session: Session, name: str) -> ApplyRecord:
     if not os.path.isfile(last.python):  # noqa: PTH113 - before each run
         message = f"the environment where `{last.name}` was applied last is gone: there is no `{last.python}`"
         raise NotFound(message, hint=f"Run `colablock apply {name}` to make it again")
-    if last.caller and sys.prefix not in (last.caller, os.path.realpath(last.prefix)):
+    here = os.path.realpath(sys.prefix)  # its path, and that of a record, may have links
+    if last.caller and here not in map(os.path.realpath, (last.caller, last.prefix)):
         session.reporter.note(
             f"using another environment, `{last.prefix}`, where `{last.name}` was applied last:"
             f" `colablock apply {name}` applies it here"

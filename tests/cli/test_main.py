@@ -408,6 +408,9 @@ def test_run_says_that_a_rollback_has_taken_the_stack_away(world: World, venv: V
     record.write_text(json.dumps({**json.loads(text), "caller": "/another"}))
     said = " ".join(world.run("run", str(twin), *echo).err.split())
     assert said.startswith(f"note: using another environment, `{venv.folder}`, where `twin` was applied last")
+    (link := world.folder / "link").symlink_to(sys.prefix)
+    record.write_text(json.dumps({**json.loads(text), "caller": str(link)}))
+    assert world.run("run", str(twin), *echo).err == ""
     record.write_text(json.dumps({**json.loads(text), "python": "/gone/bin/python"}))
     gone = world.run("run", str(twin), *echo)
     assert (gone.code, "was applied last is gone" in gone.err) == (ExitCode.USAGE, True), gone.err
