@@ -56,7 +56,7 @@ _SHOWN = 10  # names in a note
 _SECTION = re.compile(r"\[([^:\]]*):?([^\]]*)\]")
 _SINGLE = ("name", "version", "requires-python")
 # Every training stack needs these modules.  A build may lack `_ssl`, or what that links to.  `ssl` is always
-# there, and to import it takes a third of the time of an answer.
+# there, and to import it takes a sixth of the time of an answer.
 _NEEDED = ("ctypes", "_ssl", "zlib")
 _MANY = ("requires-dist", "provides-extra", "import-name", "import-namespace")
 
