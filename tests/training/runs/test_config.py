@@ -12,6 +12,7 @@ import yaml
 from colablock.errors import InvalidConfig, InvalidInput, NotFound
 from colablock.training.find_or_start import options_of, values_of
 from colablock.training.runs.config import (
+    LAUNCH_KEYS,
     Adapter,
     DataFormat,
     DataSource,
@@ -22,6 +23,7 @@ from colablock.training.runs.config import (
     values_from,
     yaml_value,
 )
+from colablock.training.scripts import run_trl
 from tests.support.training import config_of, read_config
 
 pytestmark = [pytest.mark.interpreter, pytest.mark.requirements]
@@ -346,3 +348,10 @@ def test_invalid_arguments_are_faults() -> None:
     assert config_of(None, runner="axolotl", values=values).extra
     with pytest.raises(InvalidInput, match="there is no runner `torchtune`"):
         config_of(None, runner="torchtune", values=LEAST)
+
+
+def test_keys_of_the_exchange_between_ranks_change_no_losses() -> None:
+    """A run goes on with others, and the script of trl, which has no colablock, passes the same ones on."""
+    for key in LAUNCH_KEYS:
+        assert key in run_trl.FURTHER
+        assert config_from({**LEAST, key: 1}, passes_through=True).digest() == config_from(LEAST).digest()

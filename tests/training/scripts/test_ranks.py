@@ -202,6 +202,9 @@ def test_large_files_are_compared_by_their_ends(tmp_path: Path, monkeypatch: pyt
 
 
 def test_hosts_with_other_numbers_of_cards_are_told_what_to_do() -> None:
+    job = {"config": {}, "entry": "run_trl.py", "rows": 9}
+    found = [ranks.settings_of({**job, "processes": count}) for count in (4, 8)]
+    assert ranks.differing(*found) == ["processes"]
     names = ranks.differing({"processes": 4, "rows": 9}, {"processes": 8, "rows": 9})
     assert ranks.in_words(names, {"processes": 4}, {"processes": 8}) == (
         "processes is 8 instead of 4 (hosts with other numbers of cards need the same `--num_processes`)"
