@@ -177,14 +177,25 @@ def _of_unknown_module(
     failure: Traceback, module: str, meant: str | None, versions: Mapping[str, str], matrix: str
 ) -> Explanation:
     """Return the explanation for a module that no matrix has, which *meant* may be misspelt as."""
-    project = (meant or _PROJECTS.get(module, module)).replace("_", "-")
-    if meant is not None:
+    project = _PROJECTS.get(module, meant or module).replace("_", "-")
+    shown = f"`colablock plan {matrix} --with {project}` shows what adding it changes"
+    advice: tuple[str, ...]
+    if module in _PROJECTS and project in versions:
+        means = (
+            f"there is no module `{module}`, though its project `{project}` is installed: files are missing"
+        )
+        advice = (
+            f"Install it again: `pip install --force-reinstall --no-deps {project}=={versions[project]}`",
+        )
+    elif module in _PROJECTS:
+        means = f"there is no module `{module}` in the environment: it is of the project `{project}`"
+        advice = (shown,)
+    elif meant is not None:
         means = f"there is no module `{module}`: did you mean `{meant}`?"
         # Nobody is sent to a project whose name is a misspelling of another.
-        advice: tuple[str, ...] = (f"Write `{meant}` where the program imports `{module}`",)
+        advice = (f"Write `{meant}` where the program imports `{module}`",)
     else:
         means = f"there is no module `{module}` in the environment, and no matrix has it"
-        shown = f"`colablock plan {matrix} --with {project}` shows what adding it changes"
         advice = (
             f"If `{project}` is a project, {shown}",
             f"If `{module}` is a file of your own, start the program in its folder",

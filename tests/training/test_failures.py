@@ -520,12 +520,17 @@ def test_a_module_that_no_matrix_has_is_not_promised_by_one(module: str, meant: 
 
 
 @pytest.mark.parametrize(
-    ("module", "project"), [("cv2", "opencv-python-headless"), ("bs4", "beautifulsoup4")]
+    ("module", "project"), [("cv2", "opencv-python-headless"), ("bs4", "beautifulsoup4"), ("yaml", "pyyaml")]
 )
 def test_a_module_with_another_name_than_its_project_leads_to_the_project(module: str, project: str) -> None:
     found = explain_text(f"ModuleNotFoundError: No module named '{module}'", versions={}, matrices=matrices())
-    assert f"If `{project}` is a project" in found.advice[0]
-    assert f"--with {project}`" in found.advice[0]
+    assert (
+        found.means == f"there is no module `{module}` in the environment: it is of the project `{project}`"
+    )
+    assert [f"--with {project}`" in text for text in found.advice] == [True]
+    found = explain_text(f"ModuleNotFoundError: No module named '{module}'", versions={project: "1.0"})
+    assert found.means.endswith(f"though its project `{project}` is installed: files are missing")
+    assert found.advice == (f"Install it again: `pip install --force-reinstall --no-deps {project}==1.0`",)
 
 
 @pytest.mark.parametrize("module", ["transformers", "_lzma", "transformers.modeling_layers", "pandas"])
