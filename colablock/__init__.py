@@ -68,7 +68,14 @@ def __getattr__(name: str) -> object:
     if name == "check":
         from importlib import import_module
 
+        from colablock._dependencies import require_dependencies
+
+        require_dependencies()
         return import_module("colablock.check")
+    if name in __all__ and name != "ColablockError":
+        from colablock._dependencies import require_dependencies
+
+        require_dependencies()
     try:
         return lazy_surface(__name__, _HOMES)[0](name)
     except KeyboardInterrupt:
@@ -84,6 +91,9 @@ def __dir__() -> Iterable[str]:
 
 def _magic(line: str, cell: str | None = None) -> None:
     """Run the line or the cell as a command of colablock: `%colablock plan NAME`, `%%colablock run NAME`."""
+    from colablock._dependencies import require_dependencies
+
+    require_dependencies()
     from colablock.cli.notebook_magics import Magic
 
     Magic()(line, cell)

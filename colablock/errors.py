@@ -15,6 +15,7 @@
     │   ├── BadDistribution     a file does not match its metadata, hash or format
     │   │   └── NoModules       it contains nothing importable
     │   ├── Refused             a rule forbids it (protected, externally managed, another state)
+    │   ├── NotInstalled        a dependency of colablock itself is missing
     │   ├── NotProven           a proof failed, and this call changed nothing
     │   └── TrainingFailed      a run ended early
     ├── RolledBack              exit 3: the change failed and was undone
@@ -60,6 +61,7 @@ __all__ = [
     "NoModules",
     "NoSolution",
     "NotFound",
+    "NotInstalled",
     "NotProven",
     "NotRestored",
     "Refused",
@@ -291,6 +293,27 @@ class Refused(Unmet):
 
 class PlanOutdated(Refused):
     """The files of the fetched wheels contradict the plan, and another plan takes them into account."""
+
+
+class NotInstalled(Unmet):
+    """Distributions that colablock itself needs are *missing*, as where its source folder is imported."""
+
+    reference = "not-installed"
+
+    def __init__(self, missing: Sequence[str], *, is_source: bool) -> None:
+        if is_source:
+            message = "colablock is imported from its source folder, and is not installed in this Python"
+            hint = "Run `%pip install -q .` in the folder of the clone (in a terminal `pip install .`)"
+        else:
+            names = " ".join(missing)
+            message = f"colablock needs packages that are not installed in this Python: {names}"
+            hint = f"Run `%pip install -q {names}` (in a terminal `pip install {names}`)"
+        super().__init__(message, hint=hint)
+        self.missing = tuple(missing)
+
+    def _render_traceback_(self) -> list[str]:
+        # IPython asks for this.  What shows other errors may not be loaded yet, or need what is missing.
+        return [f"error: {self}", f"hint: {self.hint}"]
 
 
 class NotProven(Unmet):

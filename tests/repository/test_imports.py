@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import colablock
+from colablock import _dependencies
+from colablock._common.toml import load_toml
 
 pytestmark = pytest.mark.interpreter
 
@@ -75,3 +78,60 @@ def test_importing_in_ipython_registers_the_magics_and_loads_no_more() -> None:
     modules, kinds, version = ended.stdout.splitlines()[:3]
     assert (set(modules.split()), kinds) == ({"colablock", "colablock._version"}, "line cell")
     assert version == f"colablock {colablock.__version__}", ended.stdout
+
+
+IPYTHON = "from IPython.core.interactiveshell import InteractiveShell as S; s = S.instance(); import sys\n"
+NOT_INSTALLED = (
+    "error: colablock is imported from its source folder, and is not installed in this Python\n"
+    "hint: Run `%pip install -q .` in the folder of the clone (in a terminal `pip install .`)\n"
+)
+INCOMPLETE = (
+    "error: colablock needs packages that are not installed in this Python: uv pyyaml\n"
+    "hint: Run `%pip install -q uv pyyaml` (in a terminal `pip install uv pyyaml`)\n"
+)
+CATCHING = "import colablock\ntry: colablock.plan\nexcept colablock.ColablockError as error: print(error)"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["-S", "-m", "colablock", "list"], 1, NOT_INSTALLED),
+        (["-S", "-c", "import colablock; colablock.verif"], 1, "did you mean `verify`?\n"),
+        (
+            [
+                "-S",
+                "-c",
+                "import colablock\ntry: colablock.plan\nexcept colablock.ColablockError as e: print(e)",
+            ],
+            0,
+            "colablock is imported from its source folder, and is not installed in this Python\n",
+        ),
+        *(
+            (
+                ["-c", f"{IPYTHON}sys.modules.update(uv=None, yaml=None)\ns.run_cell({cell!r})"],
+                0,
+                INCOMPLETE,
+            )
+            for cell in (
+                "import colablock; colablock.apply('qlora-2026')",
+                "import colablock; colablock.check('qlora-2026')",
+                "import colablock\n%colablock list",
+            )
+        ),
+    ],
+)
+def test_source_that_is_not_installed_says_so_in_a_line(arguments: list[str], code: int, said: str) -> None:
+    if "IPython" in arguments[-1]:
+        pytest.importorskip("IPython")
+    ended = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=False, cwd=ROOT.parent
+    )
+    assert (ended.returncode, (ended.stdout + ended.stderr).endswith(said)) == (code, True), ended
+    assert "No module named" not in ended.stdout + ended.stderr
+
+
+def test_the_dependencies_that_are_asked_for_are_those_of_the_project() -> None:
+    project = load_toml((ROOT.parent / "pyproject.toml").read_bytes())["project"]
+    declared = {re.split(r"[<>=; ]", one)[0] for one in project["dependencies"]}
+    asked = {package or module for module, package in {**_dependencies.MODULES, "tomli": ""}.items()}
+    assert asked == declared
