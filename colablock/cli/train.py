@@ -44,7 +44,9 @@ def _add_train(commands: Any) -> None:
         "--set", metavar="KEY=VALUE", action="append", default=[], help="set a key of the config (repeatable)"
     )
     parser.add_argument(
-        "--output-dir", metavar="DIR", help="folder of the run; default: `outputs/MODEL-DATA`"
+        "--output-dir",
+        metavar="DIR",
+        help="folder of the run; default: `outputs/MODEL-DATA`, numbered if a run elsewhere has that name",
     )
     parser.add_argument("--runner", choices=RUNNERS, help="training library; default: the matrix's own")
     parser.add_argument(

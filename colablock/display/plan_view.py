@@ -180,7 +180,7 @@ def _step_pairs(steps: Sequence[Step], *, in_brief: bool = False) -> Pairs:
 
 
 def _step_rows(steps: Sequence[Step]) -> Grid:
-    """Return steps in brief, a line each: what, the size of a large download, and the beginning of why."""
+    """Return steps in brief, in two lines at most: what, the size of a large download, and why."""
     rows = (
         GridRow(
             cells=(
@@ -191,7 +191,7 @@ def _step_rows(steps: Sequence[Step]) -> Grid:
         )
         for step in steps
     )
-    return Grid(rows=tuple(rows), may_cut=True)
+    return Grid(rows=tuple(rows), may_cut=True, most=2)
 
 
 def _step_pair(step: Step, *, in_brief: bool) -> Pair:

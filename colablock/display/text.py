@@ -53,6 +53,7 @@ __all__ = ["error_text", "program_of", "render", "render_error", "to_text"]
 _LEAD = 24  # columns for the leads of pairs whose texts are wrapped; a longer lead moves only its own text
 _LEAST = 12  # columns; a cell that is cut to fewer tells nothing
 _NO_BREAK = "\N{NO-BREAK SPACE}"
+_CLAUSE_END = re.compile(r"[,;:] ")
 _UNIT = re.compile(r"(?<=\d) (?=(?:%|[kKMGT]i?B|s|min|h|d)(?!\w))")
 _STYLES = {  # of rich
     Tone.PLAIN: "",
@@ -245,7 +246,9 @@ def _row_lines(
         line.append(TextSpan("  "))
     start = sum(len(span.text) for span in line)
     last = row.cells[shown[-1]]
-    if grid.may_cut:
+    if grid.may_cut and grid.most > 1:
+        last = Span(_cut_at_clause(plain(last), max(room, _LEAST), grid.most), spans_of(last)[0].tone)
+    elif grid.may_cut:
         text = _cut_at_word(plain(last), max(room, 1))
         last = Span(text.replace(" ", _NO_BREAK), spans_of(last)[0].tone)
     yield from _wrapped(last, canvas.width, start, start, lead=line)
@@ -333,6 +336,19 @@ def _cut_at_word(text: str, width: int) -> str:
         return text
     whole = text[: len(short) - 1].rpartition(" ")[0]
     return f"{whole} {short[-1]}" if 2 * len(whole) > width and text[len(short) - 1] != " " else short
+
+
+def _cut_at_clause(text: str, width: int, most: int) -> str:
+    """Return *text* if it fits into *most* lines; else its clauses that do, or as many words.
+
+    Half a clause can say the opposite of the whole: "requires the 1.x client of the …".
+    """
+    wrapped = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+    if len(wrapped) <= most:
+        return text
+    whole = " ".join(wrapped[:most])[:-2]  # room for the dots
+    ends = [found.start() for found in _CLAUSE_END.finditer(whole)]
+    return f"{whole[: ends[-1]] if ends else whole.rpartition(' ')[0]}{_NO_BREAK}…"
 
 
 def _length(words: Words) -> int:

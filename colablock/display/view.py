@@ -152,13 +152,14 @@ class Grid(NamedTuple):
     """A table.  Columns without a word are left out.
 
     The columns with an index in *right* are aligned to the right.  If the last column has too
-    little room in text, it is cut if *may_cut* is true, and wrapped otherwise.
+    little room in text, it is cut after *most* lines if *may_cut* is true, and wrapped otherwise.
     """
 
     rows: tuple[GridRow, ...]
     header: tuple[str, ...] = ()
     right: frozenset[int] = frozenset()
     may_cut: bool = False
+    most: int = 1
 
 
 class Preformatted(NamedTuple):

@@ -138,12 +138,13 @@ def explain_text(
     """
     plain = shortened(plain_text(text[-CRASH_TEXT:])).strip("\n")
     failure, cause = _recognised(plain)
-    likely = likely_matrix(mending(matrices, cause, failure.messages, versions), versions)
+    helpful = mending(matrices, cause, failure.messages, versions)
+    likely = likely_matrix(helpful, versions)
     if applied is not None and not concerns(applied, cause, failure.messages, matrices):
         applied = None  # it has none of the packages at fault
     name = applied or (likely.name if likely is not None else "NAME")
     facts = {
-        "matrix": "" if applied is not None and is_intact else name,
+        "matrix": "" if (is_intact if applied is not None else matrices and not helpful) else name,
         "checkpoint": "the newest checkpoint",
         "killer": "idle" if oom_kills(system)[0] == 0 else "",
     }

@@ -136,6 +136,34 @@ def test_last_column_is_wrapped_or_cut() -> None:
     assert lines(Grid(rows=(row,), may_cut=True), width=15) == ["name"]
 
 
+@pytest.mark.parametrize(
+    ("reason", "first", "second"),
+    [
+        ("fits into one line", "fits into one line", None),
+        (
+            "needs the 1.x client of it, and takes 2.x, too",
+            "needs the 1.x client of it, and",
+            "takes 2.x, too",
+        ),
+        (
+            "the newest, for it is the best; places and trains quantised models of others",
+            "the newest, for it is the best …",
+            None,
+        ),
+        (
+            "the build of that torch which the image had in the summer of two years",
+            "the build of that torch which the",
+            "image had in the summer of …",
+        ),
+    ],
+)
+def test_a_reason_is_wrapped_or_cut_at_the_end_of_a_clause(
+    reason: str, first: str, second: str | None
+) -> None:
+    grid = Grid(rows=(GridRow(cells=("name", reason)),), may_cut=True, most=2)
+    assert lines(grid) == [f"name  {first}", *([f"      {second}"] if second else [])]
+
+
 def test_unit_stays_with_its_number() -> None:
     assert lines(Note(text="the memory of it has 14.6 GiB"), width=26) == [
         "the memory of it has",

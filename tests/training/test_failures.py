@@ -378,7 +378,7 @@ def matrices() -> tuple[Matrix, ...]:
                 "the installed `SFTTrainer.__init__` has no argument `max_seq_length`",
                 "trl 0.21.0 is installed",
             ],
-            ["colablock apply qlora-2025"],
+            ["Change the script"],  # the matrix with these versions would not help
         ),
         ("KeyError: 'qwen3'", {"transformers": "a.b"}, ["transformers a.b is installed"], []),
     ],
@@ -404,6 +404,27 @@ def test_the_applied_matrix_comes_before_the_likely_one() -> None:
     line = LINES["numpy-of-another-abi"][0]
     found = explain_text(line, versions={"numpy": "2.1"}, matrices=matrices(), applied="mine")
     assert "Run `colablock apply mine`" in found.advice[0]
+
+
+@pytest.mark.parametrize(
+    ("call", "argument", "installed", "advised"),
+    [
+        ("SFTTrainer", "max_seq_length", {"trl": "0.21.0", "transformers": "4.55.2"}, None),
+        ("SFTTrainer", "max_seq_length", {"trl": "1.16.0"}, None),
+        ("Trainer", "processing_class", {"transformers": "4.41.0"}, "qlora-2026-12"),
+        ("TrainingArguments", "eval_strategy", {"transformers": "5.24.0"}, None),
+        ("TrainingArguments", "evaluation_strategy", {"transformers": "5.24.0"}, "qlora-2024"),
+        ("LoraConfig", "use_dora", {"peft": "0.7.0"}, "qlora-2026-12"),
+    ],
+)
+def test_a_matrix_is_advised_only_if_its_version_may_have_the_argument(
+    call: str, argument: str, installed: dict[str, str], advised: str | None
+) -> None:
+    line = f"TypeError: {call}.__init__() got an unexpected keyword argument '{argument}'"
+    found = explain_text(line, versions=installed, matrices=matrices())
+    told = re.findall(r"colablock apply ([\w-]+)", " ".join(found.advice))
+    assert (found.cause, told) == ("versions-differ", [advised] if advised else [])
+    assert found.advice[-1].removeprefix("Or ").lower().startswith("change the script")
 
 
 def test_every_advice_of_the_table_can_be_shown_without_a_run() -> None:

@@ -39,6 +39,28 @@ __all__ = [
 _VALUE = re.compile(r"\{(\w+)\}")  # of a text
 _MAX_PACKAGES = 3  # installed versions in an explanation
 _MISSING_MODULE = re.compile(r"No module named '?(\w+)'?(?![\w.])")
+_UNKNOWN_ARGUMENT = re.compile(
+    r"\b(?P<call>\w+)\.__init__\(\) got an unexpected keyword argument '(?P<name>\w+)'"
+)
+# The package of a class, by the beginning of its name; the first that matches counts.
+_CLASSES = {
+    "trl": re.compile(r"(?:SFT|DPO|GRPO|KTO|ORPO|CPO|PPO|RLOO|Reward|BCO|GKD)(?:Trainer|Config)"),
+    "transformers": re.compile(r"(?:Seq2Seq)?(?:Trainer|TrainingArguments)|BitsAndBytesConfig"),
+    "peft": re.compile(r"(?:Lora|Peft|AdaLora|IA3|PromptTuning|PrefixTuning)\w*"),
+    "accelerate": re.compile(r"Accelerator|DataLoaderConfiguration|FullyShardedDataParallelPlugin"),
+}
+# Arguments that a version of these packages has dropped, and those that older ones do not have yet.
+_REMOVED = {
+    "evaluation_strategy": "4.46",
+    "max_seq_length": "0.13",
+    "no_cuda": "5",
+    "overwrite_output_dir": "5",
+    "push_to_hub_token": "5",
+}
+_ADDED = frozenset(
+    {"corda_config", "eva_config", "eval_strategy", "exclude_modules", "layer_replication"}
+    | {"lora_bias", "processing_class", "trainable_token_indices", "use_dora", "use_rslora"}
+)
 _LIKENESS = 0.8  # of a misspelt module: `numpi`
 # What launchers, shells and systems write of a process that a signal ended.
 _SIGNAL = re.compile(
@@ -217,7 +239,14 @@ def concerns(name: str, cause: Cause, messages: str, matrices: Sequence[Matrix])
 def mending(
     matrices: Sequence[Matrix], cause: Cause, messages: str, versions: Mapping[str, str]
 ) -> Sequence[Matrix]:
-    """Return those of *matrices* that would change a package of *cause*, or all if none would."""
+    """Return those of *matrices* that would change a package of *cause*, or all if none would.
+
+    Where the installed version of a known package lacks an argument: those that may have it.
+    """
+    call = _UNKNOWN_ARGUMENT.search(messages)
+    package = _package_of(call["call"]) if call is not None else None
+    if call is not None and package is not None and package in versions:
+        return [one for one in matrices if _has_argument(one, package, versions[package], call["name"])]
     at_fault = {*cause.packages, missing_project(messages)}
 
     def changes(matrix: Matrix) -> bool:
@@ -227,6 +256,27 @@ def mending(
         )
 
     return [one for one in matrices if changes(one)] or matrices
+
+
+def _package_of(call: str) -> str | None:
+    """Return the package that has the class of *call*; None if it is not known."""
+    name = call.partition(".")[0]
+    return next((package for package, classes in _CLASSES.items() if classes.fullmatch(name)), None)
+
+
+def _has_argument(matrix: Matrix, package: str, version: str, argument: str) -> bool:
+    """Whether *matrix* has a version of *package* that may have *argument*, which the installed one lacks."""
+    wanted = _ranges(matrix).get(package)
+    if wanted is None or _is_accepted(version, wanted):
+        return False
+    lowest = _lowest(wanted)
+    with suppress(InvalidVersion):
+        is_newer = lowest is not None and lowest > Version(version)
+        if argument in _REMOVED:
+            last = Version(_REMOVED[argument])
+            return lowest is not None and lowest < last and not wanted.contains(last, prereleases=True)
+        return is_newer or argument not in _ADDED
+    return True
 
 
 def unknown_module(
