@@ -187,7 +187,7 @@ def train(
     given = options.config
     template = template_value(given.chat_template)
     config = replace(given, base_model=local_path(given.base_model), chat_template=template)
-    config = with_own_folder(config, options.launch_arguments, home)
+    config = with_own_folder(config, options.launch_arguments, home, reporter)
     options = replace(options, config=config)
     folder = RunFolder(folder_of(config, options.launch_arguments))
     secrets, notes = secrets_environment(config, environ, secret_stores(environ))

@@ -139,11 +139,14 @@ def default_folder(config: TrainConfig) -> Path:
     return _checked_folder((Path("outputs") / f"{model}-{data}").absolute())
 
 
-def with_own_folder(config: TrainConfig, launch_arguments: tuple[str, ...], home: Path) -> TrainConfig:
+def with_own_folder(
+    config: TrainConfig, launch_arguments: tuple[str, ...], home: Path, reporter: Reporter | None = None
+) -> TrainConfig:
     """Return *config* with an output folder that is called as its run.
 
     It has a number if a run in another folder is registered in *home* under the name that comes from
-    model and data.  On several hosts the name must not depend on what else each has run.
+    model and data; *reporter* is told of a new one.  On several hosts the name must not depend on what
+    else each has run.
     """
     if config.output_dir or ranks_of(1, launch_arguments).hosts > 1:
         return config
@@ -152,6 +155,9 @@ def with_own_folder(config: TrainConfig, launch_arguments: tuple[str, ...], home
     while RunFolder(folder).record() is None and _is_of_another(known, folder):
         number += 1
         folder = first.with_name(f"{first.name}-{number}")
+    if reporter is not None and folder != first and RunFolder(folder).record() is None:
+        there = known[first.name].path
+        reporter.note(f"the run is called `{folder.name}`: `{first.name}` is the run in `{there}`")
     return config if folder == first else replace(config, output_dir=str(folder))
 
 

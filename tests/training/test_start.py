@@ -121,12 +121,12 @@ def test_an_id_that_is_in_use_gets_a_number(tmp_path: Path) -> None:
 def test_a_folder_without_a_name_of_its_own_is_called_as_its_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home, config = tmp_path / "home", a_config()
+    home, config, reporter = tmp_path / "home", a_config(), Notes()
     found = []
     for place in "ab":
         (tmp_path / place).mkdir()
         monkeypatch.chdir(tmp_path / place)
-        folder = default_folder(with_own_folder(config, (), home))
+        folder = default_folder(with_own_folder(config, (), home, reporter))
         folder.mkdir(parents=True)
         run_id = unused_run_id(home, folder)
         register(home, run_id, folder)
@@ -138,6 +138,8 @@ def test_a_folder_without_a_name_of_its_own_is_called_as_its_run(
         (Path("a/outputs/model-data"), "model-data"),
         (Path("b/outputs/model-data-2"), "model-data-2"),
     ]
+    first = tmp_path / "a/outputs/model-data"
+    assert reporter.notes == [f"the run is called `model-data-2`: `model-data` is the run in `{first}`"]
 
 
 def test_a_run_that_is_not_called_as_its_folder_is_noted(tmp_path: Path) -> None:
