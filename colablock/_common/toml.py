@@ -18,7 +18,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["NotToml", "in_utc", "load_toml", "read_text_file"]
+__all__ = ["NotToml", "as_key_twice", "in_utc", "load_toml", "read_text_file"]
 
 
 # A string that does not end takes the rest of the line: with every `"` tried again, time is quadratic.
@@ -26,6 +26,7 @@ _STRING = re.compile(rb""""(?:[^"\\]|\\.)*(?:"|\\?$)|'[^']*(?:'|$)""")
 _OWN_PIPE = re.compile(r"/dev/(stdin|fd/[0-9]+)|/proc/self/fd/[0-9]+")
 _FIRST = datetime.min.replace(tzinfo=timezone.utc)
 _LAST = datetime.max.replace(tzinfo=timezone.utc)
+_OVERWRITTEN = re.compile(r"Cannot overwrite a value \(at line (\d+), ")
 _BETWEEN_KEYS = re.compile(rb"[=,{}\[\]#]")
 
 
@@ -42,8 +43,25 @@ def load_toml(data: bytes) -> dict[str, Any]:
     except RecursionError as error:
         raise NotToml("it is nested too deeply") from error
     except ValueError as error:  # also UnicodeDecodeError, and a number of thousands of digits
-        text = str(error)
+        text = as_key_twice(data, str(error)) or str(error)
         raise NotToml(text if len(text) <= SHOWN else f"{text[:SHOWN]}...") from error
+
+
+def as_key_twice(data: bytes, told: str) -> str:
+    """Return what the parser has told if a key is there twice in a table, with both lines; else ""."""
+    found = _OVERWRITTEN.match(told)
+    if found is None:
+        return ""
+    lines = data.decode("utf-8", "replace").split("\n")
+    last = int(found[1])
+    key = lines[last - 1].partition("=")[0].strip()
+    for number in range(last - 1, 0, -1):
+        line = lines[number - 1].strip()
+        if line.startswith("["):
+            break
+        if line.partition("=")[0].strip() == key:
+            return f"the key `{key}` is there twice (lines {number} and {last})"
+    return ""
 
 
 def _is_deep(line: bytes) -> bool:

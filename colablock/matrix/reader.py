@@ -12,7 +12,7 @@ from pathlib import Path
 
 from colablock._common.limits import SHOWN
 from colablock._common.text import near
-from colablock._common.toml import read_text_file
+from colablock._common.toml import as_key_twice, read_text_file
 from colablock._common.urls import Url
 from colablock._records import dataclass
 from colablock._vendor.packaging.markers import Marker
@@ -157,7 +157,8 @@ def _toml(content: bytes, faults: list[Fault]) -> Mapping[str, object] | None:
         message = f"is not UTF-8: byte 0x{content[error.start]:02x} in line {line}"
         faults.append(Fault(path="", message=message, hint="save the file as UTF-8"))
     except tomllib.TOMLDecodeError as error:
-        message = str(error).replace("end of document", f"end of document, line {content.count(10) + 1}")
+        message = as_key_twice(content, str(error)) or str(error)
+        message = message.replace("end of document", f"end of document, line {content.count(10) + 1}")
         faults.append(Fault(path="", message=f"is not TOML: {message}"))
     except ValueError as error:  # a number with thousands of digits
         faults.append(Fault(path="", message=f"is not TOML: {str(error)[:SHOWN]}"))

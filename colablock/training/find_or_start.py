@@ -203,7 +203,7 @@ def train(
         run = NamedRun(unused_run_id(home, folder.path, reporter, host=host), folder)
         mirrored = mirrored_id(home, config, run.id, host)
         if options.fresh and store is not None and list_archives(store, mirrored):
-            hint = "Name another mirror, or another `output_dir`"
+            hint = "Name another mirror, or another `--output-dir`"
             raise Refused(f"the mirror has checkpoints of an earlier run `{mirrored}`", hint=hint)
         call = _TrainCall(
             proven=proven,

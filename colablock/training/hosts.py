@@ -269,7 +269,7 @@ def _log_pattern(folder: Path) -> str:
     """
     if "\\" in str(folder):
         message = f"Slurm cannot write the log of a job beside `{folder}`: its path has a backslash"
-        raise InvalidInput(message, hint="Set another `output_dir`")
+        raise InvalidInput(message, hint="Set another `--output-dir`")
     return f"{str(folder).replace('%', '%%')}-%j.log"
 
 

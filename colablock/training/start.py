@@ -123,7 +123,7 @@ def _workarounds_of_stack(versions: Mapping[str, str]) -> tuple[str, ...]:
 def _checked_folder(folder: Path) -> Path:
     """Return *folder* if a run can have its name.  Raises InvalidInput."""
     if not is_plain_name(folder.name):
-        raise InvalidInput(f"`{folder}` cannot be the folder of a run", hint="Set another `output_dir`")
+        raise InvalidInput(f"`{folder}` cannot be the folder of a run", hint="Set another `--output-dir`")
     return folder
 
 

@@ -121,7 +121,7 @@ def resumed_mode(asked: str | None, config: TrainConfig, checkpoint: Path | None
         kind = "sharded" if keeps_shards else "not sharded"
         raise Refused(
             f"{checkpoint.name} is {kind}, and `--shard {asked}` cannot go on from it",
-            hint="Leave `--shard` out, or start a new run with `--fresh` or another `output_dir`",
+            hint="Leave `--shard` out, or start a new run with `--fresh` or another `--output-dir`",
         )
     return wanted, keeps_shards
 
