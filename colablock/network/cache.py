@@ -35,6 +35,7 @@ __all__ = [
     "decoded",
     "distrusted",
     "link_or_copy",
+    "sweep_cache",
 ]
 
 UNFINISHED = "unfinished"
@@ -228,6 +229,13 @@ def distrusted(folder: Path) -> str | None:
             if why is not None:
                 return why
     return None
+
+
+def sweep_cache(environ: Mapping[str, str]) -> None:
+    """Remove what killed processes were writing in the cache.  Raises InvalidInput."""
+    folder = cache_folder(environ)
+    if distrusted(folder) is None:
+        _remove_unfinished(folder)
 
 
 def _remove_unfinished(folder: Path) -> None:

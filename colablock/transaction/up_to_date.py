@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from colablock.errors import InvalidInput
 from colablock.matrix.catalog import find_matrix, lock_files
 from colablock.matrix.model import Matrix, shadow_text
 from colablock.matrix.packed_locks import LockFile
+from colablock.network.cache import sweep_cache
 from colablock.planning.options import ApplyOptions
 from colablock.transaction import apply_record as applied
 from colablock.transaction.serialise import report_from_json
@@ -34,7 +36,7 @@ def up_to_date_report(options: ApplyOptions, environ: Mapping[str, str]) -> Repo
     """Return the report of the last apply if the request and the state on disk are the same, else None.
 
     Names and versions are read from directory names, without a solve, the network or metadata files.
-    Temporary folders that a killed call has left are removed.
+    What a killed call has left in temporary folders and the cache is removed.
     """
     matrix = find_matrix(options.name, environ=environ)
     last = applied.load(matrix.name, applied.home_folder(environ))
@@ -50,7 +52,9 @@ def up_to_date_report(options: ApplyOptions, environ: Mapping[str, str]) -> Repo
         return None
     if not report.passed:
         return None
-    sweep()  # a call that has something to do sweeps when it opens its session
+    sweep()  # a call that has something to do sweeps when it opens its session and the cache
+    with suppress(InvalidInput):  # which is not used
+        sweep_cache(environ)
     # A process that had loaded the old modules still has them.
     waits = report.needs_restart and last.process == os.getpid()
     restart = report.restart if waits else ()

@@ -171,6 +171,7 @@ def _command(asked: int, out: int, err: int) -> None:
         os.chdir(cwd)
         os.environ.clear()
         os.environ.update(environ)
+        tempfile.tempdir = None  # the server has asked for its own
         sys.path[0] = cwd
         become(argv)
     finally:

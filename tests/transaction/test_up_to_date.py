@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from colablock._common.fs import make_private
 from colablock.environment.snapshot import installed_versions
 from colablock.matrix.catalog import find_matrix
 from colablock.planning.options import ApplyOptions
@@ -76,8 +77,13 @@ def test_an_up_to_date_apply_removes_what_a_killed_one_has_left(
     left = tmp_path / "colablock-tmp-abcd1234"
     left.mkdir(mode=0o700)
     (left / "demo-1.0-py3-none-any.whl").touch()
-    assert up_to_date_report(applied, os.environ) is not None
+    environ = {**os.environ, "COLABLOCK_CACHE_DIR": str(tmp_path / "cache")}
+    written = tmp_path / "cache" / "unfinished" / ".new-1"
+    make_private(written.parent)
+    written.touch()
+    assert up_to_date_report(applied, environ) is not None
     assert not left.exists()
+    assert not written.exists()
 
 
 def test_a_changed_environment_is_not_up_to_date(applied: ApplyOptions, tmp_path: Path) -> None:
