@@ -268,7 +268,9 @@ def _find(name: str, places: tuple[_MatrixPlace, ...]) -> MatrixFile:
                 return place.read(entry)
             known.append(stem)
     listed = ", ".join(dict.fromkeys(known))
-    hint = near(name, known) or (f"there are {listed}" if listed else None)
+    hint = near(name, known)
+    if hint is None and listed:
+        hint = f"there are {listed}; your own are looked for in `{places[0].title}` of the working folder"
     faults = (f"\n  {place.fault}" for place in places if place.fault)
     raise NotFound(f"there is no matrix `{name}`{''.join(faults)}", hint=hint)
 

@@ -121,7 +121,8 @@ def test_an_unknown_name_suggests_a_near_one_or_lists_all(tmp_path: Path) -> Non
     assert caught.value.hint == "did you mean `qlora-2024`?"
     with pytest.raises(NotFound) as caught:
         find_matrix("something-else", environ={}, cwd=tmp_path)
-    assert caught.value.hint == f"there are {', '.join(sorted(SHIPPED))}"
+    where = "your own are looked for in `matrices` of the working folder"
+    assert caught.value.hint == f"there are {', '.join(sorted(SHIPPED))}; {where}"
     with pytest.raises(NotFound):
         find_matrix("no/such/file.toml", environ={}, cwd=tmp_path)
 

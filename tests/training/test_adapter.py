@@ -195,6 +195,8 @@ class HfApi:
         assert exist_ok
         return f"https://hub.invalid/{repo_id}"
     def repo_info(self, repo_id):
+        if repo_id == "org/offline":
+            raise ConnectionError("Name or service not known")
         return Found(repo_id != "org/public")
     def upload_folder(self, *, repo_id, folder_path, commit_message):
         folder = pathlib.Path(folder_path)
@@ -219,6 +221,9 @@ def test_a_push_is_private_and_has_no_token(run: Path, tmp_path: Path) -> None:
         push(run, "org/public", token="secret", environ=environ)
     assert caught.value.hint == "`private=False` pushes to it anyway"
     assert not pushed.exists()
+    with pytest.raises(Unmet, match=r"the hub `huggingface\.co` cannot be reached: Name or") as caught:
+        push(run, "org/offline", token="secret", environ=environ)
+    assert caught.value.hint == "Try again with a network"
     assert push(run, "org/public", token="secret", private=False, environ=environ).endswith("org/public")
     assert push(run, "org/name", token="secret", environ=environ) == "https://hub.invalid/org/name"
     repo, token, files = json.loads(pushed.read_text())

@@ -176,6 +176,7 @@ _HINTS = dict.fromkeys(_DERIVED, "it follows from the card and from `adapter`: r
     "batch_size": "use `micro_batch_size` and `gradient_accumulation_steps`",
     "model": "use `base_model`",
     "dataset": "use `datasets`, a list",
+    "data": "use `datasets`, a list; a call of `colablock.train` takes `dataset=`",
 }
 
 

@@ -11,18 +11,46 @@ the token in ``HF_TOKEN`` by itself.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from colablock.training.scripts.job_answer import JobRefused, answer_job
+
+#: The exceptions of httpx (huggingface_hub 1), requests (before) and the hub's offline mode.
+NOT_REACHED = frozenset(
+    (
+        "ConnectError",
+        "ConnectTimeout",
+        "ConnectionError",
+        "OfflineModeIsEnabled",
+        "ProxyError",
+        "ReadTimeout",
+        "SSLError",
+    )
+)
 
 
 def main(asked: str, answered: str) -> None:
     """Do the job in the file *asked*, and write the answer to the file *answered*."""
-    answer_job(asked, answered, lambda job: JOBS[job.pop("do")](**job), has_traceback=False)
+    answer_job(asked, answered, _done, has_traceback=False)
+
+
+def _done(job: dict[str, Any]) -> Any:
+    """Do *job*.  Raises JobRefused if the hub cannot be reached."""
+    try:
+        return JOBS[job.pop("do")](**job)
+    except Exception as error:
+        if type(error).__name__ not in NOT_REACHED:
+            raise
+        host = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co").hostname  # no credentials
+        raise JobRefused(
+            f"the hub `{host}` cannot be reached: {error}", "Try again with a network"
+        ) from error
 
 
 def names(repo: str) -> list[str]:

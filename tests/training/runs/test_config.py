@@ -169,6 +169,13 @@ FAULTS: list[tuple[str, Any, str, str, str | None]] = [
     ("load_in_4bit", True, "load_in_4bit", "unknown key", "it follows from the card"),
     ("model", "a", "model", "unknown key", "use `base_model`"),
     ("dataset", "a", "dataset", "unknown key", "use `datasets`, a list"),
+    (
+        "data",
+        "a",
+        "data",
+        "unknown key",
+        "use `datasets`, a list; a call of `colablock.train` takes `dataset=`",
+    ),
     ("batch_size", 8, "batch_size", "unknown key", "use `micro_batch_size` and"),
     ("extra", {"a": 1}, "extra", "unknown key", None),
     ("qqqq", 1, "qqqq", "unknown key", None),
