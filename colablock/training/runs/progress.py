@@ -41,6 +41,7 @@ Sleep = Callable[[float], object]
 LOADING = "starting: loading the model"
 STOPPING = "stopping at a checkpoint"
 FAILING = "failing: "
+FINISHING = "finishing: saving the adapter"
 START_MARK = "--- colablock: started"
 """The prefix of the line in the log that separates one start from the next."""
 
@@ -326,7 +327,9 @@ def _progress(
         before = totals.progress(State.RUNNING, stage=LOADING, detail=last_line(folder.log))
         taken = max(now - record.started, 0.0) if record is not None and record.started else 0.0
         return replace(before, seconds=taken, seconds_left=None, tokens_per_second=None)
-    found = totals.progress(state, stage=stage, now=now if state is State.RUNNING else None)
+    # The seconds of an ended run are those of its steps, so they do not go on while the adapter is saved.
+    is_stepping = state is State.RUNNING and stage != FINISHING
+    found = totals.progress(state, stage=stage, now=now if is_stepping else None)
     beginning = totals.beginning(record) if record is not None else {}
     return replace(found, beginning=beginning) if beginning else found
 
@@ -344,7 +347,7 @@ def _stage(folder: RunFolder, record: RunRecord | None, state: State, totals: Pr
     if folder.stop_file.exists():
         return STOPPING
     if totals.total and totals.step >= totals.total:
-        return "finishing: saving the adapter"
+        return FINISHING
     return "training" if totals.step > totals.first_step else "starting: the first step"
 
 

@@ -271,7 +271,8 @@ def test_a_resumed_run_loads_before_it_trains_again(running: RunFolder) -> None:
 
 def test_the_stage_between_the_last_step_and_the_end(running: RunFolder) -> None:
     add_events(running, *events_of([5.0, 4.0]))
-    assert next(told(running)).stage == "finishing: saving the adapter"
+    progress = next(told(running))
+    assert (progress.stage, progress.seconds) == ("finishing: saving the adapter", 4.0)  # as when it is done
     running.stop_file.touch()
     assert next(told(running)).stage == "stopping at a checkpoint"
 
