@@ -19,7 +19,7 @@ set -euo pipefail
 # Before the time limit, Slurm sends SIGUSR1: the run saves a checkpoint after its current step, and stops.
 run=outputs/tiny
 out_of_time=no
-trap 'out_of_time=yes; touch "$run/stop" 2>/dev/null || true' USR1
+trap out_of_time=yes USR1
 
 colablock apply ./tiny.toml --lock pylock.tiny.toml --into env --yes
 
@@ -28,13 +28,12 @@ if [ "$out_of_time" = no ]; then
     colablock train ./tiny.toml --config train.yaml --output-dir outputs/tiny --launcher slurm &
     training=$!
     while kill -0 "$training" 2>/dev/null; do
-        if [ "$out_of_time" = no ]; then
-            wait "$training" || true  # the signal interrupts it
-        else
+        if [ "$out_of_time" = yes ]; then
             # Ask until it ends: a call that has only begun removes the request to an earlier one.
             touch "$run/stop" 2>/dev/null || kill "$training" || true
-            sleep 1
         fi
+        # Not `wait`: if a signal interrupts it while the process ends, bash loses the exit code.
+        sleep 1 || true
     done
     code=0
     wait "$training" || code=$?
