@@ -133,19 +133,7 @@ class SpecifierMemo:
     def all_contain(self, specifiers: Iterable[SpecifierSet]) -> Callable[[Version], bool]:
         """Return whether a version meets all of *specifiers*; pre-releases may."""
         every = {known.number: known for known in map(self._of, specifiers)}.values()
-
-        def meets(version: Version) -> bool:
-            for specifier, _, found in every:
-                fits = None if found is None else found.get(version)
-                if fits is None:
-                    fits = specifier.contains(version, prereleases=True)
-                    if found is not None:
-                        found[version] = fits
-                if not fits:
-                    return False
-            return True
-
-        return meets
+        return lambda version: all(known.contains(version) for known in every)
 
 
 class CandidateMatcher:
