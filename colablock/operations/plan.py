@@ -30,7 +30,7 @@ from colablock.planning.solver import Solver
 from colablock.planning.sources import BlockedIndex, blocked_before, blocked_by, blocked_in
 from colablock.planning.target import is_kernel, why_not_kernel
 from colablock.runtimes.catalog import load_runtime, runtime_of
-from colablock.training.receipts import proof_note
+from colablock.training.receipts import kept_receipts, proof_note
 from colablock.transaction import apply_record as applied
 from colablock.transaction.disk_space import room_note, undo_cost
 from colablock.transaction.drift import notes_of
@@ -72,7 +72,7 @@ def plan_change(session: Session, options: ApplyOptions, *, recover: bool = Fals
         planned.preparer.check_at_hand(planned.plan)
     is_same = last is not None and last.key == request_key(options, matrix, session.environ)
     since = tuple(notes_of(drifts_since(session, last, kernel))) if last and is_same else ()
-    proof = _proof(planned, kernel.accelerator)
+    proof = _proof(planned, kernel.accelerator, session.home)
     hidden = _hidden(session, planned).values()
     asked = options.name if options.bundle is None else f"--bundle {shlex.quote(str(options.bundle))}"
     more = (_EXPLAINED.format(asked),) if planned.not_kernel else ()
@@ -358,7 +358,7 @@ def _env_exists(session: Session, digest: str) -> bool:
     return bool(digest) and read_env(session.home, digest) is not None
 
 
-def _proof(planned: PlannedChange, accelerator: Accelerator) -> tuple[str, ...]:
+def _proof(planned: PlannedChange, accelerator: Accelerator, home: Path) -> tuple[str, ...]:
     """Return whether training with the stack is proven on this accelerator; nothing without a runner."""
     matrix = planned.matrix
     if matrix.train.runner is None:
@@ -371,5 +371,6 @@ def _proof(planned: PlannedChange, accelerator: Accelerator) -> tuple[str, ...]:
         variant=matrix.variant,
         pins=planned.pins(),
         asked=matrix,
+        kept=kept_receipts(home, matrix.name),
     )
     return (note,)

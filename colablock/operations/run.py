@@ -77,16 +77,23 @@ def proven_environment(session: Session, name: str) -> ProvenEnvironment:
 
 
 def run_smoke(session: Session, name: str, *, runner: str | None = None) -> Receipt:
-    """Train a tiny model in the environment of the last apply of *name*; see `smoke.smoke`."""
+    """Train a tiny model in the environment of the last apply of *name*; see `smoke.smoke`.
+
+    If that passes, later plans on this machine say so.
+    """
     from colablock.training.preflight.machine import visible  # noqa: PLC0415 - only training reads YAML
+    from colablock.training.receipts import keep_receipt  # noqa: PLC0415
     from colablock.training.runs.runners import runner_of  # noqa: PLC0415
     from colablock.training.smoke import smoke  # noqa: PLC0415
 
     proven = proven_environment(session, name)
-    return smoke(
+    receipt = smoke(
         proven,
         runner=runner_of(runner or proven.runner).name,
         accelerator=visible(proven.accelerator, session.environ),
         environ=session.environ,
         reporter=session.reporter,
     )
+    if receipt.passed:
+        keep_receipt(receipt, session.home)
+    return receipt

@@ -3,20 +3,23 @@
 The files ``MATRIX.receipts/CARD.json`` beside a matrix file are evidence that it trains.  A receipt
 covers cards with the same compute capability, and its variant of the matrix: as the file was at that
 time, with the same versions, or as long as the file asks for its versions.  A plan with other versions
-says so.
+says so.  The smoke runs of this user that passed are in the home of colablock, and count like those
+beside the file.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colablock._common.decoding import read_bounded
-from colablock._common.fs import write_atomic
+from colablock._common.decoding import is_plain_name, read_bounded
+from colablock._common.fs import write_atomic, write_private
 from colablock._common.limits import RUN_FILE
 from colablock._common.plain_values import from_plain
 from colablock._records import dataclass
@@ -24,6 +27,7 @@ from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.environment.accelerator import Accelerator
 from colablock.errors import InvalidInput
 from colablock.matrix.model import Absent, Constraint, Matrix, PackageEntry, select_variant
+from colablock.transaction.apply_record import RECEIPTS
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
@@ -36,6 +40,8 @@ __all__ = [
     "card_key",
     "covering_receipt",
     "is_old",
+    "keep_receipt",
+    "kept_receipts",
     "proof_note",
     "read_receipts",
     "receipt_from",
@@ -104,6 +110,7 @@ STALE = timedelta(days=90)
 MIN_FALL = 0.05  # nats per token
 MAX_DRIFT = 1e-3
 NAMED = 3  # other versions that a note names
+MOST_KEPT = 20  # receipts of a matrix in the home of colablock
 
 
 def receipt_to(receipt: Receipt) -> dict[str, Any]:
@@ -137,8 +144,32 @@ def receipts_folder(source: str) -> Path:
 
 def read_receipts(source: str) -> tuple[Receipt, ...]:
     """Return the receipts of the matrix file *source*, ordered by card; unreadable ones are ignored."""
+    return _read_all(receipts_folder(source))
+
+
+def keep_receipt(receipt: Receipt, home: Path) -> None:
+    """Write *receipt* to *home*, in the place of one for the same stack on such a card, if it can be written.
+
+    The newest of each matrix are kept.
+    """
+    folder = home / RECEIPTS / receipt.matrix
+    facts = (receipt.variant, receipt.runner, receipt.compute_capability, sorted(receipt.versions.items()))
+    name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+    with suppress(OSError):
+        write_private(folder / f"{name}.json", (json.dumps(receipt_to(receipt), indent=2) + "\n").encode())
+        newest_first = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+        for path in newest_first[MOST_KEPT:]:
+            path.unlink(missing_ok=True)
+
+
+def kept_receipts(home: Path, name: str) -> tuple[Receipt, ...]:
+    """Return the receipts of the matrix *name* in *home*; unreadable ones are ignored."""
+    return _read_all(home / RECEIPTS / name) if is_plain_name(name) else ()
+
+
+def _read_all(folder: Path) -> tuple[Receipt, ...]:
     found = []
-    for path in sorted(receipts_folder(source).glob("*.json")):
+    for path in sorted(folder.glob("*.json")):
         try:
             value = json.loads(read_bounded(path, RUN_FILE))
             found.append(receipt_from(value, source=str(path)))
@@ -183,23 +214,25 @@ def proof_note(
     variant: str | None = None,
     pins: Mapping[NormalizedName, str] | None = None,
     asked: Matrix | None = None,
+    kept: Iterable[Receipt] = (),
 ) -> str:
     """Return a sentence that says whether a receipt of the matrix file *source* covers such a card and stack.
 
-    A receipt with other versions than *pins* is said to have them.  *digest*, *variant*, *pins* and
-    *asked* are those of `covering_receipt`.
+    The receipts *kept* count, too.  A receipt with other versions than *pins* is said to have them.
+    *digest*, *variant*, *pins* and *asked* are those of `covering_receipt`.
     """
     stack: dict[str, Any] = {"digest": digest, "variant": variant, "pins": pins, "asked": asked}
     test = f"`colablock smoke {name}`"
+    receipts = (*read_receipts(source), *kept)
     if accelerator.kind == "cuda" and not accelerator.devices:  # a recorded runtime, with any card
-        found_on = [one for one in read_receipts(source) if one.card != "cpu" and _is_about(one, **stack)]
+        found_on = [one for one in receipts if one.card != "cpu" and _is_about(one, **stack)]
         if not found_on:
             return f"training with it is not proven on any card; {test} tests it on the card of the machine"
         others = min((_other_versions(one, pins) for one in found_on), key=len)
         same = (one.card for one in found_on if _other_versions(one, pins) == others)
         where = ", ".join(dict.fromkeys(same)) + _with(others, asked)
         return f"training with it is proven on {where}; {test} tests it on the card of the machine"
-    found = covering_receipt(read_receipts(source), accelerator, **stack)
+    found = covering_receipt(receipts, accelerator, **stack)
     if found is not None:
         where = "a CPU" if found.card == "cpu" else found.card
         others = _other_versions(found, pins)

@@ -25,6 +25,7 @@ from colablock.planning.plan import Target
 __all__ = [
     "BUNDLES",
     "PYTHONS",
+    "RECEIPTS",
     "SET_ASIDE",
     "ApplyRecord",
     "PastChange",
@@ -51,11 +52,13 @@ BUNDLES = "bundles"
 """The folder of the matrices and locks of the bundles that were used."""
 PYTHONS = "pythons"
 """The folder of the Pythons that were unpacked from bundles, to which environments have links."""
+RECEIPTS = "receipts"
+"""The folder of the receipts of smoke runs that passed, with a folder for each matrix."""
 
 _APPLIED = "applied"
 _UNDONE = "undone"  # the changes that were undone, by environment
 _MOST_PAST = 100
-_FOLDERS = (_APPLIED, BUNDLES, "current", "envs", PYTHONS, "runs", SET_ASIDE, _UNDONE)
+_FOLDERS = (_APPLIED, BUNDLES, "current", "envs", PYTHONS, RECEIPTS, "runs", SET_ASIDE, _UNDONE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

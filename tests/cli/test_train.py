@@ -377,6 +377,8 @@ def test_smoke_writes_a_receipt(shell: CommandLine) -> None:
     written = json.loads(receipt.read_text())
     assert (written["passed"], written["matrix"], written["runner"]) == (True, "tiny", "trl")
     assert written["versions"]["bitsandbytes"] == "0.50.2"
+    assert shell("plan", str(shell.matrix), "--into", "kernel") == 0
+    assert f"training with it is proven on a CPU ({written['date'][:10]})" in shell.told
     assert shell("smoke", "tiny", "--json", "--quiet") == 0
     assert shell.json["passed"] is True
     assert shell.err == ""

@@ -17,10 +17,13 @@ from colablock.matrix.catalog import find_matrix
 from colablock.operations.info import list_facts
 from colablock.training.evidence import passed_receipts, proofs_of, remarks_of
 from colablock.training.receipts import (
+    MOST_KEPT,
     Receipt,
     card_key,
     covering_receipt,
     is_old,
+    keep_receipt,
+    kept_receipts,
     proof_note,
     read_receipts,
     receipt_from,
@@ -153,6 +156,30 @@ def test_the_proof_note_says_which_cards_receipts_cover(
     assert proof_note(str(matrix), "tiny", accelerator, digest="now").startswith(said)
     changed = proof_note(str(matrix), "tiny", accelerator, digest="since")
     assert "is not proven" in changed  # the matrix is another one by now
+
+
+def test_the_last_smoke_runs_of_a_machine_count_like_receipts_beside_the_matrix(tmp_path: Path) -> None:
+    home, source = tmp_path / "home", str(tmp_path / "tiny.toml")
+    stack: dict[str, Any] = {"digest": "d", "kept": kept_receipts(home, "tiny")}
+    assert "is not proven on a CPU" in proof_note(source, "tiny", Accelerator(), **stack)
+    mine = replace(CPU, matrix="tiny", variant="cpu", versions={"trl": "1.0"})
+    for number in range(MOST_KEPT + 2):
+        one = replace(mine, versions={"trl": f"1.{number}"})
+        keep_receipt(one, home)
+        keep_receipt(one, home)  # a second run takes the place of the first
+    (home / "receipts" / "tiny" / "0.json").write_text("[]")
+    kept = kept_receipts(home, "tiny")
+    assert len(kept) == MOST_KEPT
+    pins = {canonicalize_name("trl"): "1.20"}
+    stack = {"digest": "another", "pins": pins, "kept": kept}
+    assert (
+        proof_note(source, "tiny", Accelerator(), **stack)
+        == f"training with it is proven on a CPU ({CPU.date[:10]})"
+    )
+    assert kept_receipts(home, "../receipts/tiny") == ()
+    locked = tmp_path / "locked"
+    locked.write_text("no folder")
+    keep_receipt(mine, locked)  # what cannot be written is not kept
 
 
 def test_matrices_with_one_name_are_listed_with_their_own_proofs(
