@@ -488,6 +488,8 @@ def test_every_advice_has_words_for_each_program() -> None:
             assert not OWN_WORDS.search(text), (cause.name, text)
             own = advice.said_of(Program.AXOLOTL)
             assert not re.search("under `\\[|colablock runs|--mirror|matches its manifest", own), own
+            assert not re.search("`--(?:model|dataset|output-dir)`", f"{text} {own}"), (text, own)
+            assert not re.search("`(?:base_model|output_dir)`", advice.said_of(Program.COLABLOCK))
 
 
 # Exceptions

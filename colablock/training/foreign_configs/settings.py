@@ -43,7 +43,7 @@ def _read_training(reading: Reading) -> None:
             hint = "colablock trains adapters on texts and conversations; use axolotl itself for this"
             reading.fault(key, f"{message}, which is another training", hint)
     if (value := reading.take("resume_from_checkpoint")) is not None:
-        hint = "remove it: the same call resumes from the newest valid checkpoint of `output_dir`"
+        hint = "remove it: the same call resumes from the newest valid checkpoint of the run"
         reading.fault("resume_from_checkpoint", f"is {value!r}", hint)
     if "adapter" in reading.values and asks_nothing(reading.values["adapter"]):
         hint = "set `adapter: qlora` or `lora`: colablock does not train all weights of a model"

@@ -222,7 +222,7 @@ def from_config(config: Mapping[str, Any]) -> ModelShape:
         faults = "; ".join(reading.faults)
         raise InvalidInput(
             f"the model's `config.json` does not have its sizes: {faults}",
-            hint="colablock trains decoder models such as Llama: check that `base_model` names one",
+            hint="colablock trains decoder models such as Llama: check that `--model` names one",
         )
     return ModelShape(
         model_type=model_type,

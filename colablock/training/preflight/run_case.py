@@ -129,8 +129,8 @@ def resumed_mode(asked: str | None, config: TrainConfig, checkpoint: Path | None
 def no_model_hint(folder: Path) -> str:
     """Return what to do about a *folder* that is no model."""
     if (folder / "adapter_config.json").is_file():
-        return "It has an adapter: set `base_model` to the model that the adapter was trained on"
-    return "Set `base_model` to the folder that has `config.json`, or to a name on the hub"
+        return "It has an adapter: set `--model` to the model that the adapter was trained on"
+    return "Set `--model` to the folder that has `config.json`, or to a name on the hub"
 
 
 def shape_of(facts: ModelFacts) -> tuple[ModelShape | None, str]:

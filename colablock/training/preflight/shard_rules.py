@@ -53,7 +53,7 @@ def shard_obstacle(
         return _refusal(
             "4-bit weights of a file cannot be sharded",
             "they are stored as bytes, and FSDP spreads only numbers of the type of the computations",
-            "set `base_model` to the model that it was quantised from",
+            "set `--model` to the model that it was quantised from",
         )
     if runner != "axolotl" and config.optimizer not in _OPTIMIZERS:
         return _refusal(

@@ -62,7 +62,7 @@ def disk_findings(
     move_cache = "point `HF_HOME` at a larger disk"
     if machine.cache_free is not None:
         yield from _disk_shortage(weights, machine.cache_free, " for the hub's cache", download, move_cache)
-        move_run = "set `output_dir` to a larger disk"
+        move_run = "set `--output-dir` to a folder on a larger disk"
         yield from _disk_shortage(checkpoints, machine.disk_free, " for the run", saved, move_run)
         return
     fix = move_cache if checkpoints <= machine.disk_free else ""

@@ -82,7 +82,7 @@ _TOKENS = "https://huggingface.co/settings/tokens"
 def access_findings(access: Access) -> Iterator[Finding]:
     """Yield findings about the access to the model's files."""
     if access.status == "missing":
-        fix = "check the spelling of `base_model`"
+        fix = "check the spelling of `--model`"
         if not access.has_token:
             fix += "; for a private model, set `HF_TOKEN` to a token that may read it"
         yield Finding(
@@ -110,7 +110,7 @@ def access_findings(access: Access) -> Iterator[Finding]:
             level=Level.WARN,
             what=f"the hub did not answer for `{access.repo}`",
             why="access to the model and the size of its weights are unknown; cached files still load",
-            fix="try again when the network is back, or set `base_model` to a folder with the model",
+            fix="try again when the network is back, or set `--model` to a folder with the model",
         )
 
 
@@ -185,7 +185,7 @@ def model_findings(config: TrainConfig, shape: ModelShape, stack: Stack) -> Iter
             why="QLoRA itself quantises full-precision weights to NF4"
             if is_qlora
             else "the memory estimate does not cover such weights",
-            fix="set `base_model` to the model that it was quantised from",
+            fix="set `--model` to the model that it was quantised from",
         )
     yield from _target_findings(config, shape)
     if shape.max_positions is not None and config.sequence_len > shape.max_positions:

@@ -35,6 +35,8 @@ __all__ = [
     "without_prose",
 ]
 
+#: What an option of `colablock train` is called in a config.
+_KEYS = {"--model": "base_model", "--dataset": "datasets", "--output-dir": "output_dir"}
 _TABLE = Path(__file__).with_name("known_crashes.toml")
 # A line that states an error: an exception, as Python writes it, or a program's own word for one.
 _ERROR_LINE = re.compile(
@@ -361,7 +363,14 @@ def _advice(value: Any) -> Advice:
     return Advice(
         text=value["text"],
         foreign=value.get("foreign"),
-        axolotl=value["text"] if axolotl is True else axolotl,
+        axolotl=_in_config(value["text"]) if axolotl is True else axolotl,
         unless=value.get("unless", {}),
         for_hub=value.get("for-hub", False),
     )
+
+
+def _in_config(text: str) -> str:
+    """Return *text* with the keys of a config of axolotl in the place of colablock's options."""
+    for option, key in _KEYS.items():
+        text = text.replace(f"`{option}`", f"`{key}`")
+    return text

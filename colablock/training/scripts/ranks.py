@@ -447,5 +447,5 @@ def check_shards(folder: Path, model: Any) -> None:
             if not (folder / part / name).is_file():
                 raise SystemExit(
                     f"{folder.name}/{part} has no `{name}`, which another host has saved: "
-                    "hosts share a model only in a job of Slurm, with an `output_dir` that all of them see"
+                    "hosts share a model only in a job of Slurm, with an `--output-dir` that all of them see"
                 )

@@ -248,7 +248,7 @@ def test_memory_for_loading_and_disk_space_are_checked() -> None:
 DISKS: list[tuple[int, int, list[tuple[str, str]]]] = [  # free for the run, for the hub's cache, in GB
     (5, 5, []),
     (5, 1, [("2.5 GB of disk space are needed for the hub's cache, and 1.0 GB are free", "`HF_HOME`")]),
-    (0, 5, [("203 MB of disk space are needed for the run, and 0 bytes are free", "`output_dir`")]),
+    (0, 5, [("203 MB of disk space are needed for the run, and 0 bytes are free", "`--output-dir`")]),
 ]
 
 

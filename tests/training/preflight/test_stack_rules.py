@@ -87,7 +87,7 @@ def test_a_build_without_cuda_is_refused_on_a_machine_with_a_card() -> None:
         (Access(status="gated"), "gated", "and set `HF_TOKEN` to it"),
         (Access(status="gated", has_token=True), "gated", "with the account of the token"),
         (Access(status="missing"), "has no model", "for a private model, set `HF_TOKEN`"),
-        (Access(status="missing", has_token=True), "has no model", "check the spelling of `base_model`"),
+        (Access(status="missing", has_token=True), "has no model", "check the spelling of `--model`"),
         (Access(status="unreachable"), "did not answer", "try again"),
     ],
 )
@@ -142,7 +142,7 @@ PHI_3 = {**LLAMA_1B, "model_type": "phi3", "rope_scaling": {"type": "su"}}
             TODAY,
             {**LLAMA_1B, "quantization_config": {"quant_method": "gptq"}},
             "QLoRA itself quantises full-precision weights",
-            "set `base_model` to the model that it was quantised from",
+            "set `--model` to the model that it was quantised from",
         ),
     ],
 )
