@@ -159,7 +159,7 @@ def _apply(asked: ApplyOptions, restart_after: Callable[[Sequence[str]], None], 
         from colablock.operations.apply import apply_matrix
 
         def show_plan(plan: Plan) -> None:
-            if plan.steps and not quiet:
+            if plan.steps and not (quiet or plan.is_in_place):
                 show(plan)
 
         with open_session(quiet=quiet) as session:

@@ -166,7 +166,7 @@ def _apply(call: Call) -> int:
 
 def _is_shown(call: Call, plan: Plan) -> bool:
     """Whether `apply` shows *plan* before it changes anything."""
-    return bool(plan.steps) and not (call.args.quiet or call.args.json)
+    return bool(plan.steps) and not (plan.is_in_place or call.args.quiet or call.args.json)
 
 
 def _carried_out(call: Call, options: ApplyOptions, *, earlier_plans: int = 0) -> tuple[Plan, Report]:

@@ -72,7 +72,7 @@ def _blocks(plan: Plan) -> Iterator[Block]:
     for action in Action:
         steps = [step for step in plan.steps if step.action is action]
         if steps:
-            yield _steps(action, steps)
+            yield _in_place(steps) if plan.is_in_place else _steps(action, steps)
     for direct in (True, False):
         broken = [breakage for breakage in plan.breakages if breakage.direct is direct]
         if broken:
@@ -102,7 +102,7 @@ def _place(plan: Plan) -> str:
 
 def _cost(plan: Plan) -> str:
     """Return the changes, the bytes to fetch, and whether the kernel has to restart."""
-    if not plan.steps:
+    if not plan.steps or plan.is_in_place:
         return "nothing to do"
     numbers = {action: sum(step.action is action for step in plan.steps) for action in Action}
     parts = [", ".join(f"{action.value} {number}" for action, number in numbers.items() if number)]
@@ -126,7 +126,7 @@ def _fetch(plan: Plan) -> str:
 
 def _files(plan: Plan) -> str | None:
     """Return how many files are fetched, and how many are on this machine; None if all are fetched."""
-    artifacts = [step.artifact for step in plan.steps if step.artifact]
+    artifacts = [step.artifact for step in plan.steps if step.artifact and not plan.is_in_place]
     here = [one for one in artifacts if one.name in plan.at_hand]
     fetched = len(artifacts) - len(here)
     if not here or not fetched:
@@ -164,6 +164,11 @@ def _steps(action: Action, steps: Sequence[Step]) -> Section:
         is_open=len(shown) <= 2 * FOLD,
         tone=_ACTION_TONES[action],
     )
+
+
+def _in_place(steps: Sequence[Step]) -> Section:
+    """Return the steps of an environment that exists, which in brief are no news."""
+    return Section(title=f"Installed ({len(steps)})", body=(_step_pairs(steps),), brief=(), is_open=False)
 
 
 def _rest_title(action: Action, shown: Sequence[Step], others: Sequence[Step]) -> str:

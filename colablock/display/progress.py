@@ -44,6 +44,7 @@ R = TypeVar("R", bound="LiveReporter")
 
 _BEAT = 5.0  # seconds between two plain lines of one stage
 _PAUSE = 0.2  # seconds between two updates of a cell
+_AT_ONCE = 0.05  # seconds before which a fault of the call itself is found
 _WIDTH = 100  # columns of the plain text beside the HTML
 _ROOM = 3  # columns at the right of a live line
 
@@ -378,8 +379,12 @@ class NotebookReporter(DrawingReporter):
         if self._is_closed or self._shown_at is None:
             return
         self._is_closed = True
-        taken = seconds_text(self._clock() - self._work.began)
-        self._publish(f"{'Stopped' if failed else 'Done'} in {taken}", "; ".join(self._work.past))
+        taken = self._clock() - self._work.began
+        if not self._work.past or (failed and taken < _AT_ONCE):
+            self._publish("", "")  # nothing had been started, and the error or the result says all
+            return
+        ended = "Stopped" if failed else "Done"
+        self._publish(f"{ended} in {seconds_text(taken)}", "; ".join(self._work.past))
 
     def _show(self) -> None:
         work = self._work

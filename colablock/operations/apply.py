@@ -28,10 +28,10 @@ from colablock.errors import (
     interrupted_as,
 )
 from colablock.matrix.reader import is_path
-from colablock.operations.plan import ENV_EXISTS, env_digest, plan_change
+from colablock.operations.plan import env_digest, plan_change
 from colablock.operations.session import Session, comparable
 from colablock.planning.options import ApplyOptions
-from colablock.planning.plan import Plan, Target, steps_text
+from colablock.planning.plan import ENV_EXISTS, Plan, Target, steps_text
 from colablock.planning.planned import PlannedChange
 from colablock.transaction import apply_record as applied
 from colablock.transaction import isolated_envs as envs
@@ -200,7 +200,7 @@ class _RiskTrial:
 def _apply_to_env(session: Session, options: ApplyOptions, planned: PlannedChange) -> Report:
     digest = env_digest(planned)
     existing = envs.read_env(session.home, digest)
-    if existing is not None and ENV_EXISTS not in planned.plan.beforehand:
+    if existing is not None:
         session.reporter.note(ENV_EXISTS)
     python = existing.python if existing is not None else _build_env(session, options, planned, digest)
     checks = prove(

@@ -23,7 +23,7 @@ from colablock.operations.last_apply import drifts_since, requirements_to_hold
 from colablock.operations.session import Session, comparable
 from colablock.planning.locks import check_assumed
 from colablock.planning.options import ApplyOptions
-from colablock.planning.plan import Target
+from colablock.planning.plan import ENV_EXISTS, Target
 from colablock.planning.planned import NotKernel, PlannedChange, changes_between, exclusions
 from colablock.planning.request_check import check_ranges, with_protected
 from colablock.planning.solver import Solver
@@ -46,10 +46,9 @@ if TYPE_CHECKING:
     from colablock.matrix.packed_locks import LockFile
     from colablock.network.settings import Settings
 
-__all__ = ["ENV_EXISTS", "env_digest", "explain_plan", "plan_change", "solver_for"]
+__all__ = ["env_digest", "explain_plan", "plan_change", "solver_for"]
 
 #: The note of a plan or an apply whose isolated environment was built earlier.
-ENV_EXISTS = "the environment of this lock exists already: nothing has to be fetched"
 _EXPLAINED = "`colablock why {}` explains why the kernel is not the target, and how it can be"
 _INTERRUPTED = "a change of this environment was interrupted: the next `apply` recovers it first"
 
@@ -68,7 +67,7 @@ def plan_change(session: Session, options: ApplyOptions, *, recover: bool = Fals
     must_hold = requirements_to_hold(last, kernel) if last else frozenset()
     planned = _plan_variants(session, options, kernel, must_hold)
     is_checked = options.bundle is not None or not options.runtime
-    if is_checked and ENV_EXISTS not in planned.plan.beforehand:
+    if is_checked and not planned.plan.is_in_place:
         planned.preparer.check_at_hand(planned.plan)
     is_same = last is not None and last.key == request_key(options, matrix, session.environ)
     since = tuple(notes_of(drifts_since(session, last, kernel))) if last and is_same else ()
@@ -163,7 +162,7 @@ def _plan_variants(
         if found is None:
             try:
                 planned = plan(one)
-                found = blocked_in(planned) if ENV_EXISTS not in planned.plan.beforehand else None
+                found = blocked_in(planned) if not planned.plan.is_in_place else None
             except FetchFailed as error:
                 found = blocked_by(error, one, offline=session.settings(options, one).offline)
                 if found is None:

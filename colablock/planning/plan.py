@@ -11,6 +11,7 @@ from colablock._records import dataclass
 from colablock._vendor.packaging.utils import NormalizedName
 
 __all__ = [
+    "ENV_EXISTS",
     "Action",
     "Artifact",
     "Breakage",
@@ -23,6 +24,8 @@ __all__ = [
     "UndoCost",
     "steps_text",
 ]
+
+ENV_EXISTS = "the environment of this lock exists already: nothing has to be fetched"
 
 
 class Target(Enum):
@@ -173,6 +176,11 @@ class Plan:
     import_risks: tuple[ImportRisk, ...] = ()
     beforehand: tuple[str, ...] = ()  # notes that only matter before the plan is applied
     at_hand: tuple[NormalizedName, ...] = ()  # what has its file on this machine already
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether an isolated environment of the steps exists, so that nothing is installed."""
+        return ENV_EXISTS in self.beforehand
 
     @property
     def needs_restart(self) -> bool:

@@ -597,9 +597,16 @@ def test_isolated_environments_are_listed_and_taken_away(world: World, tmp_path:
         f"tiny, Python {one['python_version']}, current\n  lock {one['lock'][:12]}, built "
     )
     assert one["size"] > one["shared"] > 0  # the files of wheels are links to those in the cache
-    assert "of it shared with others by links, in" in " ".join(said.split())
+    assert "of it in files that the cache or another environment also has, in" in " ".join(said.split())
     planned = world.run("plan", "tiny", "--into", "env", COLABLOCK_HOME=home)
     assert "exists already: nothing has to be fetched" in " ".join(planned.out.split())
+    assert planned.out.startswith("tiny into an isolated environment: nothing to do\n")
+    assert "\nInstalled (" in planned.out
+    shutil.rmtree(Path(home, "applied"))  # as after an apply into another target
+    again = world.run("apply", "tiny", "--into", "env", COLABLOCK_HOME=home)
+    assert (again.code, "nothing was changed" in " ".join(again.out.split())) == (ExitCode.DONE, True)
+    assert "exists already: nothing has to be fetched" in " ".join(again.err.split())
+    assert "Install (" not in again.err + again.out
     wrong = world.run("env", "remove", "tinny", COLABLOCK_HOME=home)
     assert (wrong.code, "colablock env list" in wrong.err) == (ExitCode.USAGE, True)
     removed = world.run("env", "remove", "tiny", "--json", COLABLOCK_HOME=home)

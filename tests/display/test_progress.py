@@ -189,6 +189,25 @@ def test_failure_leaves_the_stopped_stage() -> None:
     assert shell.display_pub.plain()[-1] == "Stopped in 3.0 s: Proving demo: stopped after 3.0 s"
 
 
+@pytest.mark.parametrize(
+    ("stage", "seconds", "left"),
+    [
+        (None, 3.0, "note: a note"),  # nothing had been started
+        ("Checking the call", 0.01, "note: a note"),
+        ("Checking the call", 1.0, "Stopped in 1.0 s: Checking the call: stopped after 1.0 s\nnote: a note"),
+    ],
+)
+def test_a_fault_of_the_call_itself_stops_nothing(stage: str | None, seconds: float, left: str) -> None:
+    shell, clock = FakeShell(), Clock()
+    with pytest.raises(KeyError), NotebookReporter(shell, clock=clock) as reporter:
+        if stage:
+            reporter.stage(stage)
+        reporter.note("a note")
+        clock.now = seconds
+        raise KeyError
+    assert shell.display_pub.plain()[-1] == left
+
+
 def test_lost_notebook_does_not_stop_the_work() -> None:
     shell = FakeShell()
     with NotebookReporter(shell, clock=Clock()) as reporter:
