@@ -218,18 +218,19 @@ class Run:
         return f"<Run {self.id!r} in {str(self.folder)!r}>"
 
     def __str__(self) -> str:
-        return to_text(spoken_in_python(self._document()))
+        return to_text(self._document())
 
     def _repr_html_(self) -> str:
         return to_html(self._document())
 
     def _document(self) -> Document:
         """Return its progress or its end; before it begins in a job or on other hosts, how it does."""
+        document = None
         if self.state == State.PREPARED.value and self.commands:
-            return commands_document(self.commands)
-        if self.state == State.PREPARED.value and self.job:
-            return job_document(self.job, script_of(self.folder))
-        return summary_document(self.summary)
+            document = commands_document(self.commands)
+        elif self.state == State.PREPARED.value and self.job:
+            document = job_document(self.job, script_of(self.folder))
+        return spoken_in_python(document or summary_document(self.summary))
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: FBT001  # IPython's signature
         del cycle

@@ -21,7 +21,7 @@ from colablock.display.run_view import (
     summary_document,
 )
 from colablock.display.text import render, to_text
-from colablock.display.view import Document, Note, one_line
+from colablock.display.view import Document, Note, one_line, spoken_in_python
 from colablock.environment.notebook_host import current_shell
 from colablock.errors import Unmet
 from colablock.training.runs.loss_curve import curve_png
@@ -125,7 +125,7 @@ class NotebookRunDisplay(RunDisplay):
 
     def _publish_end(self, final: RunSummary, png: bytes | None = None) -> None:
         notes = [] if final.progress.is_over else self._notes  # a note concerns only a run in progress
-        view = summary_document(final, png=png, notes=notes)
+        view = spoken_in_python(summary_document(final, png=png, notes=notes))
         self._publish(to_html(view), to_text(view, width=_WIDTH))
 
     def _show(self) -> None:
@@ -146,13 +146,17 @@ class NotebookRunDisplay(RunDisplay):
             )
 
 
-def _sentence(text: str, console: Console) -> str:
-    """Return *text* in lines that fit *console*."""
-    return to_text(Document(blocks=(Note(text=one_line(text)),)), width=console.width)
+def _sentence(text: str, console: Console, *, is_in_python: bool) -> str:
+    """Return *text* in lines that fit *console*, in the words of Python or of the command line."""
+    document = Document(blocks=(Note(text=one_line(text)),))
+    return to_text(spoken_in_python(document) if is_in_python else document, width=console.width)
 
 
 class PlainRunDisplay(RunDisplay):
-    """Plain lines for logs and pipes: one for each stage and each checkpoint, and one every ten seconds."""
+    """Plain lines for logs and pipes: one for each stage and each checkpoint, and one every ten seconds.
+
+    *writes_end*: a call of the Python API follows the run, and how it ended is written, too.
+    """
 
     def __init__(
         self, console: Console, *, writes_end: bool = False, clock: Callable[[], float] = time.monotonic
@@ -179,13 +183,13 @@ class PlainRunDisplay(RunDisplay):
 
     def note(self, text: str) -> None:
         """Write the sentence."""
-        self._write(_sentence(text, self._console))
+        self._write(_sentence(text, self._console, is_in_python=self._writes_end))
 
     def close(self, final: RunSummary | None = None) -> None:
         """Write how the run ended, unless the caller does."""
         if final is not None and self._writes_end:
             with contextlib.suppress(OSError, ValueError):
-                render(summary_document(final), self._console)
+                render(spoken_in_python(summary_document(final)), self._console)
 
     def _write(self, text: str) -> None:
         self._written_at = self._clock()
@@ -194,7 +198,10 @@ class PlainRunDisplay(RunDisplay):
 
 
 class TerminalRunDisplay(RunDisplay):
-    """A live line on a terminal; checkpoints and notes stay as lines above it."""
+    """A live line on a terminal; checkpoints and notes stay as lines above it.
+
+    *writes_end*: a call of the Python API follows the run, and how it ended is written, too.
+    """
 
     def __init__(self, console: Console, *, writes_end: bool = False) -> None:
         self._console = console
@@ -228,7 +235,7 @@ class TerminalRunDisplay(RunDisplay):
     def note(self, text: str) -> None:
         """Write the sentence above the live line."""
         with contextlib.suppress(OSError, ValueError):
-            self._console.out(_sentence(text, self._console), highlight=False)
+            self._console.out(_sentence(text, self._console, is_in_python=self._writes_end), highlight=False)
 
     def close(self, final: RunSummary | None = None) -> None:
         """Remove the live line, and write how the run ended, unless the caller does."""
@@ -236,7 +243,7 @@ class TerminalRunDisplay(RunDisplay):
             if self._bar is not None:
                 self._bar.stop()
             if final is not None and self._writes_end:
-                render(summary_document(final), self._console)
+                render(spoken_in_python(summary_document(final)), self._console)
         self._bar = self._task = None
 
 

@@ -90,7 +90,10 @@ def test_a_run_that_was_left_is_attached_and_stopped(applied: Bench, monkeypatch
     assert colablock.attach(wait=False).id == run.id
     until(lambda: steps_of(run._folder))
     run.stop()
-    assert colablock.attach().state == "stopped"
+    left = colablock.attach()
+    assert left.state == "stopped"
+    assert "fresh=True" in left._repr_html_()
+    assert "--fresh" not in left._repr_html_()
     monkeypatch.setenv("STAND_IN_PAUSE", "0")
     resumed = colablock.train("tiny", quiet=True, **asked(applied, max_steps=100))
     assert resumed.state == "done"

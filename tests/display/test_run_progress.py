@@ -158,6 +158,21 @@ def test_end_is_written_unless_the_caller_does(
     assert ("tiny: done, 1200 steps" in written(to)) == writes_end
 
 
+@pytest.mark.parametrize("kind", [PlainRunDisplay, TerminalRunDisplay, NotebookRunDisplay])
+def test_the_end_of_a_call_from_python_is_in_its_words(kind: type[RunDisplay], tmp_path: Path) -> None:
+    to, shell = console(terminal=True), FakeShell()
+    is_cell = kind is NotebookRunDisplay
+    display = NotebookRunDisplay(shell) if is_cell else kind(to, writes_end=True)  # type: ignore[call-arg]
+    display.note("another `--output-dir` keeps both")
+    display.close(summary(State.STOPPED, tmp_path))
+    sent = shell.display_pub.sent
+    for text in map(str, sent[-1][0].values()) if is_cell else [written(to)]:
+        assert "fresh=True" in text
+        assert "--fresh" not in text
+    if not is_cell:  # in a cell the end takes the place of a note
+        assert "another `output_dir=` keeps both" in written(to)
+
+
 def test_display_fits_the_place(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     assert type(run_display_for("x", folder, console=console(), quiet=True)) is RunDisplay
