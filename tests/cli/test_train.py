@@ -206,11 +206,12 @@ def test_who_follows_a_run_later_waits_for_its_mirror(shell: CommandLine) -> Non
 def test_a_mirror_of_another_process_that_is_killed_is_told(shell: CommandLine) -> None:
     drive = shell.bench.folder / "drive"
     argv = [sys.executable, "-m", "colablock", *shell.argv("--mirror", str(drive), "--no-wait")]
-    environ = shell.environ(PYTHONPATH=str(ROOT), STAND_IN_PAUSE="0.3")
-    subprocess.run(argv, env=environ, check=True, capture_output=True)
-    until(lambda: is_being_mirrored(shell.folder.path) and 2 in steps_of(shell.folder))
-    (mirror,) = mirrors_of(shell.folder)
-    os.kill(mirror, signal.SIGSTOP)
+    with shell.bench.held() as held:
+        environ = shell.environ(PYTHONPATH=str(ROOT), **held)
+        subprocess.run(argv, env=environ, check=True, capture_output=True)
+        until(lambda: is_being_mirrored(shell.folder.path) and 2 in steps_of(shell.folder))
+        (mirror,) = mirrors_of(shell.folder)
+        os.kill(mirror, signal.SIGSTOP)
     follow = [sys.executable, "-m", "colablock", "runs", "follow", "run"]
     environ = shell.environ(PYTHONPATH=str(ROOT), COLUMNS="400")
     with subprocess.Popen(follow, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as call:
@@ -227,12 +228,13 @@ def test_a_mirror_of_another_process_that_is_killed_is_told(shell: CommandLine) 
 def test_a_result_that_does_not_reach_the_mirror_is_an_error(shell: CommandLine) -> None:
     drive = shell.bench.folder / "drive"
     argv = [sys.executable, "-m", "colablock", *shell.argv("--mirror", str(drive))]
-    environ = shell.environ(STAND_IN_PAUSE="0.3", PYTHONPATH=str(ROOT), COLUMNS="400")
-    with subprocess.Popen(argv, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as call:
+    with shell.bench.held() as held:
+        environ = shell.environ(PYTHONPATH=str(ROOT), COLUMNS="400", **held)
+        call = subprocess.Popen(argv, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         until(lambda: 2 in steps_of(shell.folder) and bool(mirrors_of(shell.folder)))
         for process in mirrors_of(shell.folder):
             os.kill(process, signal.SIGKILL)
-        out, err = call.communicate(timeout=60)
+    out, err = call.communicate(timeout=60)
     assert (call.returncode, shell.folder.state()) == (1, State.DONE)
     assert out.decode().startswith("run: done, 6 steps")
     assert f"the mirror `{drive}` has not got the whole result of the run `run`; it" in err.decode()

@@ -117,10 +117,11 @@ def test_hosts_train_together_and_go_on_from_the_same_checkpoint(shell: CommandL
     )
     assert shell(*argv) == 0
     words = [host["command"] for host in shell.json["hosts"]]
-    running = [start(shell, *one[1:], store="first", STAND_IN_PAUSE="0.3") for one in words]
-    until(lambda: 2 in steps_of(shell.folder, "save"), told=lambda: str(shell.folder.metrics()))
-    for folder in (shell.folder, other):
-        os.killpg(read_record(folder).process, signal.SIGKILL)
+    with shell.bench.held() as held:
+        running = [start(shell, *one[1:], store="first", **held) for one in words]
+        until(lambda: 2 in steps_of(shell.folder, "save"), told=lambda: str(shell.folder.metrics()))
+        for folder in (shell.folder, other):
+            os.killpg(read_record(folder).process, signal.SIGKILL)
     for one in running:
         one.communicate(timeout=60)
     assert (shell.folder.state(), other.state()) == (State.KILLED, State.KILLED)
@@ -394,9 +395,11 @@ def test_a_job_stops_before_its_limit_and_goes_on_when_it_is_queued_again(
     path = {"PATH": f"{commands}:{os.environ['PATH']}"}
     assert shell.train("--launcher", "slurm", "--fresh", "--set", "max_steps=8", **path) == 0
     (commands / "asked").unlink()
-    job = batch(shell, commands, "first", STAND_IN_PAUSE="0.3")
-    until(lambda: 2 in steps_of(shell.folder), told=lambda: str(shell.folder.metrics()))
-    job.send_signal(signal.SIGUSR1)
+    with shell.bench.held() as held:
+        job = batch(shell, commands, "first", **held)
+        until(lambda: 2 in steps_of(shell.folder), told=lambda: str(shell.folder.metrics()))
+        job.send_signal(signal.SIGUSR1)
+        until(shell.folder.stop_file.exists)
     said, _ = job.communicate(timeout=60)
     assert (job.returncode, shell.folder.state()) == (0, State.STOPPED), said
     assert (commands / "asked").read_text() == "requeue 42\n"

@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -198,6 +199,16 @@ class Bench:
         """Return the environment variables of a process."""
         own = {"COLABLOCK_HOME": str(self.home), "COLUMNS": "80", "NO_COLOR": "1", "HF_HUB_OFFLINE": "1"}
         return {**os.environ, **own, **self.extra, **more}
+
+    @contextmanager
+    def held(self) -> Iterator[dict[str, str]]:
+        """Yield the environment variables of a run that takes no step after its second while this is open."""
+        gate = self.folder / "gate"
+        gate.touch()
+        try:
+            yield {"STAND_IN_GATE": str(gate)}
+        finally:
+            gate.unlink()
 
     def config(self, **changes: Any) -> TrainConfig:
         usual = TrainConfig(
