@@ -164,12 +164,13 @@ def await_mirror(
     is_left = summary.state is State.STOPPED and bool(environ.get("SLURM_JOB_ID"))
     if is_left or summary.state is State.RUNNING:
         return summary, None
-    has_one = target is not None or is_being_mirrored(summary.folder)
+    is_mirrored = is_being_mirrored(summary.folder)
+    has_one = target is not None or is_mirrored
     if has_one:
         tell("waiting for the mirror")
     shown, started = len(mirror_notes(summary.folder)), time.monotonic()
     with interrupted_as(f"The run `{summary.id}` has ended; its mirror goes on."):
-        is_kept = wait_for_mirror(summary.folder, limit=_MIRROR_LIMIT)
+        is_kept = wait_for_mirror(summary.folder, limit=_MIRROR_LIMIT, was_seen=is_mirrored)
     if is_kept and not has_one:
         return summary, None
     notes = mirror_notes(summary.folder)

@@ -221,14 +221,14 @@ def start_mirror(run: Path, target: str, *, python: str, environ: Mapping[str, s
 _PROCESSES: dict[Path, subprocess.Popen[bytes]] = {}  # by the folder of the run
 
 
-def wait_for_mirror(run: Path, *, limit: float) -> bool:
+def wait_for_mirror(run: Path, *, limit: float, was_seen: bool = False) -> bool:
     """Wait for the mirror of a run that has ended, *limit* seconds at most.
 
     Returns whether the last checkpoint and the adapter are mirrored.  It is true at once if nobody mirrors
-    *run*.  Another process may have started its mirror.
+    *run*.  Another process may have started its mirror.  *was_seen*: it was alive a moment ago.
     """
     process, until = _PROCESSES.get(run.absolute()), time.monotonic() + limit
-    if process is None and not is_being_mirrored(run):
+    if process is None and not was_seen and not is_being_mirrored(run):
         return True
     try:
         if process is not None:

@@ -143,7 +143,7 @@ class Trainer:
         self._tell("on_train_begin")
         note("begin")
         while state.global_step < state.max_steps:
-            while state.global_step >= 2 and os.path.exists(os.environ.get("STAND_IN_GATE", "")):
+            while state.global_step >= 2 and Path(os.environ.get("STAND_IN_GATE", "none")).exists():
                 time.sleep(0.01)
             loss = self._step(whole)
             state.global_step += 1

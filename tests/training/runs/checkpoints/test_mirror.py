@@ -451,3 +451,4 @@ def test_who_waits_for_a_mirror_of_another_process_is_told_what_it_has(
     (run.path / "mirror.process").write_text(f"{facts['process']} 0 {socket.gethostname()}")  # it had ended
     assert not is_being_mirrored(run.path)
     assert wait_for_mirror(run.path, limit=30)  # nobody mirrors it
+    assert wait_for_mirror(run.path, limit=30, was_seen=True) is is_kept  # it ended after somebody looked
