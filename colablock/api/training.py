@@ -321,8 +321,11 @@ class _TrainArguments:
             raise InvalidInput("`hosts` and `sbatch` must be a list of names or options each")
         check_places(hosts, self.launcher, self.sbatch)
         if not (self.resume_anyway or hosts):
-            example = f'colablock.train("{name}", model="Qwen/Qwen2.5-1.5B", dataset="data.jsonl")'
-            check_given(file, values, example=example)
+            check_given(
+                file,
+                values,
+                example=lambda model, data: f'colablock.train("{name}", model="{model}", dataset="{data}")',
+            )
         with open_session(quiet=self.quiet) as session:
             proven = None if hosts else proven_environment(session, name)
             used = self.runner or (proven.runner if proven else session.matrix(name).train.runner)

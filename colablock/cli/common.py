@@ -192,7 +192,7 @@ def options_of(args: argparse.Namespace, environ: Mapping[str, str]) -> ApplyOpt
     bundle = getattr(args, "bundle", None)
     if bundle is None and not args.name:
         command = f"colablock {args.command}"
-        hint = f"Write `{command} NAME`; `{command} --help` has examples"
+        hint = f"Write `{command} NAME`, where `NAME` is {MATRIX}; `{command} --help` has examples"
         raise InvalidInput(f"`{command}` needs `NAME`", hint=hint)
     options = ApplyOptions(
         name=args.name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,8 +135,7 @@ def _train(call: Call) -> int:
     if args.hosts is not None:
         return _print_hosts(call)
     if not args.resume_anyway:
-        example = f"colablock train {args.name} --model Qwen/Qwen2.5-1.5B --dataset data.jsonl"
-        check_given(args.config, _values(args), example=example)
+        check_given(args.config, _values(args), example=partial(_example, args.name))
     with session_of(call) as session:
         proven = proven_environment(session, args.name)
         options = _train_options(args, proven.runner)
@@ -155,6 +155,10 @@ def _train(call: Call) -> int:
     if not args.wait:
         return _print_started(call, run)
     return follow_run(call, run.id, run.folder, mirror=args.mirror)
+
+
+def _example(name: str, model: str, data: str) -> str:
+    return shlex.join(["colablock", "train", name, "--model", model, "--dataset", data])
 
 
 def _print_hosts(call: Call) -> int:

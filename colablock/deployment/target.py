@@ -69,7 +69,7 @@ def target_of(lock: Pylock) -> DeployTarget:
     if not (_NAME.fullmatch(matrix) and python and platform):
         raise InvalidInput(
             "the lock does not say for which matrix, Python and platform it is",
-            hint="Make it with `colablock lock`",
+            hint="Make it with `colablock lock NAME`",
         )
     if table.get("kind") == DELTA or table.get("assumes"):
         assumed = count(len(table.get("assumes") or ()), "installed distribution")

@@ -175,8 +175,8 @@ def _change(change: Change) -> Item:
 
 
 def tree_text(size: int, shared: int) -> str:
-    """Return the size of a folder: "2.1 GB, 2.0 GB of it in files that the cache … also has,"."""
-    links = f", {size_text(shared)} of it in files that the cache or another environment also has,"
+    """Return the size of a folder: "2.1 GB (2.0 GB of it in files that the cache … also has)"."""
+    links = f" ({size_text(shared)} of it in files that the cache or another environment also has)"
     return size_text(size) + (links if shared else "")
 
 

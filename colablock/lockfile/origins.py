@@ -45,7 +45,7 @@ _FILE_HOSTS: Mapping[str, tuple[str, ...]] = {
 }
 _SHOWN = 5  # faults in a message
 _HINT = (
-    "Make the lock again with `colablock lock`.  If the index keeps its files on that host, say so with"
+    "Make the lock again with `colablock lock NAME`.  If the index keeps its files on that host, say so with"
     " `file-hosts` in its [[index]], or for the default index in COLABLOCK_FILE_HOSTS"
 )
 

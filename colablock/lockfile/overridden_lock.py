@@ -128,7 +128,7 @@ class OverriddenLock(LockSource):
         if locked:
             listed = ", ".join(f"`{name}` (index `{names[name]}`)" for name in locked)
             message = f"the lock takes names from an index that they do not belong to: {listed}"
-            raise InvalidInput(message, hint="Make the lock again with `colablock lock`")
+            raise InvalidInput(message, hint="Make the lock again with `colablock lock NAME`")
         self._index.bind(names)
 
     def bind_missing(self, names: Iterable[NormalizedName]) -> bool:

@@ -118,7 +118,7 @@ def read_lock(path: LockFile, cache: Cache | None = None) -> Pylock:
         data = load_toml(text)
         faults = list(islice(field_faults(data), _SHOWN_FAULTS))
         if faults:
-            hint = "Make the lock again, for example with `colablock lock`"
+            hint = "Make the lock again, for example with `colablock lock NAME`"
             raise InvalidInput(
                 "\n".join([f"the lock `{path}` is not valid", *map("  {}".format, faults)]), hint=hint
             )

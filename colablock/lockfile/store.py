@@ -220,8 +220,9 @@ class LockStore:
     def _is_fresh(self, head: LockHead) -> bool:
         """Whether the lock was made from this matrix with the same options; notes the reason if not."""
         if head.matrix_digest != self.matrix.digest:
-            again = "run `colablock lock` again"
-            self._note(f"the lock `{head.path.name}` is stale: {self.matrix.name} has changed since; {again}")
+            name = self.matrix.name
+            again = f"`colablock lock {name}` makes it again, and with `--all` those of all runtimes"
+            self._note(f"the lock `{head.path.name}` is stale: {name} has changed since; {again}")
             return False
         if head.with_ != frozenset(self.with_):
             return False

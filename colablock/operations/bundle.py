@@ -114,7 +114,7 @@ def make_bundle(
         head = read_head(lock)
         if head is None:
             message = f"`{lock.name}` is not a lock made by colablock"
-            raise InvalidInput(message, hint="Make one with `colablock lock`")
+            raise InvalidInput(message, hint="Make one with `colablock lock NAME`")
         planned = _solved(session, options, lock, head, state)
         manifest = _manifest(planned.matrix, head, f"{planned.matrix.name}.toml", lock)
         sources[manifest.lock_file] = Source.of(lock.read_bytes())

@@ -55,7 +55,8 @@ def last_apply(session: Session, name: str) -> ApplyRecord:
         message = f"the environment where `{last.name}` was applied last is gone: there is no `{last.python}`"
         raise NotFound(message, hint=f"Run `colablock apply {name}` to make it again")
     here = os.path.realpath(sys.prefix)  # its path, and that of a record, may have links
-    if last.caller and here not in map(os.path.realpath, (last.caller, last.prefix)):
+    is_elsewhere = last.caller and here not in map(os.path.realpath, (last.caller, last.prefix))
+    if is_elsewhere and not applied.has_applied(last.name, session.home, last.prefix):
         session.reporter.note(
             f"using another environment, `{last.prefix}`, where `{last.name}` was applied last:"
             f" `colablock apply {name}` applies it here"

@@ -51,7 +51,7 @@ def check_bound(resolution: Resolution, sources: PackageSources) -> None:
     if astray:
         names = ", ".join(f"`{name}` (index `{index}`)" for name, index in sorted(astray.items()))
         message = f"the lock takes names from an index that they do not belong to: {names}"
-        raise InvalidInput(message, hint="Make the lock again with `colablock lock`")
+        raise InvalidInput(message, hint="Make the lock again with `colablock lock NAME`")
 
 
 def _astray(resolution: Resolution, sources: PackageSources) -> dict[NormalizedName, str]:

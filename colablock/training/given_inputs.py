@@ -31,14 +31,18 @@ __all__ = ["check_given", "check_on_hub"]
 T = TypeVar("T")
 
 _BUILDERS = frozenset(FORMATS.values()) | {"arrow", "webdataset", "imagefolder", "audiofolder"}
+_MODEL, _DATA = "Qwen/Qwen2.5-1.5B", "data.jsonl"  # of an example
 _PATIENCE = 10  # seconds for one answer of the hub
 
 
-def check_given(config: Path | None, values: Mapping[str, Any], *, example: str) -> None:
+def check_given(
+    config: Path | None, values: Mapping[str, Any], *, example: Callable[[str, str], str]
+) -> None:
     """Raise for a file that is not there or cannot be data, and for a call that names no model or no data.
 
-    *values* are the keys of a config that a call gives beside the file *config*.  *example* is a
-    complete call in the language of the caller.  Raises NotFound, InvalidInput, InvalidConfig.
+    *values* are the keys of a config that a call gives beside the file *config*.  *example* returns a
+    complete call, with a model and a dataset, in the language of the caller.  Raises NotFound,
+    InvalidInput, InvalidConfig.
     """
     given = {**(read_yaml(config) if config is not None else {}), **values}
     for path in _data_of(given):
@@ -56,7 +60,8 @@ def check_given(config: Path | None, values: Mapping[str, Any], *, example: str)
         ]
         if missing:
             them = "Pass them" if len(missing) > 1 else "Pass it"
-            raise InvalidInput(f"no {' and no '.join(missing)} to train with", hint=f"{them}: `{example}`")
+            call = example(str(model or _MODEL), next(_data_of(given), _DATA))
+            raise InvalidInput(f"no {' and no '.join(missing)} to train with", hint=f"{them}: `{call}`")
 
 
 def check_on_hub(
@@ -71,14 +76,14 @@ def check_on_hub(
     token = secrets.get("HF_TOKEN")
     model = config.base_model
     ask = partial(check_reachable, model, config.revision, token, environ)
-    _answer_on(f"the model `{model}`", ask, environ)
+    _answer_on("model", model, ask, environ)
     cache = Path(environ.get("HF_DATASETS_CACHE") or hub_home(environ) / "datasets")
     for name in dict.fromkeys(source.path for source in (config.datasets if reads else ())):
         if name in _BUILDERS or _is_local(name) or expanded(name, "a dataset").exists():
             continue
         if (cache / name.replace("/", "___")).is_dir():
             continue
-        status = _answer_on(f"the dataset `{name}`", partial(query_dataset, name, token, environ), environ)
+        status = _answer_on("dataset", name, partial(query_dataset, name, token, environ), environ)
         if status == "missing":
             raise NotFound(
                 f"the hub has no dataset `{name}`, or it is private",
@@ -93,11 +98,12 @@ def check_on_hub(
             )
 
 
-def _answer_on(what: str, ask: Callable[[], T], environ: Mapping[str, str]) -> T | None:
-    """Return what *ask* returns; None if the hub answers with a status that tells nothing.
+def _answer_on(kind: str, name: str, ask: Callable[[], T], environ: Mapping[str, str]) -> T | None:
+    """Return what *ask* returns of the model or dataset *name*; None if the status of the hub tells nothing.
 
     Raises FetchFailed, with what to do, if the hub does not answer soon or must not be asked.
     """
+    what = f"the {kind} `{name}`"
     try:
         return _soon(ask, hub_endpoint(environ))
     except FetchFailed as error:
@@ -112,6 +118,8 @@ def _answer_on(what: str, ask: Callable[[], T], environ: Mapping[str, str]) -> T
                 "Give the path of a local copy, or set HF_ENDPOINT to a mirror of the hub; with"
                 " HF_HUB_OFFLINE=1, what is in its cache is used and the hub is not asked"
             )
+        if (nearest := _near(name)) is not None:
+            hint = f"{nearest} Else {hint[0].lower()}{hint[1:]}"
         raise error.reworded(message, hint=hint) from error
 
 

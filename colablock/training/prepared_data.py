@@ -133,7 +133,7 @@ class Preparation:
         """Return the stack of the target.  Raises Unmet if torch or transformers cannot be imported."""
         found = self._process.part("stack", doing="report its stack", timeout=STACK_TIMEOUT, answers=dict)
         self._pass("facts")
-        return stack_from(found, self._job.proven.python)
+        return stack_from(found, self._job.proven.python, self._job.proven.matrix)
 
     def tokens(self, reporter: Reporter, *, timeout: float | None = None) -> dict[str, Any]:
         """Return the result of ``scripts/prepare.py``, and keep the tokens in the folder of the run."""

@@ -31,6 +31,7 @@ __all__ = [
     "PastChange",
     "check_home",
     "forget",
+    "has_applied",
     "home_folder",
     "home_path",
     "key_of",
@@ -302,6 +303,12 @@ def load(name: str, home: Path) -> ApplyRecord | None:
         if last is not None and (own is None or last.prefix == own.prefix):
             return last
     return own
+
+
+def has_applied(name: str, home: Path, prefix: str) -> bool:
+    """Whether the colablock of this Python has applied *name* last in the environment at *prefix*."""
+    own = _read(name, _own_path(name, home))
+    return own is not None and os.path.realpath(own.prefix) == os.path.realpath(prefix)
 
 
 def _read(name: str, path: Path) -> ApplyRecord | None:

@@ -52,6 +52,12 @@ WRONG = [
         "`colablock runs plot` needs `-o/--output`",
         "Write it as in `colablock runs plot",
     ),
+    (
+        "train --dataset data.jsonl",
+        "`colablock train` needs `NAME`",
+        "where `NAME` is a matrix by name, or the path of its file",
+    ),
+    ("plan --quiet", "`colablock plan` needs `NAME`", "where `NAME` is a matrix by name"),
     ("train demo --max-steps 4", "`colablock train` has no option `--max-steps`", "`--set max_steps=4` sets"),
     ("train demo --max_steps=4", "`colablock train` has no option `--max_steps`", "`--set max_steps=4` sets"),
     ("train demo --seed", "`colablock train` has no option `--seed`", "`--set seed=VALUE` sets"),

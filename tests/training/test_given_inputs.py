@@ -102,7 +102,11 @@ def test_the_nearest_argument_is_named(slip: str, meant: str) -> None:
 def test_one_missing_argument_is_asked_for() -> None:
     with pytest.raises(InvalidInput, match="no dataset to train with") as found:
         colablock.train("qlora-2026", model=MODEL)
-    assert (found.value.hint or "").startswith("Pass it: `colablock.train(")
+    hint = f'Pass it: `colablock.train("qlora-2026", model="{MODEL}", dataset="data.jsonl")`'
+    assert found.value.hint == hint
+    with pytest.raises(InvalidInput, match="no model to train with") as found:
+        colablock.train("qlora-2026", dataset="folder")
+    assert 'dataset="folder")`' in (found.value.hint or "")
 
 
 def test_the_example_is_in_the_language_of_the_caller(capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,6 +204,7 @@ def test_a_hub_that_cannot_be_asked_is_said_soon_and_by_name(
     check_on_hub(local, {}, environ)
     for what, config in (
         ("the model `me/model`", replace(local, base_model="me/model")),
+        ("the model `models`", replace(local, base_model="models")),
         ("the dataset `me/open`", replace(local, datasets=(DataSource(path="me/open"),))),
     ):
         began = time.monotonic()
@@ -209,6 +214,7 @@ def test_a_hub_that_cannot_be_asked_is_said_soon_and_by_name(
         assert str(found.value).startswith(f"{what} is not on this machine, and ")
         assert words in str(found.value)
         assert "the path of a local copy" in str(found.value.hint)
+        assert ("did you mean `model`? Else " in str(found.value.hint)) == ("models" in what)
     silent.socket.close()
 
 

@@ -95,7 +95,8 @@ class Parser(argparse.ArgumentParser):
                 return f"Write it as in `{examples_of(self.prog)[-1]}`"
             words = [str(one.metavar or one.dest.upper()) for one in asked]
             shape = " ".join([self.prog, *words])
-            return f"Write `{shape}`; `{self.prog} --help` has examples"
+            about = next((f", where `{one.metavar}` is {one.help}" for one in asked if one.help), "")
+            return f"Write `{shape}`{about}; `{self.prog} --help` has examples"
         return f"`{self.prog} --help` lists the arguments"
 
     def format_help(self) -> str:

@@ -122,13 +122,16 @@ def _seen(accelerator: Accelerator, places: Sequence[int]) -> Accelerator:
     return replace(accelerator, devices=tuple(accelerator.devices[at] for at in places))
 
 
-def stack_from(answer: Mapping[str, Any], python: Path | str) -> Stack:
-    """Return the stack that a process of *python* has reported.
+def stack_from(answer: Mapping[str, Any], python: Path | str, matrix: str = "NAME") -> Stack:
+    """Return the stack that a process of *python*, to which *matrix* was applied, has reported.
 
     Raises Unmet if torch or transformers is missing or cannot be imported.
     """
     if "error" in answer:
-        hint = "`colablock verify` checks the rest of the environment"
+        hint = (
+            f"`colablock verify {matrix}` checks what the matrix asks for; one that trains has torch,"
+            " transformers and a training library under `[packages]`"
+        )
         raise Unmet(f"the environment of `{python}` cannot train: {answer['error']}", hint=hint)
     try:
         return fitted(dict(answer), Stack)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from colablock._common.fs import nearest_beside
 from colablock._common.text import memory_text, near, size_text
 from colablock.environment.accelerator import NF4_ON_CPU, has_nf4
 from colablock.training.preflight.facts import Access, Card, Finding, Level, Stack, is_older
@@ -82,7 +84,10 @@ _TOKENS = "https://huggingface.co/settings/tokens"
 def access_findings(access: Access) -> Iterator[Finding]:
     """Yield findings about the access to the model's files."""
     if access.status == "missing":
-        fix = "check the spelling of `--model`"
+        nearest = nearest_beside(Path(access.repo))
+        place = Path(access.repo).parent / (nearest or "")
+        fix = f"did you mean the folder `{place}`? Else check" if nearest else "check"
+        fix += " the spelling of `--model`"
         if not access.has_token:
             fix += "; for a private model, set `HF_TOKEN` to a token that may read it"
         yield Finding(

@@ -208,7 +208,8 @@ def runner_of(name: str | None) -> Runner:
     if name is None or name not in RUNNERS:
         known = ", ".join(f"`{one}`" for one in RUNNERS)
         what = f"there is no runner `{name}`" if name else "the matrix has no `runner` under `[train]`"
-        raise InvalidInput(what, hint=f"Set `--runner` to one of {known}")
+        hint = f"Set `--runner` to one of {known}"
+        raise InvalidInput(what, hint=hint if name else f"{hint} that the stack has")
     return RUNNERS[name]
 
 

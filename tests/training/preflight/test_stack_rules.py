@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -88,10 +89,20 @@ def test_a_build_without_cuda_is_refused_on_a_machine_with_a_card() -> None:
         (Access(status="gated", has_token=True), "gated", "with the account of the token"),
         (Access(status="missing"), "has no model", "for a private model, set `HF_TOKEN`"),
         (Access(status="missing", has_token=True), "has no model", "check the spelling of `--model`"),
+        (
+            Access(status="missing"),
+            "has no model",
+            "did you mean the folder `a/b.d`? Else check the spelling",
+        ),
         (Access(status="unreachable"), "did not answer", "try again"),
     ],
 )
-def test_access_problems_are_reported(access: Access, what: str, fix: str) -> None:
+def test_access_problems_are_reported(
+    access: Access, what: str, fix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if "a/b.d" in fix:
+        (tmp_path / "a" / "b.d").mkdir(parents=True)
     access = replace(access, repo="a/b", url="https://huggingface.co/a/b")
     found = check_run(a_config(), SHAPES["1B"], a_machine(H100), TODAY, access, "trl")
     (one,) = [one for one in found.findings if one.level is not Level.NOTE]

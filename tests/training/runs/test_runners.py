@@ -289,7 +289,8 @@ def test_the_runners_are_those_of_the_schema() -> None:
 def test_an_unknown_runner_is_refused(name: str | None, words: str) -> None:
     with pytest.raises(InvalidInput, match=words) as caught:
         runner_of(name)
-    assert caught.value.hint == "Set `--runner` to one of `axolotl`, `trl`, `unsloth`"
+    which = "" if name else " that the stack has"
+    assert caught.value.hint == f"Set `--runner` to one of `axolotl`, `trl`, `unsloth`{which}"
 
 
 @pytest.mark.parametrize(("has_eval", "total", "steps"), [(False, 95, 0), (True, 95, 9), (True, 3, 1)])
