@@ -17,10 +17,9 @@ from tests.support.fixtures import index_fixture, server_fixture, venv_fixture
 from tests.support.stack import Stack, make_stack
 from tests.support.training_stack import Bench, TrainingStack, build_training_stack
 
-# A shared runner may stall in the middle of an example, so no example has a deadline.
-settings.register_profile("default", deadline=None, max_examples=40)
+# A shared runner may stall in the middle of an example: none has a deadline, and to make them may take long.
 # `thorough` is for CI, `exhaustive` for the properties of code that has just changed.
-for _profile, _examples in {"thorough": 75, "exhaustive": 400}.items():
+for _profile, _examples in {"default": 40, "thorough": 75, "exhaustive": 400}.items():
     settings.register_profile(
         _profile, deadline=None, max_examples=_examples, suppress_health_check=[HealthCheck.too_slow]
     )

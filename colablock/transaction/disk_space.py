@@ -232,7 +232,10 @@ def _copy(paths: Iterable[str], target: IO[bytes], *, each: bool) -> tuple[int, 
     for path in paths:
         target.seek(0)
         with open(path, "rb") as source:  # noqa: PTH123
-            while done < _SAMPLE and time.monotonic() - start < _PATIENCE and (data := source.read(1 << 20)):
+            # The first block counts in any case: without one, the rate of a busy machine would be zero.
+            while done < _SAMPLE and (not done or time.monotonic() - start < _PATIENCE):
+                if not (data := source.read(1 << 20)):
+                    break
                 done += target.write(data)
         files += 1
         if each:

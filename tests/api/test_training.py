@@ -30,7 +30,8 @@ from colablock.training.runs.summary import watch
 from tests.support.checkpoints import make_checkpoint, write_manifest
 from tests.support.runs import events_of, make_run, process_facts, sleeping_process
 from tests.support.slurm import in_job, write_commands
-from tests.support.training_stack import Bench, end_of, kill, losses_of, steps_of, until
+from tests.support.timing import until
+from tests.support.training_stack import Bench, end_of, kill, losses_of, steps_of
 
 
 @pytest.fixture

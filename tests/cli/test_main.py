@@ -23,6 +23,7 @@ from tests.support.paths import DATA, ROOT
 from tests.support.recorded_index import RecordedIndex
 from tests.support.runtime import Stub, Venv, find_python, make_venv
 from tests.support.server import JSON, Fault
+from tests.support.timing import PATIENCE, processes_of, until
 from tests.support.trees import installed_listing, listing
 from tests.support.wheels import make_wheel, metadata_text
 from tests.support.world import World, open_world
@@ -474,6 +475,7 @@ def test_after_a_crash_the_next_call_puts_back_what_was_interrupted_and_no_more(
     killed = world.run("apply", str(matrix), *options, "--find-links", str(tmp_path / "wheels"))
     assert killed.code == -signal.SIGKILL
     assert (venv.site / "triangles").is_dir()
+    until(lambda: not processes_of(venv.folder))  # its proof ends on its own
     mixed = tmp_path / "mixed"
     shutil.copytree(venv.folder, mixed, symlinks=True)
     said = world.run("plan", "tiny", "--into", "kernel", "--python", venv.python).out
@@ -647,8 +649,8 @@ def test_offline_nothing_is_asked_of_the_network(world: World, tmp_path: Path) -
 # Signals and pipes
 
 
-def interrupted(world: World, venv: Venv, tmp_path: Path) -> int:
-    """Start an apply, interrupt it in the middle of its fetch, and return how it ended."""
+def interrupted(world: World, venv: Venv, tmp_path: Path, slow: Fault) -> int:
+    """Start an apply, interrupt it in the middle of the fetch that *slow* delays, and return how it ended."""
     options = ["--into", "kernel", "--python", venv.python]
     command = [sys.executable, "-m", "colablock", "apply", "tiny", *options]
     environ = world.environ(COLABLOCK_CACHE_DIR=str(tmp_path / "cache"))
@@ -659,22 +661,23 @@ def interrupted(world: World, venv: Venv, tmp_path: Path) -> int:
         for line in process.stderr:
             if line.startswith("Fetching"):
                 break
-        time.sleep(0.2)
+        until(lambda: slow.times == 0)
         process.send_signal(signal.SIGINT)
         started = time.monotonic()
         said = process.stderr.read()
-        code = process.wait(timeout=60)
+        code = process.wait(timeout=PATIENCE)
     assert said.splitlines()[-1] == "Interrupted. The environment is as it was."
     assert "Traceback" not in said
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < PATIENCE  # the file takes longer
     return code
 
 
 def test_an_interrupted_fetch_changes_nothing(world: World, venv: Venv, tmp_path: Path) -> None:
     before = listing(venv.folder)
-    world.server.fault("/files/shapes-2.0-py3-none-any.whl", Fault(delay=20.0, times=1, method="GET"))
+    slow = Fault(delay=2 * PATIENCE, times=1, method="GET")
+    world.server.fault("/files/shapes-2.0-py3-none-any.whl", slow)
     try:
-        assert interrupted(world, venv, tmp_path) == ExitCode.INTERRUPTED
+        assert interrupted(world, venv, tmp_path, slow) == ExitCode.INTERRUPTED
     finally:
         world.server.fault("/files/shapes-2.0-py3-none-any.whl", Fault(times=0))
     assert listing(venv.folder) == before

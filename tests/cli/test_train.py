@@ -21,13 +21,13 @@ from colablock.training.find_or_start import NamedRun
 from colablock.training.runs.checkpoints.mirror import is_being_mirrored
 from colablock.training.runs.folder import RunFolder, State
 from tests.support.paths import ROOT
+from tests.support.timing import until
 from tests.support.training_stack import (
     Bench,
     kill,
     losses_of,
     read_record,
     steps_of,
-    until,
 )
 
 

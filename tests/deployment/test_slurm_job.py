@@ -12,7 +12,7 @@ import pytest
 
 from colablock.deployment.slurm_job import BatchJob, batch_script
 from tests.support.slurm import in_job, write_commands
-from tests.support.training_stack import until
+from tests.support.timing import PATIENCE, until
 
 WARN = "kill -USR1 $PPID"  # what Slurm does before the time limit
 STOPS = "until [ -e run/stop ]; do sleep 0.1; done"
@@ -42,7 +42,7 @@ def run(text: str, folder: Path, **more: str) -> tuple[int, str, bool]:
     environ = {**in_job(commands, os.environ["PATH"], tasks=1), **more}
     command = ["/bin/bash", "-c", text]
     done = subprocess.run(
-        command, cwd=folder, env=environ, capture_output=True, text=True, timeout=30, check=False
+        command, cwd=folder, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     return done.returncode, done.stdout + done.stderr, asked.exists()
 
@@ -52,12 +52,12 @@ def run(text: str, folder: Path, **more: str) -> tuple[int, str, bool]:
     [
         ("exit 0", 0, False),
         ("exit 3", 3, False),
-        ("kill -USR1 $$; sleep 9", 138, False),  # the training itself ends by the signal
+        ("kill -USR1 $$; sleep 600", 138, False),  # the training itself ends by the signal
         (f"{WARN}; {STOPS}; exit 0", 0, True),
         (f"{WARN}; {STOPS}; exit 3", 3, False),
         (f"{WARN}; {WARN}; sleep 1; {WARN}; {STOPS}", 0, True),
         (f"{WARN}; sleep 0.5; rm -f run/stop; {STOPS}", 0, True),  # a start removes an old request
-        (f"rm -r run; {WARN}; exec sleep 9", 143, True),  # no folder to write the request to
+        (f"rm -r run; {WARN}; exec sleep 600", 143, True),  # no folder to write the request to
         (f"{WARN}; exit 130", 130, True),  # asked before the run began
     ],
 )

@@ -11,6 +11,7 @@ import pytest
 
 from colablock.display.compat_page import render_page
 from tests.support.checks import MATRICES, RUNTIMES, checks
+from tests.support.timing import PATIENCE
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -69,7 +70,7 @@ def open_page(browser: Browser, address: str) -> Iterator[Open]:
             java_script_enabled=script,
             color_scheme="dark" if dark else "light",
         )
-        context.set_default_timeout(30_000)
+        context.set_default_timeout(1000 * PATIENCE)
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: said.append(message.text))

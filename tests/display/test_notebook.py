@@ -16,6 +16,8 @@ from colablock.errors import ColablockError, InvalidInput
 from colablock.transaction.serialise import report_from_json
 from tests.support.paths import DATA
 from tests.support.screens import FakeShell
+from tests.support.timing import PATIENCE
+from tests.support.world import sockets
 
 CASES = DATA / "display"
 
@@ -247,8 +249,10 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
     book = nbformat.v4.new_notebook()
     sources = [SETUP.replace("FOLDER", repr(str(CASES))), *CELLS.values()]
     book.cells = [nbformat.v4.new_code_cell(source) for source in sources]
-    manager = AsyncKernelManager(kernel_spec_manager=ThisPython())
-    client = nbclient.NotebookClient(book, km=manager, timeout=120, allow_errors=True)
+    manager = AsyncKernelManager(kernel_spec_manager=ThisPython(), **sockets())
+    client = nbclient.NotebookClient(
+        book, km=manager, timeout=PATIENCE, startup_timeout=PATIENCE, allow_errors=True
+    )
     client.execute(cwd=str(tmp_path_factory.mktemp("notebook")))
     assert book.cells[0].outputs == []
     return {name: cell.outputs for name, cell in zip(CELLS, book.cells[1:], strict=True)}

@@ -9,6 +9,7 @@ import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -147,8 +148,10 @@ def test_a_damaged_answer_is_asked_again(entry: bytes, asked: Asked) -> None:
     assert asked.snapshot() == first
 
 
-def test_what_has_just_changed_is_not_kept(asked: Asked) -> None:
+def test_what_has_just_changed_is_not_kept(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     (asked.info / "REQUESTED").touch()
+    soon = (asked.info / "REQUESTED").stat().st_mtime_ns + 1
+    monkeypatch.setattr(probe, "time", SimpleNamespace(time_ns=lambda: soon))
     asked.snapshot()
     assert not (asked.cache.folder / "probes").exists()
 

@@ -13,27 +13,19 @@ from colablock.environment.target_script import ask_target
 from colablock.errors import Unmet
 from colablock.training.scripts import FOLDER as SCRIPTS
 from tests.support.runtime import make_venv, site_of
-from tests.support.training_stack import until
+from tests.support.timing import PATIENCE, state_of, until
 
 ENVIRON = {"PATH": os.defpath}
-SLOW = "import subprocess, time; print(subprocess.Popen(['sleep', '60']).pid, flush=True); time.sleep(60)"
+SLOW = "import subprocess, time; print(subprocess.Popen(['sleep', '600']).pid, flush=True); time.sleep(600)"
 
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an interpreter whose torch starts a process, prints its pid, and takes a minute."""
+    """Return an interpreter whose torch starts a process, prints its pid, and takes ten minutes."""
     folder = tmp_path_factory.mktemp("target") / "env"
     made = make_venv(folder, sys.executable)
     (site_of(folder) / "torch.py").write_text(SLOW)
     return made
-
-
-def is_gone(process: int) -> bool:
-    try:
-        stat = Path(f"/proc/{process}/stat").read_text()
-    except OSError:
-        return True
-    return stat.rpartition(")")[2].split()[0] == "Z"
 
 
 def test_modules_of_the_working_directory_are_not_imported(
@@ -67,8 +59,8 @@ def test_a_timeout_ends_the_script_and_its_child_processes(python: Path) -> None
             said=said.append,
             timeout=2,
         )
-    assert time.monotonic() - started < 30
-    until(lambda: is_gone(int(said[0])))
+    assert time.monotonic() - started < PATIENCE
+    until(lambda: state_of(int(said[0])) == "Z")
 
 
 def test_an_error_in_this_process_ends_the_script(python: Path) -> None:
@@ -81,8 +73,8 @@ def test_an_error_in_this_process_ends_the_script(python: Path) -> None:
     started = time.monotonic()
     with pytest.raises(ValueError, match="enough"):
         ask_target(python, SCRIPTS / "describe_stack.py", {}, doing="tell", environ=ENVIRON, said=hear)
-    assert time.monotonic() - started < 30
-    until(lambda: is_gone(int(said[0])))
+    assert time.monotonic() - started < PATIENCE
+    until(lambda: state_of(int(said[0])) == "Z")
 
 
 def test_modules_beside_and_below_a_script_come_with_it(python: Path, tmp_path: Path) -> None:

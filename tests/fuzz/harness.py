@@ -25,6 +25,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from tests.fuzz.mutations import mutated
 from tests.fuzz.strategies import documents
 from tests.fuzz.target import Target
+from tests.support.timing import slowness
 
 __all__ = ["CORPUS", "SEED", "Finding", "Tally", "check", "corpus_of", "fuzz", "input_at"]
 
@@ -88,7 +89,7 @@ def check(target: Target, data: bytes, folder: Path) -> tuple[bool, Finding | No
     except Exception as error:  # noqa: BLE001 - every other exception is what is looked for
         finding = Finding(target=target.name, kind=type(error).__name__, where=_place(error), data=data)
     taken = time.process_time() - started
-    if finding is None and taken > SECONDS:
+    if finding is None and taken > SECONDS and taken > SECONDS * slowness():
         finding = Finding(target=target.name, kind="slow", where="", data=data)
     return refused, finding, taken
 

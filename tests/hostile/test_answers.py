@@ -13,6 +13,7 @@ import pytest
 from colablock.environment.target_script import ask_target
 from colablock.errors import InvalidInput, Unmet
 from colablock.verification.worker import Child, run_jobs
+from tests.support.timing import PATIENCE
 
 ANSWERS: Mapping[str, tuple[str, str]] = {
     "nothing": ("", "the process ended with status 0"),
@@ -71,7 +72,7 @@ def test_a_module_that_writes_to_the_answers_fails_its_proof_alone(line: bytes, 
     (modules / "hostile.py").write_text(f"import os, sys\nos.write(int(sys.argv[1]), {line!r})\n")
     (tmp_path / "empty").mkdir()
     environ = {**os.environ, "PYTHONPATH": str(modules)}
-    child = Child(python=sys.executable, environ=environ, folder=tmp_path / "empty", timeout=30)
+    child = Child(python=sys.executable, environ=environ, folder=tmp_path / "empty", timeout=PATIENCE)
     results = list(run_jobs(child, [("import", "json"), ("import", "hostile"), ("import", "math")]))
     assert [(one.subject, one.passed) for one in results] == [
         ("json", True),

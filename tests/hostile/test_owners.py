@@ -295,11 +295,11 @@ def test_a_trap_in_a_shared_folder_is_not_written_through(machine: Machine, kind
         trap.symlink_to(machine.folder / "user")
         output = trap / ".bashrc"
     os.chown(trap, NOBODY, NOBODY, follow_symlinks=False)
-    done = machine.run("schema", "-o", str(output), timeout=30)
+    done = machine.run("schema", "-o", str(output))
     done = (
         done
         if done.code == 2 and "another user" in done.text
-        else machine.run("export", "tiny", "-o", str(output), *machine.sources[2:], timeout=30)
+        else machine.run("export", "tiny", "-o", str(output), *machine.sources[2:])
     )
     assert done.code == 2, done
     assert "that another user" in done.text

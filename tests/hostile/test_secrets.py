@@ -121,6 +121,7 @@ class Watcher:
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Watcher:  # noqa: PYI034 - never of a subclass
+        self._look()  # the process has just been started: however busy the machine is, it is seen
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
         return self
@@ -133,10 +134,13 @@ class Watcher:
 
     def _watch(self) -> None:
         while not self._stop.is_set():
-            for pid in _below(self.root):
-                with contextlib.suppress(OSError):
-                    self.found[pid] = _read(f"/proc/{pid}/cmdline") or self.found.get(pid, b"")
+            self._look()
             time.sleep(0.002)
+
+    def _look(self) -> None:
+        for pid in _below(self.root):
+            with contextlib.suppress(OSError):
+                self.found[pid] = _read(f"/proc/{pid}/cmdline") or self.found.get(pid, b"")
 
 
 def _below(root: int) -> Iterator[int]:

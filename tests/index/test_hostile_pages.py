@@ -6,7 +6,6 @@ import gzip
 import io
 import json
 import struct
-import time
 import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -23,6 +22,7 @@ from colablock.index.core_metadata import parse_core_metadata, read_wheel_metada
 from colablock.index.evaluator import Policy, judge_files
 from colablock.index.simple_api import parse_page
 from tests.support.dict_source import PYTHON_312
+from tests.support.timing import takes_at_most
 
 JSON = "application/vnd.pypi.simple.v1+json"
 PAGE = "https://index.example/simple/demo/"
@@ -83,10 +83,8 @@ REFUSED = {
 
 @pytest.mark.parametrize("body", REFUSED.values(), ids=REFUSED)
 def test_a_page_that_is_none_is_refused_soon(body: bytes) -> None:
-    started = time.process_time()
-    with pytest.raises(FetchFailed, match="is not a page of a simple index"):
+    with takes_at_most(2), pytest.raises(FetchFailed, match="is not a page of a simple index"):
         names(body)
-    assert time.process_time() - started < 2
 
 
 MARKUP = (
@@ -110,10 +108,8 @@ MARKUP = (
 @pytest.mark.parametrize("unit", MARKUP)
 def test_html_takes_linear_time(unit: str) -> None:
     body = (unit * (400_000 // len(unit))).encode()
-    started = time.process_time()
-    with suppress(FetchFailed):  # more than 100,000 links
+    with takes_at_most(2), suppress(FetchFailed):  # more than 100,000 links
         names(body, "text/html")
-    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize("charset", ["none", "hex", "\0", "a" * 5000, "utf-7", "idna"])
@@ -136,11 +132,12 @@ def test_html_is_read_as_before() -> None:
 def test_wheels_of_many_tags_are_judged_soon() -> None:
     tags = "-".join(".".join(["cp312"] * 9) for _ in range(3))
     body = page(*({**GOOD, "filename": f"demo-1.{n}-{tags}.whl"} for n in range(3_000)))
-    started = time.process_time()
-    judged = judge_files(
-        canonicalize_name("demo"), parse_page(body, JSON, PAGE).files(None), Policy(environment=PYTHON_312)
-    )
-    assert time.process_time() - started < 5
+    with takes_at_most(5):
+        judged = judge_files(
+            canonicalize_name("demo"),
+            parse_page(body, JSON, PAGE).files(None),
+            Policy(environment=PYTHON_312),
+        )
     assert judged.candidates == ()
 
 
@@ -155,11 +152,12 @@ LINES = {
 
 @pytest.mark.parametrize("line", LINES.values(), ids=LINES)
 def test_a_hostile_requirement_is_not_parsed(line: str) -> None:
-    started = time.process_time()
-    assert parse_requirement(line) is None
-    with pytest.raises(BadDistribution, match="not a valid requirement"):
-        parse_core_metadata(f"Name: demo\nVersion: 1\nRequires-Dist: {line}\n".encode()).parsed("demo.whl")
-    assert time.process_time() - started < 2
+    with takes_at_most(2):
+        assert parse_requirement(line) is None
+        with pytest.raises(BadDistribution, match="not a valid requirement"):
+            parse_core_metadata(f"Name: demo\nVersion: 1\nRequires-Dist: {line}\n".encode()).parsed(
+                "demo.whl"
+            )
 
 
 def test_metadata_with_too_much_is_refused() -> None:

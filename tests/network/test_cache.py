@@ -31,6 +31,7 @@ from tests.support.fetching import Wanted, fetcher_in, source_of, wanted
 from tests.support.fixtures import index_fixture
 from tests.support.paths import ROOT
 from tests.support.server import Fault, IndexServer
+from tests.support.timing import PATIENCE, until
 from tests.support.wheels import make_wheel
 
 pytestmark = pytest.mark.slow  # uses servers, and nothing here depends on the Python version
@@ -90,7 +91,7 @@ def started(
 
 
 def ended(process: subprocess.Popen[str]) -> str:
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     return out
 
@@ -305,13 +306,11 @@ def test_a_download_in_progress_is_never_pruned(tmp_path: Path) -> None:
 
 def test_a_download_of_a_killed_process_is_resumed(server: IndexServer, index: Path, tmp_path: Path) -> None:
     first = all_of(server, index)[0]
-    server.fault(f"/files/{first.filename}", Fault(pause=30.0, times=1))
+    server.fault(f"/files/{first.filename}", Fault(pause=PATIENCE, times=1))
     script = "Fetcher(os.environ, cache=Path(cache)).download(files[:1], Path(into))"
     process = started(script, tmp_path, [first])
     partial = Cache(tmp_path / "cache").path("partial", first.hashes["sha256"])
-    deadline = time.monotonic() + 60
-    while not (partial.exists() and partial.stat().st_size) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: partial.exists() and partial.stat().st_size)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     begun = partial.stat().st_size

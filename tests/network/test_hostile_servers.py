@@ -15,10 +15,12 @@ import pytest
 from colablock.errors import BadDistribution, FetchFailed
 from colablock.network.fetcher import Fetcher
 from tests.support.fetching import Wanted, fetcher_in
+from tests.support.timing import PATIENCE
 
 Answer = Callable[[socket.socket], None]
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n"
 IMPATIENT = {"COLABLOCK_TIMEOUT": "0.5", "COLABLOCK_RETRIES": "1"}
+PATIENT = {"COLABLOCK_TIMEOUT": f"{PATIENCE}", "COLABLOCK_RETRIES": "1"}
 
 
 @contextmanager
@@ -49,7 +51,7 @@ def raw_server(answer: Answer) -> Iterator[str]:
 def drip(head: bytes, piece: bytes, every: float = 0.1) -> Answer:
     def answer(connection: socket.socket) -> None:
         connection.sendall(head)
-        for _ in range(600):
+        for _ in range(6000):
             connection.sendall(piece)
             time.sleep(every)
 
@@ -111,7 +113,7 @@ def fetched(folder: Path, url: str) -> float:
 @pytest.mark.parametrize("answer", SLOW.values(), ids=SLOW)
 def test_a_slow_server_is_given_up(tmp_path: Path, answer: Answer) -> None:
     with raw_server(answer) as url:
-        assert fetched(tmp_path, url) < 12
+        assert fetched(tmp_path, url) < PATIENCE  # it sends for longer
 
 
 @pytest.mark.parametrize("answer", BAD.values(), ids=BAD)
@@ -122,7 +124,7 @@ def test_a_bad_answer_is_refused(tmp_path: Path, answer: Answer) -> None:
 
 def test_bytes_beyond_the_announced_length_are_not_read(tmp_path: Path) -> None:
     with raw_server(send(HEAD + b"Content-Length: 4\r\n\r\n", b"page and more")) as url:
-        page = fetcher_in(tmp_path, IMPATIENT).get_page(url)
+        page = fetcher_in(tmp_path, PATIENT).get_page(url)
     assert page is not None
     assert page.body == b"page"
 
@@ -147,7 +149,7 @@ def test_a_file_that_does_not_end_or_fit_is_refused(tmp_path: Path, answer: Answ
 def test_a_range_that_is_larger_than_asked_for_is_refused(tmp_path: Path) -> None:
     head = b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 0-9/10\r\n" + CHUNKED
     with raw_server(send(head, b"100000\r\n" + bytes(1 << 20) + b"\r\n", times=70)) as url:
-        fetcher = fetcher_in(tmp_path, IMPATIENT)
+        fetcher = fetcher_in(tmp_path, PATIENT)
         with pytest.raises(FetchFailed, match="too much for the part"):
             fetcher.get_range(url, 0, 10)
 

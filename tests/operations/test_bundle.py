@@ -32,6 +32,7 @@ from tests.support.fixtures import world_fixture
 from tests.support.reporters import Notes
 from tests.support.runtime import Stub, Venv, find_python
 from tests.support.server import Fault
+from tests.support.timing import PATIENCE
 from tests.support.wheels import make_sdist, make_wheel
 from tests.support.world import World
 
@@ -177,8 +178,8 @@ def test_what_an_interrupted_bundle_has_fetched_is_used(
     take, kept = place.world.server.take_fault, place.folder / place.machine / "cache" / "files"
 
     def take_late(method: str, path: str) -> Fault | None:
-        fault, end = take(method, path), time.monotonic() + 30
-        while fault is not None and not list(kept.glob("*/*")) and time.monotonic() < end:
+        fault, end = take(method, path), time.monotonic() + PATIENCE
+        while fault is not None and not list(kept.glob("*/[0-9a-f]*")) and time.monotonic() < end:
             time.sleep(0.01)
         return fault
 

@@ -19,6 +19,7 @@ from colablock.operations.plan import plan_change
 from colablock.planning.plan import Target
 from tests.support.runtime import Venv, build_site, make_system_python
 from tests.support.standing import DEMO, Standing, make_standing
+from tests.support.timing import PATIENCE
 from tests.support.wheels import make_sdist
 
 SITE = "sitecustomize.py"
@@ -75,7 +76,7 @@ def test_an_isolated_environment_can_be_made_with_a_loud_interpreter(standing: S
     report = standing.apply(Target.ENV)
     assert (report.passed, report.target) == (True, "env")
     asked = ["-c", "import demo; print(demo.__version__)"]
-    assert run_python(report.python, asked, environ=os.environ, timeout=30).text == "2.0\n"
+    assert run_python(report.python, asked, environ=os.environ, timeout=PATIENCE).text == "2.0\n"
 
 
 def test_an_isolated_environment_can_be_made_from_a_base_that_is_loud(standing: Standing) -> None:
@@ -89,7 +90,7 @@ def test_an_isolated_environment_can_be_made_from_a_base_that_is_loud(standing: 
     report = carry_out(session, options, plan_change(session, options))
     assert (report.passed, report.target) == (True, "env")
     asked = ["-c", "import demo; print(demo.__version__)"]
-    assert run_python(report.python, asked, environ=os.environ, timeout=30).text == "welcome\n2.0\n"
+    assert run_python(report.python, asked, environ=os.environ, timeout=PATIENCE).text == "welcome\n2.0\n"
 
 
 def test_a_wheel_can_be_built_with_a_loud_interpreter(tmp_path: Path) -> None:

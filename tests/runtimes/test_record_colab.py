@@ -13,6 +13,7 @@ from colablock.runtimes.catalog import load_recording, recorded_distributions
 from colablock.runtimes.document import read_document
 from tests.support.pages import PageServer
 from tests.support.paths import ROOT
+from tests.support.timing import PATIENCE
 
 SCRIPT = ROOT / "tools" / "record_colab.py"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -44,7 +45,7 @@ def recorded(served: dict[str, bytes], into: Path) -> subprocess.CompletedProces
     with PageServer(served) as server:
         command = [sys.executable, str(SCRIPT), "--api", server.root, "--raw", f"{server.root}/", "--offline"]
         return subprocess.run(
-            [*command, "--into", str(into)], capture_output=True, text=True, check=False, timeout=120
+            [*command, "--into", str(into)], capture_output=True, text=True, check=False, timeout=PATIENCE
         )
 
 

@@ -201,7 +201,11 @@ class Reader:
                 **kernel_options(self.venv, self.venv.folder)
             )
             self._client = nbclient.NotebookClient(
-                nbformat.v4.new_notebook(), km=manager, timeout=int(_PATIENCE), allow_errors=True
+                nbformat.v4.new_notebook(),
+                km=manager,
+                timeout=int(_PATIENCE),
+                startup_timeout=int(_PATIENCE),
+                allow_errors=True,
             )
             self._kernel = self._client.setup_kernel(env=dict(self.environ), cwd=str(self.folder))
             self._kernel.__enter__()

@@ -12,6 +12,7 @@ from pathlib import Path
 from colablock.errors import ExitCode
 from tests.support.paths import ROOT
 from tests.support.runtime import Stub, Venv
+from tests.support.timing import PATIENCE
 from tests.support.trees import tree_digest
 from tests.support.warm import run_warm
 from tests.support.world import Done
@@ -65,7 +66,7 @@ class Target:
             "PYTHONDONTWRITEBYTECODE": "1",
             **more,
         }
-        code, out, err = run_warm(argv, environ, self.folder, timeout=120)
+        code, out, err = run_warm(argv, environ, self.folder, timeout=PATIENCE)
         return Done(code=code, out=out, err=err)
 
     def apply(self, into: str, *more: str) -> Done:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.support.paths import ROOT
 from tests.support.runtime import Venv
+from tests.support.timing import PATIENCE
 from tests.support.warm import run_warm
 from tests.support.wheels import make_wheel
 
@@ -173,7 +174,7 @@ class Machine:
         environ: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         umask: int | None = None,
-        timeout: float = 120.0,
+        timeout: float = PATIENCE,
     ) -> Ended:
         """Run one command in a process of its own."""
         try:

@@ -51,6 +51,8 @@ def end(state, step, **facts):
 tell("start", step=0, total_steps=steps, resumed=False, world_size=1)
 for step in range(1, steps + 1):
     time.sleep(pause)
+    while step > 5 and (folder / "gate").exists():
+        time.sleep(0.01)
     seconds = time.monotonic() - began
     tell("step", step=step, tokens=100 * step, seconds=seconds)
     tell("log", step=step, loss=6 - step / steps, learning_rate=1e-4, tokens=100 * step, seconds=seconds,
@@ -176,13 +178,20 @@ def train(
     ending: str = "done",
     home: Path | None = None,
     waits: bool = False,
+    is_held: bool = False,
 ) -> Iterator[tuple[RunFolder, subprocess.Popen[bytes]]]:
-    """Give the folder of a run that a child process writes.  With *waits* it waits for the file ``go``."""
+    """Give the folder of a run that a child process writes.
+
+    With *waits* it waits for the file ``go``.  *is_held*: it takes no step after the fifth until the file
+    ``gate`` is removed.
+    """
     folder = make_run(path, home=home)
     folder.log.unlink()
     folder.metrics_file.unlink()
     if not waits:
         (path / "go").touch()
+    if is_held:
+        (path / "gate").touch()
     command = [sys.executable, "-c", _CHILD, os.fspath(path), str(steps), str(pause), ending]
     with (
         folder.log.open("ab") as log,

@@ -22,6 +22,7 @@ from colablock._vendor.packaging.utils import NormalizedName
 from colablock.environment.snapshot import installed_versions
 from colablock.runtimes.catalog import load_runtime, recorded_distributions
 from colablock.runtimes.document import RecordedDistribution
+from tests.support.timing import PATIENCE
 
 __all__ = [
     "Stub",
@@ -157,7 +158,7 @@ def find_python(version: str) -> str | None:
     for candidate in _candidates(version):
         command = [candidate, "-I", "-c", "import sys, venv; print('%d.%d' % sys.version_info[:2])"]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
         except OSError:
             continue
         if done.stdout.strip() == version:

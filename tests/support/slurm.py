@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support.training_stack import until
+from tests.support.timing import until
 
 __all__ = ["ask", "in_job", "missing", "slurm_cluster", "write_commands"]
 

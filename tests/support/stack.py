@@ -19,7 +19,7 @@ from colablock.environment.target_script import ask_target
 from colablock.training.runs.folder import RunFolder, State
 from colablock.training.scripts import FOLDER as SCRIPTS
 from tests.support.paths import ROOT
-from tests.support.training_stack import until
+from tests.support.timing import until
 from tests.support.warm import run_warm
 from tests.support.world import Done
 

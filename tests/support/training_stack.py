@@ -6,8 +6,7 @@ import json
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -34,6 +33,7 @@ from colablock.verification.verify import Report
 from tests.support.paths import DATA
 from tests.support.runtime import Stub, Venv, build_site, make_venv
 from tests.support.stubs import CONTENTS
+from tests.support.timing import until
 
 __all__ = [
     "Bench",
@@ -46,7 +46,6 @@ __all__ = [
     "read_record",
     "stand_in_contents",
     "steps_of",
-    "until",
     "write_model",
 ]
 
@@ -75,7 +74,6 @@ _SHAPE = {
     "max_position_embeddings": 4096,
     "vocab_size": _VOCABULARY,
 }
-_PATIENCE = 30.0  # seconds, on a busy machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,19 +246,6 @@ class Bench:
     def train(self, job: Job, name: str = "run", **more: str) -> RunFolder:
         """Start *job* and wait for its end."""
         return end_of(self.begin(job, name, **more))
-
-
-def until(
-    holds: Callable[[], Any],
-    *,
-    patience: float = _PATIENCE,
-    told: Callable[[], str] = lambda: "it did not come to pass",
-) -> None:
-    """Wait until *holds* is true.  *told* is the message of the failure after *patience* seconds."""
-    deadline = time.monotonic() + patience
-    while not holds():
-        assert time.monotonic() < deadline, told()
-        time.sleep(0.005)
 
 
 def end_of(folder: RunFolder) -> RunFolder:

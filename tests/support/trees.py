@@ -10,6 +10,8 @@ import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from tests.support.timing import PATIENCE
+
 __all__ = [
     "Listing",
     "StrictListing",
@@ -61,12 +63,19 @@ def _is_deleting(paths: Collection[str]) -> bool:
     return any(not below or f"{state}/trash" in below for state, below in inside.items())
 
 
-def _wait_for_deletion(state: Path, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while (state / "trash").exists() or (state.is_dir() and not any(state.iterdir())):
+def _wait_for_deletion(state: Path) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while (state / "trash").exists() or _is_empty(state):
         if time.monotonic() > deadline:
             return
         time.sleep(0.02)
+
+
+def _is_empty(folder: Path) -> bool:
+    try:
+        return not any(folder.iterdir())
+    except OSError:  # there is none, or it was deleted as we looked
+        return False
 
 
 def installed_listing(root: Path) -> Listing:
@@ -94,7 +103,7 @@ class Tree:
 
     def listing(self) -> StrictListing:
         """Return the state of each path, without the fields of a change record that differ each time."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 found = dict(self._below(str(self.root), ""))

@@ -14,6 +14,7 @@ import os
 import re
 import subprocess
 import sysconfig
+import uuid
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ from tests.support.recorded_index import axolotl_archive
 from tests.support.runtime import Stub, Venv, build_runtime, build_site, find_python
 from tests.support.server import Facts, IndexServer, Source
 from tests.support.stubs import CONTENTS
+from tests.support.timing import PATIENCE
 from tests.support.warm import run_warm
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "open_world",
     "run_cells",
     "shown",
+    "sockets",
     "stack_of",
 ]
 
@@ -262,7 +265,7 @@ def needed_by(*names: str) -> set[str]:
 
 
 def run_cells(
-    world: World, venv: Venv, folder: Path, *cells: str, timeout: int = 120
+    world: World, venv: Venv, folder: Path, *cells: str, timeout: int = PATIENCE
 ) -> list[list[dict[str, Any]]]:
     """Run *cells* as a notebook in a kernel of *venv*, and return the outputs of each cell."""
     nbclient = pytest.importorskip("nbclient")
@@ -270,7 +273,9 @@ def run_cells(
     jupyter_client = pytest.importorskip("jupyter_client")
     manager = jupyter_client.AsyncKernelManager(**kernel_options(venv, folder))
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    client = nbclient.NotebookClient(notebook, km=manager, timeout=timeout, allow_errors=True)
+    client = nbclient.NotebookClient(
+        notebook, km=manager, timeout=timeout, startup_timeout=timeout, allow_errors=True
+    )
     client.execute(cwd=str(folder), env=world.environ(COLABLOCK_HOME=str(folder / "home")))
     return [[dict(output) for output in cell.outputs] for cell in notebook.cells]
 
@@ -286,7 +291,15 @@ def kernel_options(venv: Venv, folder: Path) -> dict[str, Any]:
     (folder / "kernels" / "stand-in").mkdir(parents=True, exist_ok=True)
     (folder / "kernels" / "stand-in" / "kernel.json").write_text(json.dumps(spec))
     specs = jupyter_client.kernelspec.KernelSpecManager(kernel_dirs=[str(folder / "kernels")])
-    return {"kernel_name": "stand-in", "kernel_spec_manager": specs}
+    return {"kernel_name": "stand-in", "kernel_spec_manager": specs, **sockets()}
+
+
+def sockets() -> dict[str, Any]:
+    """Return the options of a kernel manager for sockets of Linux without a path (unix(7)).
+
+    The usual ports are free when they are chosen, and may be taken when the kernel listens.
+    """
+    return {"transport": "ipc", "ip": f"@{uuid.uuid4().hex}"}
 
 
 def shown(outputs: list[dict[str, Any]], kind: str = "text/plain") -> str:

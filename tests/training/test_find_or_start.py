@@ -26,6 +26,7 @@ from colablock.training.runs.summary import summary_of
 from colablock.training.start import lock_run_folder
 from tests.support.hub import HubServer
 from tests.support.reporters import Notes
+from tests.support.timing import until
 from tests.support.training_stack import (
     Bench,
     TrainingStack,
@@ -35,7 +36,6 @@ from tests.support.training_stack import (
     losses_of,
     read_record,
     steps_of,
-    until,
 )
 
 

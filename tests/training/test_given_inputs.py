@@ -17,6 +17,7 @@ from colablock.errors import ColablockError, ExitCode, FetchFailed, InvalidCall,
 from colablock.training.given_inputs import check_on_hub
 from colablock.training.runs.config import DataSource, TrainConfig
 from tests.support.hub import TOKEN, HubServer, Repo
+from tests.support.timing import PATIENCE
 
 MODEL = "Qwen/Qwen2.5-1.5B"
 #: Each call and what its error says.  No matrix was applied here: what passes fails with that.
@@ -196,7 +197,8 @@ AWAY = {
 def test_a_hub_that_cannot_be_asked_is_said_soon_and_by_name(
     variables: dict[str, str], words: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("colablock.training.given_inputs._PATIENCE", 1)
+    patience = 1 if "within 1 seconds" in words else PATIENCE
+    monkeypatch.setattr("colablock.training.given_inputs._PATIENCE", patience)
     silent = Silent()
     environ = {"HF_ENDPOINT": silent.root, "HF_HOME": str(folder / "home"), **variables}
     environ["HF_ENDPOINT"] = environ["HF_ENDPOINT"] or silent.root
@@ -210,7 +212,7 @@ def test_a_hub_that_cannot_be_asked_is_said_soon_and_by_name(
         began = time.monotonic()
         with pytest.raises(FetchFailed) as found:
             check_on_hub(config, {}, environ)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 60  # the timeout of "no end"
         assert str(found.value).startswith(f"{what} is not on this machine, and ")
         assert words in str(found.value)
         assert "the path of a local copy" in str(found.value.hint)

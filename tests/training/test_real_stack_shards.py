@@ -25,7 +25,8 @@ from colablock.training.runs.checkpoints.finder import (
 from colablock.training.runs.folder import RunFolder, State
 from tests.support.reporters import Notes
 from tests.support.stack import NEEDS_STACK, USUAL, Stack, kill, losses_of, wait_for
-from tests.support.training_stack import read_record, steps_of, until
+from tests.support.timing import until
+from tests.support.training_stack import read_record, steps_of
 
 pytestmark = NEEDS_STACK
 NOISE = 2e-5  # of losses and gradient norms in float32, added up in another order

@@ -18,7 +18,8 @@ from colablock.training.hosts import submit, write_script
 from colablock.training.runs.folder import RunFolder, State
 from tests.support.slurm import ask, missing, slurm_cluster
 from tests.support.stack import NEEDS_STACK, Stack, losses_of
-from tests.support.training_stack import read_record, steps_of, until
+from tests.support.timing import until
+from tests.support.training_stack import read_record, steps_of
 
 pytestmark = [
     *NEEDS_STACK,

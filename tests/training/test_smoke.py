@@ -13,7 +13,8 @@ from colablock.environment.accelerator import Accelerator, declared
 from colablock.errors import Refused, TrainingFailed, Unmet
 from colablock.training.receipts import Receipt
 from colablock.training.smoke import STEPS, smoke
-from tests.support.training_stack import Bench, TrainingStack, build_training_stack, until
+from tests.support.timing import processes_of, until
+from tests.support.training_stack import Bench, TrainingStack, build_training_stack
 
 
 class Stages(Reporter):
@@ -118,13 +119,6 @@ def test_a_stack_that_cannot_make_the_model_is_an_error(tmp_path: Path) -> None:
         smoked(Bench(stack=stack, folder=tmp_path))
 
 
-def read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:  # it has ended
-        return b""
-
-
 def test_a_smoke_run_times_out(bench: Bench) -> None:
     with pytest.raises(TrainingFailed, match="the smoke run timed out"):
         smoke(
@@ -135,5 +129,4 @@ def test_a_smoke_run_times_out(bench: Bench) -> None:
             reporter=Reporter(),
             timeout=0.5,
         )
-    here = str(bench.folder).encode()
-    until(lambda: not [path for path in Path("/proc").glob("[0-9]*/cmdline") if here in read(path)])
+    until(lambda: not processes_of(bench.folder))

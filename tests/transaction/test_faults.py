@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -188,7 +189,8 @@ def killed_after(process: subprocess.Popen[str], seconds: float, *, file: Path |
     while file is not None and not file.exists() and process.poll() is None:
         time.sleep(0.0005)
     time.sleep(seconds)
-    os.killpg(process.pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):  # it has ended
+        os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
 

@@ -38,7 +38,7 @@ def test_uv_and_a_change_wait_for_each_other(venv: Venv, tmp_path: Path) -> None
         "import fcntl, sys, time\n"
         "lock = open(sys.argv[1], 'w')\nfcntl.flock(lock, fcntl.LOCK_EX)\n"
         "print('held', flush=True)\n"
-        "time.sleep(60)\n"
+        "time.sleep(600)\n"
     )
     holding = [sys.executable, "-c", script, str(venv.folder / ".lock")]
     with subprocess.Popen(holding, stdout=subprocess.PIPE) as other:

@@ -29,7 +29,8 @@ from colablock.training.runs.launch import (
 from colablock.training.scripts import FOLDER as SCRIPTS
 from colablock.training.scripts.ranks import start_time_of
 from colablock.verification.launch import Ranks, Sharding
-from tests.support.training_stack import Bench, read_record, until
+from tests.support.timing import until
+from tests.support.training_stack import Bench, read_record
 
 pytestmark = pytest.mark.stdlib
 

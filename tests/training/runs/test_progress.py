@@ -16,7 +16,7 @@ import pytest
 
 from colablock.display.run_view import progress_line
 from colablock.training.runs.folder import RunFolder, State
-from colablock.training.runs.progress import LOADING, Progress, ProgressTotals, follow, last_line
+from colablock.training.runs.progress import LOADING, STOPPING, Progress, ProgressTotals, follow, last_line
 from colablock.training.runs.progress import progress_of as progress_of_events
 from colablock.training.runs.summary import summary_of, watch
 from colablock.training.scripts.ranks import start_time_of
@@ -62,12 +62,14 @@ def progress_of(events: list[dict[str, Any]], state: State = State.RUNNING, **op
 
 
 def test_a_run_is_followed_until_its_end(tmp_path: Path) -> None:
-    with train(tmp_path / "run", waits=True) as (folder, _):
+    with train(tmp_path / "run", waits=True, is_held=True) as (folder, _):
         seen = []
         for progress in follow(folder, poll=SOON):
             seen.append(progress)
             if progress.detail:
                 (folder.path / "go").touch()
+            if progress.stage == "training":
+                (folder.path / "gate").unlink(missing_ok=True)
     first = next(one for one in seen if one.detail)
     assert (first.stage, first.detail) == (LOADING, "Loading checkpoint shards: 100%")
     assert first.step == 0
@@ -97,16 +99,18 @@ def test_an_interrupt_requests_a_stop(tmp_path: Path) -> None:
 
     def update(progress: Progress) -> None:
         KeptView.update(view, progress)
+        if progress.stage == STOPPING:
+            (tmp_path / "run" / "gate").unlink(missing_ok=True)
         if progress.step >= 3 and not view.notes:
             raise KeyboardInterrupt
 
     view.update = update  # type: ignore[method-assign]
-    with train(tmp_path / "run", steps=100_000) as (folder, _):
+    with train(tmp_path / "run", steps=100_000, is_held=True) as (folder, _):
         summary = watch("run", folder, view, poll=SOON)
     assert summary.state is State.STOPPED
     assert summary.explanation is None
     assert summary.progress.checkpoint == f"checkpoint-{summary.progress.step}"
-    assert any(one.stage == "stopping at a checkpoint" for one in view.shown)
+    assert any(one.stage == STOPPING for one in view.shown)
     assert view.shown[-1].state is State.STOPPED
     (note,) = view.notes
     assert "interrupt again" in note

@@ -23,7 +23,7 @@ from colablock.training.runs.launch import (
     start_process,
 )
 from tests.support.paths import DATA
-from tests.support.training_stack import until
+from tests.support.timing import until
 
 SCRIPT = """
 import json, os, sys

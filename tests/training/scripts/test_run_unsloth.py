@@ -16,7 +16,8 @@ from colablock.training.runs.config import Adapter, DataSource
 from colablock.training.runs.folder import RunFolder, State
 from colablock.training.start import start_early_for
 from tests.support.reporters import Notes
-from tests.support.training_stack import Bench, TrainingStack, kill, losses_of, steps_of, until
+from tests.support.timing import until
+from tests.support.training_stack import Bench, TrainingStack, kill, losses_of, steps_of
 
 
 @pytest.fixture(scope="module")

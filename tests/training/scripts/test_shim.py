@@ -24,6 +24,7 @@ from colablock.training.runs.launch import exit_code_of, free_port
 from colablock.training.scripts import FOLDER as SCRIPTS
 from colablock.training.scripts.ranks import killed_ranks
 from tests.support.reporters import Notes
+from tests.support.timing import until
 from tests.support.training_stack import (
     Bench,
     TrainingStack,
@@ -34,7 +35,6 @@ from tests.support.training_stack import (
     losses_of,
     read_record,
     steps_of,
-    until,
 )
 
 SHIM = SCRIPTS / "shim.py"
@@ -154,7 +154,7 @@ def test_a_signal_is_a_stop_request(bench: Bench, number: signal.Signals) -> Non
 def test_a_signal_ends_a_pool_of_workers(bench: Bench) -> None:
     folder = bench.begin(bench.job(), STAND_IN_POOL="1")
     record = read_record(folder)
-    until(lambda: exit_code_of(record.process, record.process_started) is not None, patience=15)
+    until(lambda: exit_code_of(record.process, record.process_started) is not None)
     assert folder.state() is State.DONE
     assert len(losses_of(folder)) == 6  # the signal to the workers was no wish to stop
 

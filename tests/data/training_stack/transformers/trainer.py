@@ -111,7 +111,7 @@ class Trainer:
             import multiprocessing  # noqa: PLC0415 - most runs start without
 
             fork = multiprocessing.get_context("fork")
-            workers = [fork.Process(target=time.sleep, args=(60,)) for _ in range(2)]
+            workers = [fork.Process(target=time.sleep, args=(600,)) for _ in range(2)]
             for worker in workers:
                 worker.start()
             for worker in workers:  # as a pool does with those that are at work

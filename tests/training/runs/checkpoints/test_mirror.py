@@ -35,7 +35,7 @@ from tests.support.checkpoints import CHECKPOINT, make_checkpoint
 from tests.support.faults import die, full, has_own_mounts, in_a_child, in_own_mounts, mounted
 from tests.support.mirrors import NotedMirror, archived_steps, names_in, restore_from
 from tests.support.runs import end_run, make_run, process_facts
-from tests.support.training_stack import until
+from tests.support.timing import PATIENCE, until
 
 MANIFEST = "colablock.json"
 
@@ -379,7 +379,7 @@ def test_a_mirror_is_a_process_that_outlives_its_starter(
     )
     started = subprocess.run([sys.executable, "-c", starter], capture_output=True, text=True, check=True)
     process = int(started.stdout)
-    until(lambda: archived_steps(drive) == [20], patience=60)
+    until(lambda: archived_steps(drive) == [20])
     assert os.getsid(process) == process
     assert not (run.path / ".mirror-left").exists()
     # A second one waits for its turn.
@@ -387,7 +387,7 @@ def test_a_mirror_is_a_process_that_outlives_its_starter(
     make_checkpoint(run.path, 40)
     trained.kill()
     trained.wait()
-    until(lambda: not any(Path(f"/proc/{each}/cmdline").exists() for each in (process, second)), patience=60)
+    until(lambda: not any(Path(f"/proc/{each}/cmdline").exists() for each in (process, second)))
     assert archived_steps(drive) == [40, 20]
     assert mirror_notes(run.path) == (
         "checkpoint-20 is mirrored, not confirmed",
@@ -439,15 +439,14 @@ def test_who_waits_for_a_mirror_of_another_process_is_told_what_it_has(
             (run.path / "checkpoint-40" / "colablock.json").unlink()
         elif after == "a damaged checkpoint":
             next((run.path / "checkpoint-40").glob("*.pt")).write_bytes(b"")
-    code = "import time; time.sleep(1)"
-    with subprocess.Popen([sys.executable, "-c", code]) as mirror:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as mirror:
         facts = process_facts(mirror.pid)
         words = f"{facts['process']} {facts['process_started']} {socket.gethostname()}"
         (run.path / "mirror.process").write_text(words)
-        threading.Thread(target=mirror.wait, daemon=True).start()
         assert is_being_mirrored(run.path)
         assert not wait_for_mirror(run.path, limit=0.1)
-        assert wait_for_mirror(run.path, limit=30) is is_kept
+        threading.Timer(0.1, mirror.kill).start()
+        assert wait_for_mirror(run.path, limit=PATIENCE) is is_kept
     (run.path / "mirror.process").write_text(f"{facts['process']} 0 {socket.gethostname()}")  # it had ended
     assert not is_being_mirrored(run.path)
     assert wait_for_mirror(run.path, limit=30)  # nobody mirrors it
