@@ -85,17 +85,18 @@ def test_a_run_is_followed_to_its_end_and_returned(
 
 
 def test_a_run_that_was_left_is_attached_and_stopped(applied: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STAND_IN_PAUSE", "0.05")
-    run = colablock.train("tiny", wait=False, quiet=True, **asked(applied, max_steps=100))
-    assert run.state == "running"
-    assert colablock.attach(wait=False).id == run.id
-    until(lambda: steps_of(run._folder))
-    run.stop()
+    with applied.held() as held:
+        for name, value in held.items():
+            monkeypatch.setenv(name, value)
+        run = colablock.train("tiny", wait=False, quiet=True, **asked(applied, max_steps=100))
+        assert run.state == "running"
+        assert colablock.attach(wait=False).id == run.id
+        until(lambda: steps_of(run._folder))
+        run.stop()
     left = colablock.attach()
     assert left.state == "stopped"
     assert "fresh=True" in left._repr_html_()
     assert "--fresh" not in left._repr_html_()
-    monkeypatch.setenv("STAND_IN_PAUSE", "0")
     resumed = colablock.train("tiny", quiet=True, **asked(applied, max_steps=100))
     assert resumed.state == "done"
     assert resumed.record is not None
@@ -212,10 +213,12 @@ def test_a_failure_is_raised_with_its_reason(applied: Bench, monkeypatch: pytest
 
 
 def test_a_killed_run_is_a_failure(applied: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STAND_IN_PAUSE", "0.05")
-    run = colablock.train("tiny", wait=False, quiet=True, **asked(applied, max_steps=1000))
-    until(lambda: steps_of(run._folder))
-    kill(run._folder)
+    with applied.held() as held:
+        for name, value in held.items():
+            monkeypatch.setenv(name, value)
+        run = colablock.train("tiny", wait=False, quiet=True, **asked(applied))
+        until(lambda: steps_of(run._folder))
+        kill(run._folder)
     assert run.state == "killed"
     with pytest.raises(TrainingFailed, match=r"the run `run` failed: .* was killed \(SIGKILL\)"):
         run.follow()

@@ -21,7 +21,7 @@ from colablock.training.find_or_start import NamedRun
 from colablock.training.runs.checkpoints.mirror import is_being_mirrored
 from colablock.training.runs.folder import RunFolder, State
 from tests.support.paths import ROOT
-from tests.support.timing import until
+from tests.support.timing import PATIENCE, until
 from tests.support.training_stack import (
     Bench,
     kill,
@@ -118,7 +118,7 @@ def test_the_json_result_is_the_only_output(shell: CommandLine) -> None:
 
 
 def test_a_run_is_started_without_waiting(shell: CommandLine) -> None:
-    asked = ("--no-wait", "--set", "max_steps=1000")
+    asked = ("--no-wait", "--set", "max_steps=100000")
     assert shell.train(*asked, "--json", STAND_IN_PAUSE="0.05") == 0
     assert shell.json == {"id": "run", "folder": str(shell.folder.path), "state": "running"}
     assert shell.train(*asked) == 0
@@ -217,10 +217,11 @@ def test_a_mirror_of_another_process_that_is_killed_is_told(shell: CommandLine) 
     with subprocess.Popen(follow, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as call:
         assert call.stderr is not None
         while line := call.stderr.readline():
+            print("LINE", line)
             if b"waiting for the mirror" in line:
                 break
         os.kill(mirror, signal.SIGKILL)
-        out, err = call.communicate(timeout=60)
+        out, err = call.communicate(timeout=PATIENCE)
     assert "the mirror has not got the whole result of the run `run`" in err.decode(), out.decode()
     assert call.returncode == 1
 
@@ -234,7 +235,7 @@ def test_a_result_that_does_not_reach_the_mirror_is_an_error(shell: CommandLine)
         until(lambda: 2 in steps_of(shell.folder) and bool(mirrors_of(shell.folder)))
         for process in mirrors_of(shell.folder):
             os.kill(process, signal.SIGKILL)
-    out, err = call.communicate(timeout=60)
+    out, err = call.communicate(timeout=PATIENCE)
     assert (call.returncode, shell.folder.state()) == (1, State.DONE)
     assert out.decode().startswith("run: done, 6 steps")
     assert f"the mirror `{drive}` has not got the whole result of the run `run`; it" in err.decode()
@@ -305,7 +306,7 @@ def test_a_refusal_lists_every_reason_and_can_be_overridden(shell: CommandLine) 
 
 def test_an_interrupt_stops_at_a_checkpoint(shell: CommandLine) -> None:
     """A second call resumes from it."""
-    argv = [sys.executable, "-m", "colablock", *shell.argv("--set", "max_steps=1000")]
+    argv = [sys.executable, "-m", "colablock", *shell.argv("--set", "max_steps=100000")]
     environ = shell.environ(STAND_IN_PAUSE="0.05", PYTHONPATH=str(ROOT))
     with subprocess.Popen(argv, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as call:
         until(lambda: 2 in steps_of(shell.folder))
@@ -314,12 +315,12 @@ def test_an_interrupt_stops_at_a_checkpoint(shell: CommandLine) -> None:
         lines = iter(call.stderr.readline, b"")
         assert next(line for line in lines if line.startswith((b"starting", b"step"))), "it follows the run"
         call.send_signal(signal.SIGINT)
-        out, _ = call.communicate(timeout=30)
+        out, _ = call.communicate(timeout=PATIENCE)
     assert call.returncode == 0
     assert out.decode().startswith("run: stopped")
     assert shell.folder.state() is State.STOPPED
     stopped = shell.folder.end()["step"]
-    assert shell.train("--set", "max_steps=1000", "--no-wait") == 0
+    assert shell.train("--set", "max_steps=100000", "--no-wait") == 0
     assert read_record(shell.folder).resumed_from == f"checkpoint-{stopped}"
     kill(shell.folder)
 
@@ -336,7 +337,7 @@ def test_an_interrupt_just_after_the_start_stops_the_run_too(
         return run_display_for(*arguments, **options)
 
     monkeypatch.setattr(run_progress, "run_display_for", display_for)
-    assert shell.train("--set", "max_steps=1000", STAND_IN_PAUSE="0.02") == 0
+    assert shell.train("--set", "max_steps=100000", STAND_IN_PAUSE="0.02") == 0
     assert shell.folder.state() is State.STOPPED
     assert shell.out.startswith("run: stopped")
 

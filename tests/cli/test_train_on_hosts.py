@@ -28,7 +28,7 @@ from tests.cli.test_train import CommandLine, shell
 from tests.support.paths import ROOT
 from tests.support.runs import make_record
 from tests.support.slurm import in_job, write_commands
-from tests.support.timing import until
+from tests.support.timing import PATIENCE, until
 from tests.support.training_stack import Bench, losses_of, read_record, steps_of
 
 __all__ = ["shell"]
@@ -124,10 +124,10 @@ def test_hosts_train_together_and_go_on_from_the_same_checkpoint(shell: CommandL
         for folder in (shell.folder, other):
             os.killpg(read_record(folder).process, signal.SIGKILL)
     for one in running:
-        one.communicate(timeout=60)
+        one.communicate(timeout=PATIENCE)
     assert (shell.folder.state(), other.state()) == (State.KILLED, State.KILLED)
     running = [start(shell, *one[1:], store="second") for one in words]
-    said = [one.communicate(timeout=60)[0] for one in running]
+    said = [one.communicate(timeout=PATIENCE)[0] for one in running]
     assert [one.returncode for one in running] == [0, 0], said
     assert [read_record(one).resumed_from for one in (shell.folder, other)] == ["checkpoint-2"] * 2
     assert (shell.folder.state(), other.state()) == (State.DONE, State.DONE)
@@ -402,7 +402,7 @@ def test_a_job_stops_before_its_limit_and_goes_on_when_it_is_queued_again(
         until(lambda: 2 in steps_of(shell.folder), told=lambda: str(shell.folder.metrics()))
         job.send_signal(signal.SIGUSR1)
         until(shell.folder.stop_file.exists)
-    said, _ = job.communicate(timeout=60)
+    said, _ = job.communicate(timeout=PATIENCE)
     assert (job.returncode, shell.folder.state()) == (0, State.STOPPED), said
     assert (commands / "asked").read_text() == "requeue 42\n"
     assert (shell.bench.folder / "run.first-42").exists()  # the next start does not begin again
@@ -410,7 +410,7 @@ def test_a_job_stops_before_its_limit_and_goes_on_when_it_is_queued_again(
     assert stopped < 8
     (commands / "asked").unlink()
     job = batch(shell, commands, "second", SLURM_RESTART_COUNT="1")
-    said, _ = job.communicate(timeout=60)
+    said, _ = job.communicate(timeout=PATIENCE)
     assert (job.returncode, shell.folder.state()) == (0, State.DONE), said
     assert steps_of(shell.folder, "start") == [0, stopped]
     assert list(losses_of(shell.folder)) == list(range(1, 9))

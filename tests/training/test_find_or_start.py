@@ -17,7 +17,7 @@ from colablock.errors import Interrupted, InvalidInput, NotFound, Refused
 from colablock.training.find_or_start import Briefing, NamedRun, TrainOptions, train
 from colablock.training.preflight.facts import ProvenEnvironment
 from colablock.training.prepared_data import bytecode_folder
-from colablock.training.runs.checkpoints.finder import list_checkpoints, newest_valid, step_of
+from colablock.training.runs.checkpoints.finder import list_checkpoints, newest_valid
 from colablock.training.runs.checkpoints.mirror import Mirror
 from colablock.training.runs.checkpoints.stores import FolderStore
 from colablock.training.runs.config import DataSource, TrainConfig, config_to
@@ -71,15 +71,21 @@ class Call:
         return self.run.folder
 
 
-SLOW = {"STAND_IN_PAUSE": "0.1"}  # seconds a step, so that a run is still training when a test acts
-
-
 def cut_off(bench: Bench, config: TrainConfig, *, at: int = 4, **asked: Any) -> RunFolder:
     """Return the folder of a run that was killed after it saved step *at*."""
-    folder = Call(bench, config, environ=SLOW, **asked).folder
-    until(lambda: at in steps_of(folder, "save"))
-    kill(folder)
+    with bench.held(at=at) as held:
+        folder = Call(bench, config, environ=held, **asked).folder
+        until(lambda: at in steps_of(folder, "save"))
+        kill(folder)
     return folder
+
+
+def just_begun(bench: Bench, config: TrainConfig, **asked: Any) -> Call:
+    """Return a call whose run was killed before it took a step after the fourth."""
+    with bench.held(at=4) as held:
+        call = Call(bench, config, environ=held, **asked)
+        kill(call.folder)
+    return call
 
 
 def test_a_run_is_started_recorded_and_registered(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,16 +182,17 @@ def test_a_finished_run_cannot_be_resumed_with_changes(bench: Bench) -> None:
 
 def test_a_running_run_is_found_and_not_disturbed(bench: Bench) -> None:
     config = bench.config(max_steps=1000)
-    first = Call(bench, config, environ=SLOW)
-    second = Call(bench, bench.config(seed=7))  # whatever it would be started with
-    assert second.notes == ["following the run `run`, which is already running"]
-    assert second.run == first.run
-    assert second.briefings == []
-    with pytest.raises(Refused, match="the run `run` is running") as caught:
-        Call(bench, config, fresh=True)
-    assert caught.value.hint == "`colablock runs stop run`"
-    assert first.folder.state() is State.RUNNING
-    kill(first.folder)
+    with bench.held() as held:
+        first = Call(bench, config, environ=held)
+        second = Call(bench, bench.config(seed=7))  # whatever it would be started with
+        assert second.notes == ["following the run `run`, which is already running"]
+        assert second.run == first.run
+        assert second.briefings == []
+        with pytest.raises(Refused, match="the run `run` is running") as caught:
+            Call(bench, config, fresh=True)
+        assert caught.value.hint == "`colablock runs stop run`"
+        assert first.folder.state() is State.RUNNING
+        kill(first.folder)
 
 
 def test_a_killed_run_is_resumed(bench: Bench) -> None:
@@ -206,9 +213,6 @@ def test_a_killed_run_is_resumed(bench: Bench) -> None:
 def test_a_damaged_checkpoint_is_skipped(bench: Bench, damaged: int, taken: int) -> None:
     config = bench.config(max_steps=8, save_steps=2)
     folder = cut_off(bench, config)
-    for path in list_checkpoints(folder.path):
-        if path.name not in ("checkpoint-4", "checkpoint-2"):  # it came a step further
-            shutil.rmtree(path)
     for path in list_checkpoints(folder.path)[:damaged]:
         (path / "optimizer.pt").write_text("[]")
     call = Call(bench, config)
@@ -226,21 +230,21 @@ def test_damaged_checkpoints_do_not_displace_new_ones(bench: Bench) -> None:
     for path in list_checkpoints(folder.path):
         if path.name != "checkpoint-2":
             (path / "optimizer.pt").write_text("[]")
-    call = Call(bench, replace(config, save_steps=3, save_total_limit=2), environ=SLOW)
-    assert [one.resumed_from for one in call.briefings] == ["checkpoint-2"]
-    until(lambda: 3 in steps_of(folder, "save"))
-    kill(folder)
-    newest = newest_valid(folder.path, Notes())
-    assert newest is not None
-    assert step_of(newest.name) in (3, 6, 8)
+    with bench.held(at=3) as held:
+        call = Call(bench, replace(config, save_steps=3, save_total_limit=2), environ=held)
+        assert [one.resumed_from for one in call.briefings] == ["checkpoint-2"]
+        until(lambda: 3 in steps_of(folder, "save"))
+        kill(folder)
+    assert newest_valid(folder.path, Notes()) == folder.path / "checkpoint-3"
     assert {path.name for path in folder.path.glob("unused-*")} >= {"unused-checkpoint-4"}
 
 
 def test_a_stopped_run_is_resumed(bench: Bench) -> None:
     config = bench.config(max_steps=30)
-    first = Call(bench, config, environ=SLOW)
-    until(lambda: 2 in steps_of(first.folder))
-    first.folder.request_stop()
+    with bench.held() as held:
+        first = Call(bench, config, environ=held)
+        until(lambda: 2 in steps_of(first.folder))
+        first.folder.request_stop()
     stopped = end_of(first.folder).end()["step"]
     assert first.folder.state() is State.STOPPED
     call = Call(bench, config)
@@ -320,8 +324,7 @@ def test_tokens_are_made_for_the_current_data(bench: Bench, monkeypatch: pytest.
     config = bench.config(max_steps=8, save_steps=2, val_set_size=0.2)
     proven = bench.stack.proven(runner="axolotl", workarounds=("load-in-4bit-twice",))
     cut_off(bench, config, proven=proven)  # which holds rows back by itself
-    call = Call(bench, config, resume_anyway=True, environ=SLOW)
-    kill(call.folder)
+    call = just_begun(bench, config, resume_anyway=True)
     assert (call.folder.data / "eval.parquet").is_file()
     made = (call.folder.data / "result.json").read_bytes()
     monkeypatch.setattr(
@@ -381,9 +384,10 @@ def test_a_finished_run_is_mirrored_on_request(bench: Bench) -> None:
 
 def test_checkpoints_are_mirrored_while_a_run_trains(bench: Bench) -> None:
     drive = bench.folder / "drive"
-    call = Call(bench, bench.config(max_steps=40, save_steps=10), mirror=str(drive), environ=SLOW)
-    until(lambda: list(drive.glob("run-checkpoint-*.tar.sha256")))  # of a first start nothing is restored
-    kill(call.folder)
+    with bench.held(at=10) as held:
+        call = Call(bench, bench.config(max_steps=40, save_steps=10), mirror=str(drive), environ=held)
+        until((drive / "run-checkpoint-10.tar.sha256").exists)  # of a first start nothing is restored
+        kill(call.folder)
     with pytest.raises(InvalidInput, match="not a repository on the hub"):
         Call(bench, mirror="hf://nobody")
 
@@ -534,12 +538,12 @@ def test_a_plain_run_takes_the_largest_batch_and_keeps_it(bench: Bench) -> None:
     on_card = bench.stack.proven(accelerator=Accelerator(kind="cuda", devices=declared("H100").devices))
     config = bench.config(micro_batch_size=1, gradient_accumulation_steps=8, max_steps=8, save_steps=2)
     asked: dict[str, Any] = {"proven": on_card, "anyway": True, "sizes_batch": True}  # torch has no CUDA
-    several = Call(bench, config, **asked, launch_arguments=("--num_machines", "2"), environ=SLOW)
-    kill(several.folder)
+    several = just_begun(bench, config, **asked, launch_arguments=("--num_machines", "2"))
     assert read_record(several.folder).config["micro_batch_size"] == 1  # other hosts may not have its card
-    call = Call(bench, config, **asked, fresh=True, environ=SLOW)
-    until(lambda: 4 in steps_of(call.folder, "save"))
-    kill(call.folder)
+    with bench.held(at=4) as held:
+        call = Call(bench, config, **asked, fresh=True, environ=held)
+        until(lambda: 4 in steps_of(call.folder, "save"))
+        kill(call.folder)
     record = read_record(call.folder)
     assert (record.config["micro_batch_size"], record.config["gradient_accumulation_steps"]) == (8, 1)
     assert [one.config.micro_batch_size for one in call.briefings] == [8]
@@ -547,12 +551,10 @@ def test_a_plain_run_takes_the_largest_batch_and_keeps_it(bench: Bench) -> None:
     with pytest.raises(Refused, match=r"the config \(learning_rate: 0.01 → 0.001\) changed"):
         Call(bench, replace(config, learning_rate=1e-3), **asked)
     for proven, batch in ((bench.stack.proven(), 8), (on_card, 8)):  # also where it would not be chosen
-        resumed = Call(bench, config, **{**asked, "proven": proven}, environ=SLOW)
+        resumed = just_begun(bench, config, **{**asked, "proven": proven})
         assert resumed.briefings[0].resumed_from is not None
         assert read_record(resumed.folder).config["micro_batch_size"] == batch
-        kill(resumed.folder)
-    given = Call(bench, config, proven=on_card, anyway=True, environ=SLOW)
-    kill(given.folder)
+    given = just_begun(bench, config, proven=on_card, anyway=True)
     assert read_record(given.folder).config["micro_batch_size"] == 1
 
 
@@ -626,15 +628,13 @@ def test_another_number_of_processes_keeps_the_rows_of_a_step(bench: Bench) -> N
     with pytest.raises(Refused, match="has 4 rows in a step, which 3 processes cannot share") as caught:
         Call(bench, config, launch_arguments=three)
     assert caught.value.hint == "Go on with 2, or another number that divides 4"
-    call = Call(bench, config, environ=SLOW)
-    kill(call.folder)
+    call = just_begun(bench, config)
     batch = ("micro_batch_size", "gradient_accumulation_steps")
     assert [read_record(call.folder).config[key] for key in batch] == [2, 2]
     told = [note for note in call.notes if note.startswith("going on with")]
     kept = "`micro_batch_size: 2` and `gradient_accumulation_steps: 2`"
     assert told == [f"going on with 1 instead of 2 processes: a step has the same 4 rows, with {kept}"]
-    four = Call(bench, config, launch_arguments=("--num_processes", "4"), environ=SLOW)  # each has one row
-    kill(four.folder)
+    four = just_begun(bench, config, launch_arguments=("--num_processes", "4"))  # each has one row
     assert [read_record(four.folder).config[key] for key in batch] == [1, 1]
     last = Call(bench, config, launch_arguments=two)
     assert end_of(last.folder).state() is State.DONE
@@ -692,8 +692,7 @@ def test_a_run_goes_on_as_its_checkpoint_was_saved(bench: Bench) -> None:
     with pytest.raises(Refused, match="is not sharded, and `--shard fsdp` cannot go on") as caught:
         Call(bench, config, shard="fsdp")
     assert "Leave `--shard` out" in str(caught.value.hint)
-    asked = Call(bench, replace(config, fsdp_config={"reshard_after_forward": True}), environ=SLOW)
-    kill(asked.folder)
+    asked = just_begun(bench, replace(config, fsdp_config={"reshard_after_forward": True}))
     assert asked.notes.count("checkpoint-4 is not sharded: the run goes on without `fsdp_config`") == 1
     assert not read_record(asked.folder).is_sharded
     (folder.path / "checkpoint-4" / "pytorch_model_fsdp_0").mkdir()

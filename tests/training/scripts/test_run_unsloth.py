@@ -113,9 +113,10 @@ def test_a_killed_run_resumes_with_the_same_result(whole: RunFolder, bench: Benc
     job = bench.job(
         runner="unsloth", config=bench.config(save_steps=2, **changes), precision=BF16, evaluate=4
     )
-    folder = bench.begin(job, STAND_IN_PAUSE="0.1")
-    until(lambda: 4 in steps_of(folder, "save"))
-    kill(folder)
+    with bench.held(at=4) as held:
+        folder = bench.begin(job, **held)
+        until(lambda: 4 in steps_of(folder, "save"))
+        kill(folder)
     assert folder.state() is State.KILLED
     newest = newest_valid(folder.path, Notes())
     assert newest == folder.path / "checkpoint-4"

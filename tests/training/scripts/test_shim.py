@@ -100,9 +100,10 @@ def test_checkpoints_get_manifests_and_rotate(whole: RunFolder) -> None:
 
 def test_a_killed_run_resumes_with_the_same_result(whole: RunFolder, bench: Bench) -> None:
     job = bench.job(config=bench.config(save_steps=2), evaluate=4)
-    folder = bench.begin(job, STAND_IN_PAUSE="0.1")
-    until(lambda: 4 in steps_of(folder, "save"))
-    kill(folder)
+    with bench.held(at=4) as held:
+        folder = bench.begin(job, **held)
+        until(lambda: 4 in steps_of(folder, "save"))
+        kill(folder)
     assert folder.state() is State.KILLED
     assert not folder.end_file.exists()
     newest = newest_valid(folder.path, Notes())
@@ -118,13 +119,14 @@ def test_a_killed_run_resumes_with_the_same_result(whole: RunFolder, bench: Benc
 
 
 def test_a_stop_request_saves_a_checkpoint(bench: Bench) -> None:
-    folder = bench.begin(bench.job(config=bench.config(max_steps=1000)), STAND_IN_PAUSE="0.02")
-    at_step(folder, 2)
-    folder.request_stop()
+    with bench.held() as held:
+        folder = bench.begin(bench.job(config=bench.config(max_steps=1000)), **held)
+        at_step(folder, 2)
+        folder.request_stop()
     end_of(folder)
     stopped = folder.end()["step"]
     assert folder.state() is State.STOPPED
-    assert 2 <= stopped < 1000
+    assert stopped == 3
     assert newest_valid(folder.path, Notes()) == folder.path / f"checkpoint-{stopped}"
     assert folder.metrics()[-1] == folder.metrics()[-1] | {
         "event": "end",
@@ -134,18 +136,21 @@ def test_a_stop_request_saves_a_checkpoint(bench: Bench) -> None:
 
 
 def test_a_stop_request_after_the_last_step_has_no_effect(bench: Bench) -> None:
-    job = bench.job(config=bench.config(max_steps=1))
-    folder = bench.begin(job, STAND_IN_PAUSE="0.4")
-    until(lambda: steps_of(folder, "start"))
-    folder.request_stop()
+    job = bench.job(config=bench.config(max_steps=3))
+    with bench.held() as held:
+        folder = bench.begin(job, **held)
+        at_step(folder, 2)
+        folder.request_stop()
     assert end_of(folder).state() is State.DONE
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_is_a_stop_request(bench: Bench, number: signal.Signals) -> None:
-    folder = bench.begin(bench.job(config=bench.config(max_steps=1000)), STAND_IN_PAUSE="0.02")
-    at_step(folder, 2)
-    os.kill(shim_of(folder), number)
+    with bench.held() as held:
+        folder = bench.begin(bench.job(config=bench.config(max_steps=1000)), **held)
+        at_step(folder, 2)
+        os.kill(shim_of(folder), number)
+        until(folder.stop_file.exists)
     end_of(folder)
     assert folder.state() is State.STOPPED
     assert verify_checkpoint(folder.path / f"checkpoint-{folder.end()['step']}") == ()
@@ -180,9 +185,8 @@ def test_checkpoints_are_saved_by_time(bench: Bench) -> None:
     folder = bench.train(bench.job(config=bench.config(max_steps=8, logging_steps=100)))
     assert steps_of(folder, "save") == [8]  # the usual interval is ten minutes
     folder.metrics_file.unlink()
-    end_of(again(folder, bench.environ(STAND_IN_PAUSE="0.1"), save_seconds=0.35))
-    saved = steps_of(folder, "save")
-    assert 2 <= len(saved) <= 5
+    end_of(again(folder, bench.environ(STAND_IN_LEAP="100"), save_seconds=350))
+    assert steps_of(folder, "save") == [3, 6, 8]  # before the step that would be too long
     assert "step" in {event["event"] for event in folder.metrics()}  # a beat where nothing is logged
 
 
@@ -312,9 +316,10 @@ class LocalFiles:
 
 def test_an_incomplete_line_does_not_damage_the_next(bench: Bench) -> None:
     config = bench.config(save_steps=2)
-    folder = bench.begin(bench.job(config=config), STAND_IN_PAUSE="0.05")
-    until(lambda: 2 in steps_of(folder, "save"))
-    kill(folder)
+    with bench.held() as held:
+        folder = bench.begin(bench.job(config=config), **held)
+        until(lambda: 2 in steps_of(folder, "save"))
+        kill(folder)
     with folder.metrics_file.open("a") as file:
         file.write('{"event": "st')
     again(folder, bench.environ(), resume=str(newest_valid(folder.path, Notes())))
@@ -334,9 +339,10 @@ def run_shim(bench: Bench) -> subprocess.CompletedProcess[str]:
 
 def test_several_ranks_train_save_and_stop_together(bench: Bench) -> None:
     job = bench.job(config=bench.config(max_steps=1000), processes=2)
-    folder = bench.begin(job, STAND_IN_PAUSE="0.02", TMPDIR=str(bench.folder))
-    at_step(folder, 2)
-    folder.request_stop()
+    with bench.held() as held:
+        folder = bench.begin(job, TMPDIR=str(bench.folder), **held)
+        at_step(folder, 2)
+        folder.request_stop()
     end_of(folder)
     assert folder.state() is State.STOPPED
     stopped = folder.end()["step"]
@@ -349,13 +355,14 @@ def test_several_ranks_train_save_and_stop_together(bench: Bench) -> None:
 
 def test_a_killed_rank_is_seen_at_once(bench: Bench) -> None:
     job = bench.job(config=bench.config(max_steps=1000), processes=2)
-    folder = bench.begin(job, STAND_IN_PAUSE="0.02", TMPDIR=str(bench.folder))
-    at_step(folder, 2)
-    assert killed_ranks(folder.path) == []
-    process = int((folder.path / "ranks" / "1").read_text().split()[0])
-    os.kill(process, signal.SIGKILL)
-    until(lambda: 1 in killed_ranks(folder.path))  # the launcher may have ended the other one, too
-    end_of(folder)
+    with bench.held() as held:
+        folder = bench.begin(job, TMPDIR=str(bench.folder), **held)
+        at_step(folder, 2)
+        assert killed_ranks(folder.path) == []
+        process = int((folder.path / "ranks" / "1").read_text().split()[0])
+        os.kill(process, signal.SIGKILL)
+        until(lambda: 1 in killed_ranks(folder.path))  # the launcher may have ended the other one, too
+        end_of(folder)
     assert folder.state() in (State.KILLED, State.FAILED)
 
 
