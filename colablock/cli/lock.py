@@ -150,7 +150,14 @@ def _lines(one: LockResult, width: int, *, checked: bool) -> Iterator[str]:
     yield f"{changed if one.is_changed else 'up to date':<11}  {one.path}"
     words = f"{what}, {count(one.packages, 'package')}{hosts}"
     indent = " " * 13
-    yield from wrap(words, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False)
+    yield from wrap(
+        words,
+        width,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
     yield from (f"{'':<15}{line}" for line in one.moved)
 
 

@@ -367,7 +367,8 @@ def _wrapped(
     """Yield *words* in lines; the first one begins at column *first*, the others at *later*.
 
     *lead* comes before the first word.  A word is never broken: names, versions and paths are copied
-    from here.  *style* is that of words without a tone of their own.
+    from here.  A long one that fits into a line begins further left.  *style* is that of words without
+    a tone of their own.
     """
     limit = max(width, first + 20, later + 20)
     gap = first - sum(len(span.text) for span in lead)
@@ -376,7 +377,9 @@ def _wrapped(
         length = sum(len(span.text) for span in word)
         if not is_empty and column + 1 + length > limit:
             yield _trimmed(line)
-            line, column, is_empty = [TextSpan(" " * later)], later, True
+            # A terminal would break what is longer than the rest of its line.
+            column = min(later, limit - length) if length <= limit else later
+            line, is_empty = [TextSpan(" " * column)], True
         if not is_empty:
             line.append(TextSpan(" ", word[0].style if word[0].style == line[-1].style else ""))
             column += 1

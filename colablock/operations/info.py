@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
 
 from colablock._common.urls import redacted
 from colablock._masking import masked
 from colablock._version import __version__
 from colablock.environment.snapshot import snapshot_of, take_snapshot
+from colablock.errors import InvalidInput
 from colablock.matrix.catalog import Listed, find_matrix, list_matrices
 from colablock.matrix.model import Absent, Constraint, Matrix, PackageEntry, shadow_text
 from colablock.network.settings import read_settings
 from colablock.runtimes.catalog import runtimes
-from colablock.training.evidence import evidence_of, passed_receipts, proofs_of
-from colablock.transaction.apply_record import home_path
+from colablock.training.evidence import ApplyReceipt, evidence_of, passed_receipts, proofs_of
+from colablock.training.receipts import Receipt, kept_receipts
+from colablock.transaction.apply_record import ApplyRecord, home_folder, home_path, load_dated
 
 __all__ = ["list_facts", "machine_facts", "matrix_facts"]
 
 
 def list_facts(environ: Mapping[str, str]) -> dict[str, object]:
     """Return the matrices that are found and the recorded runtimes."""
+    here = _Here(environ)
     return {
-        "matrices": [_listed(one) for one in list_matrices(environ=environ)],
+        "matrices": [_listed(one, here) for one in list_matrices(environ=environ)],
         "runtimes": [
             {
                 "name": one.name,
@@ -38,12 +44,54 @@ def list_facts(environ: Mapping[str, str]) -> dict[str, object]:
     }
 
 
-def _listed(one: Listed) -> dict[str, object]:
+class _Here:
+    """What this user has applied and trained on this machine, by the name of the matrix."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._home: Path | None = None
+        self._applied: dict[str, list[ApplyReceipt]] = {}
+        with suppress(InvalidInput):  # the home is not trusted: nothing of it counts
+            self._home = home_folder(environ)
+            for record, when in load_dated(self._home):
+                if (receipt := _receipt_of(record, when)) is not None:
+                    self._applied.setdefault(record.name, []).append(receipt)
+
+    def applied(self, name: str) -> Sequence[ApplyReceipt]:
+        return self._applied.get(name, ())
+
+    def trained(self, name: str) -> Sequence[Receipt]:
+        return kept_receipts(self._home, name) if self._home is not None else ()
+
+
+def _receipt_of(record: ApplyRecord, when: float) -> ApplyReceipt | None:
+    """Return the last apply *record* as a receipt; None if it is not proven."""
+    written = record.report.get("checks")
+    checks = [one for one in written if isinstance(one, Mapping)] if isinstance(written, Sequence) else []
+    if not checks or not all(one.get("passed") for one in checks):
+        return None
+    return ApplyReceipt(
+        matrix=record.name,
+        matrix_digest=record.matrix_digest,
+        variant=record.variant,
+        lock="",
+        target=record.target,
+        python_version=str(record.report.get("python_version")),
+        card="",
+        checks=len(checks),
+        imports=tuple(str(one.get("subject")) for one in checks if one.get("kind") == "import"),
+        date=datetime.fromtimestamp(when, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        colablock="",
+        versions={str(project): version for project, version in record.pins.items()},
+    )
+
+
+def _listed(one: Listed, here: _Here) -> dict[str, object]:
     """Return one matrix of the list, with its evidence; with a runner, on which cards training is proven."""
     matrix, training, found, evidence = one.matrix, None, None, None
     if matrix is not None:
-        receipts = passed_receipts(matrix)
-        evidence = evidence_of(matrix, trained=receipts)
+        is_used = one.shadowed_by is None  # a call by the name is about this file
+        receipts = (*passed_receipts(matrix), *(here.trained(one.name) if is_used else ()))
+        evidence = evidence_of(matrix, trained=receipts, here=here.applied(one.name) if is_used else ())
         if matrix.train.runner is not None:
             found = proofs_of(matrix, receipts) or None
             cards = [card["card"] for card in evidence["trained"] if not card["earlier"]]

@@ -96,19 +96,23 @@ def passed_receipts(matrix: Matrix) -> tuple[Receipt, ...]:
 
 
 def evidence_of(
-    matrix: Matrix, *, trained: Sequence[Receipt] | None = None, now: datetime | None = None
+    matrix: Matrix,
+    *,
+    trained: Sequence[Receipt] | None = None,
+    here: Iterable[ApplyReceipt] = (),
+    now: datetime | None = None,
 ) -> dict[str, Any]:
     """Return the evidence beside the file of *matrix*, newest first, as JSON values.
 
     ``resolved``, ``applied`` and ``imported`` are a date with two marks, or None: ``old`` after 90
     days, and ``earlier`` if the matrix no longer asks for what was proven.  ``planned`` counts the
     recorded runtimes by verdict.  ``trained`` lists each kind of card, a CPU first.  *trained* are the
-    `passed_receipts`, which are read if they are not given.
+    `passed_receipts`, which are read if they are not given.  *here* are applies on this machine.
     """
     today = now or datetime.now(timezone.utc)
     resolved, planned = _checked(matrix, today)
     trained = passed_receipts(matrix) if trained is None else trained
-    applied = read_apply_receipts(matrix.source)
+    applied = [*read_apply_receipts(matrix.source), *here]
     imported = [one for one in applied if one.imports]
     return {
         "resolved": resolved,

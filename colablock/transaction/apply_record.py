@@ -37,6 +37,7 @@ __all__ = [
     "key_of",
     "load",
     "load_all",
+    "load_dated",
     "note_undone",
     "parse",
     "past_changes",
@@ -254,12 +255,19 @@ def forget(home: Path, *, python: str) -> None:
 
 def load_all(home: Path) -> Iterator[ApplyRecord]:
     """Yield the last applies of every matrix, the newest first: one for each environment."""
+    for last, _ in load_dated(home):
+        yield last
+
+
+def load_dated(home: Path) -> Iterator[tuple[ApplyRecord, float]]:
+    """Yield what `load_all` does, each with its time in seconds since the epoch."""
     seen: set[tuple[str, str]] = set()
-    for path in sorted(_paths(home), key=_written, reverse=True):
+    dated = sorted(((_written(path), path) for path in _paths(home)), reverse=True)
+    for when, path in dated:
         last = _read(path.stem, path)
         if last is not None and (last.name, last.prefix) not in seen:
             seen.add((last.name, last.prefix))
-            yield last
+            yield last, when
 
 
 def _paths(home: Path, name: str | None = None) -> list[Path]:

@@ -11,7 +11,9 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -595,7 +597,10 @@ def test_an_environment_that_is_not_proven_is_taken_away(world: World, tmp_path:
 def test_isolated_environments_are_listed_and_taken_away(world: World, tmp_path: Path) -> None:
     home = str(tmp_path / "home")
     assert "no isolated environment" in world.run("env", "list", COLABLOCK_HOME=home).out
+    assert known(world, home) == (None, None)
     assert world.run("apply", "tiny", "--into", "env", COLABLOCK_HOME=home).code == ExitCode.DONE
+    today = {"date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "old": False, "earlier": False}
+    assert known(world, home) == (today, today)
     (one,) = world.run("env", "list", "--json", COLABLOCK_HOME=home).json["environments"]
     assert (one["matrix"], one["is_whole"], one["current_of"]) == ("tiny", True, ["tiny"])
     said = world.run("env", "list", COLABLOCK_HOME=home).out
@@ -621,6 +626,13 @@ def test_isolated_environments_are_listed_and_taken_away(world: World, tmp_path:
     assert world.run("run", "tiny", "--", "true", COLABLOCK_HOME=home).code == ExitCode.USAGE
     planned = world.run("plan", "tiny", "--into", "env", COLABLOCK_HOME=home)
     assert "exists already" not in planned.out
+
+
+def known(world: World, home: str) -> tuple[Any, Any]:
+    """Return when `tiny` was applied and imported, as `list` knows."""
+    listed = world.run("list", "--json", COLABLOCK_HOME=home).json["matrices"]
+    (evidence,) = (one["evidence"] for one in listed if one["name"] == "tiny")
+    return evidence["applied"], evidence["imported"]
 
 
 def test_quiet_is_quiet(world: World, tmp_path: Path) -> None:

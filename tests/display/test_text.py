@@ -295,3 +295,10 @@ def written_once(error: ColablockError) -> str:
     to = console()
     render_error(error, to)
     return written(to)
+
+
+@pytest.mark.parametrize(("length", "indent"), [(74, 6), (77, 3), (80, 0), (95, 6)])
+def test_a_long_url_stays_on_one_line_of_the_terminal(length: int, indent: int) -> None:
+    url = "https://example.org/".ljust(length, "x")
+    lines = to_text(Document(blocks=(Note(label="note", text=f"variant cu118: {url} is away"),))).splitlines()
+    assert lines == ["note: variant cu118:", f"{' ' * indent}{url}", "      is away"]
