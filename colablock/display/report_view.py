@@ -86,7 +86,8 @@ def _passed(passed: Sequence[Check], *, is_open: bool) -> Section:
     if len(versions) <= FOLD:
         versions = []
     shown = [check for check in passed if check not in versions]
-    body: list[Block] = [_grid(shown)] if shown else []
+    beside = any(check.kind in ("import", "capability") for check in passed)
+    body: list[Block] = [_grid(shown, beside=beside)] if shown else []
     if versions:
         title = f"{'and ' if shown else ''}{len(versions)} versions as pinned"
         names = tuple(f"{check.subject} {check.detail}" for check in versions)
@@ -99,16 +100,18 @@ def _passed(passed: Sequence[Check], *, is_open: bool) -> Section:
     )
 
 
-def _grid(checks: Sequence[Check]) -> Grid:
-    return Grid(rows=tuple(map(_row, checks)), right=frozenset({1}))
+def _grid(checks: Sequence[Check], *, beside: bool = False) -> Grid:
+    return Grid(rows=tuple(_row(check, beside=beside) for check in checks), right=frozenset({1}))
 
 
-def _row(check: Check) -> GridRow:
+def _row(check: Check, *, beside: bool) -> GridRow:
     word = Span("PASS", Tone.GOOD) if check.passed else Span("FAIL", Tone.BAD)
     seconds = Span(seconds_text(check.seconds) if check.seconds else "", Tone.SOFT)
     subject = Span(check.subject, Tone.STRONG)
     if check.passed:
         detail = f": {one_line(check.detail)}" if check.detail else ""
+        if beside and check.kind == "command" and check.seconds >= 1:  # else its time would be added
+            detail += " (beside the imports)"
         kind = "not broken" if check.kind == "breakage" else check.kind
         return GridRow(cells=(word, seconds, kind, (subject, detail)))
     lines = tuple(line for line in clean(check.detail).splitlines() if line.strip())

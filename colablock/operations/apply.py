@@ -28,6 +28,7 @@ from colablock.errors import (
     interrupted_as,
 )
 from colablock.matrix.reader import is_path
+from colablock.operations.last_apply import checks_note, last_report
 from colablock.operations.plan import env_digest, plan_change
 from colablock.operations.session import Session, comparable
 from colablock.planning.options import ApplyOptions
@@ -97,8 +98,15 @@ def carry_out(session: Session, options: ApplyOptions, planned: PlannedChange) -
             _note_undone(session, options, planned, error)
         raise
     report = replace(report, seconds=time.monotonic() - started)
+    before = None if report.changed else applied.load(planned.matrix.name, session.home)
     with interrupted_as(CHANGED if report.changed else UNCHANGED):
-        return _record(session, options, planned, report)
+        report = _record(session, options, planned, report)
+        if before is None or before.matrix_digest != planned.matrix.digest:
+            return report
+        with suppress(InvalidInput):
+            note = checks_note(last_report(before).checks, report.checks)
+            report = replace(report, notes=(*report.notes, *filter(None, [note])))
+        return report
 
 
 def _note_undone(session: Session, options: ApplyOptions, planned: PlannedChange, error: RolledBack) -> None:

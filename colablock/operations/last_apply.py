@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from colablock._common.text import count
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._version import __version__
 from colablock.environment.accelerator import Accelerator, detect
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from colablock.verification.verify import Check, Report
 
 __all__ = [
+    "checks_note",
     "drifts_since",
     "last_apply",
     "last_report",
@@ -40,6 +42,9 @@ __all__ = [
     "requirements_to_hold",
     "verify_last_apply",
 ]
+
+# The kinds of checks that depend on what a call has done, and what they say.
+_OF_CHANGE = {"files": "that all files are there", "breakage": "that nothing else is broken"}
 
 
 def last_apply(session: Session, name: str) -> ApplyRecord:
@@ -52,7 +57,7 @@ def last_apply(session: Session, name: str) -> ApplyRecord:
     # A matrix that was applied by its path is recorded under its name.
     last = last or applied.require(session.matrix(name).name, session.home)
     if not os.path.isfile(last.python):  # noqa: PTH113 - before each run
-        message = f"the environment where `{last.name}` was applied last is gone: there is no `{last.python}`"
+        message = f"no environment has `{last.name}` any more: there is no `{last.python}`"
         raise NotFound(message, hint=f"Run `colablock apply {name}` to make it again")
     here = os.path.realpath(sys.prefix)  # its path, and that of a record, may have links
     is_elsewhere = last.caller and here not in map(os.path.realpath, (last.caller, last.prefix))
@@ -139,7 +144,25 @@ def verify_last_apply(session: Session, name: str) -> Report:
             *notes,
             f"{matrix.name} has changed since it was applied: the checks are those of its current version",
         )
+    elif note := checks_note(recorded.checks, checks):
+        notes = (*notes, note)
     return replace(recorded, checks=checks, changed=False, seconds=time.monotonic() - started, notes=notes)
+
+
+def checks_note(before: Sequence[Check], now: Sequence[Check]) -> str:
+    """Return why the checks *now* are not as many as those of an earlier apply; "" if they are.
+
+    A change is checked for its files and for what it breaks.  The files of a new environment have just been
+    written, so only a later `verify` checks them.
+    """
+    if len(before) == len(now) or not all(one.passed for one in (*before, *now)):
+        return ""
+    earlier, later = {one.kind for one in before}, {one.kind for one in now}
+    gone = [text for kind, text in _OF_CHANGE.items() if kind in earlier - later]
+    new = [text for kind, text in _OF_CHANGE.items() if kind in later - earlier]
+    why = [f"{' and '.join(gone)} is checked after a change only"] if gone else []
+    why += [f"{' and '.join(new)} is checked here, too"] if new else []
+    return f"the apply made {count(len(before), 'check')}: {'; '.join(why)}" if why else ""
 
 
 def receipt_of(session: Session, name: str, report: Report) -> ApplyReceipt:

@@ -299,18 +299,21 @@ def check_home(home: Path) -> None:
 def load(name: str, home: Path) -> ApplyRecord | None:
     """Return the last apply of *name* by the colablock of this Python, else by any; None if there is none.
 
-    Of one environment, the last apply by any counts.
+    Of one environment, the last apply by any counts.  One whose interpreter is gone is the last choice.
     """
     if not is_plain_name(name):
         return None
     own = _read(name, _own_path(name, home))
     if own is not None and not os.path.isfile(own.python):  # noqa: PTH113 - before each apply
         own = None
+    gone: ApplyRecord | None = None
     for path in sorted(_paths(home, name), key=_written, reverse=True):
         last = _read(name, path)
         if last is not None and (own is None or last.prefix == own.prefix):
-            return last
-    return own
+            if os.path.isfile(last.python):  # noqa: PTH113 - before each apply
+                return last
+            gone = gone or last
+    return own or gone
 
 
 def has_applied(name: str, home: Path, prefix: str) -> bool:

@@ -418,10 +418,13 @@ def test_run_says_that_a_rollback_has_taken_the_stack_away(world: World, venv: V
     (link := world.folder / "link").symlink_to(sys.prefix)
     record.write_text(json.dumps({**json.loads(text), "caller": str(link)}))
     assert world.run("run", str(twin), *echo).err == ""
-    record.write_text(json.dumps({**json.loads(text), "python": "/gone/bin/python"}))
+    record.write_text(json.dumps({**json.loads(text), "python": "/gone/bin/python", "prefix": "/gone"}))
+    assert world.run("run", str(twin), *echo).err == ""  # the one that is there counts
+    kept = own.rename(own.with_suffix(".kept"))
     gone = world.run("run", str(twin), *echo)
-    assert (gone.code, "was applied last is gone" in gone.err) == (ExitCode.USAGE, True), gone.err
+    assert (gone.code, "no environment has `twin` any more" in gone.err) == (ExitCode.USAGE, True), gone.err
     record.write_text(text)
+    kept.rename(own)
     assert world.run("rollback", "--python", venv.python).code == ExitCode.DONE
     ran = world.run("run", str(twin), *echo)
     assert (ran.code, ran.out) == (0, "here\n")
@@ -609,6 +612,8 @@ def test_isolated_environments_are_listed_and_taken_away(world: World, tmp_path:
     )
     assert one["size"] > one["shared"] > 0  # the files of wheels are links to those in the cache
     assert "of it in files that the cache or another environment also has) in" in " ".join(said.split())
+    said = " ".join(world.run("verify", "tiny", COLABLOCK_HOME=home).out.split())
+    assert re.search(r"note: the apply made \d+ checks: that all files are there is checked here, too", said)
     planned = world.run("plan", "tiny", "--into", "env", COLABLOCK_HOME=home)
     assert "exists already: nothing has to be fetched" in " ".join(planned.out.split())
     assert planned.out.startswith("tiny into an isolated environment: nothing to do\n")

@@ -32,6 +32,10 @@ def test_report_as_text(name: str, *, verbose: bool) -> None:
     assert to_text(view, verbose=verbose) + "\n" == expected
 
 
+IMPORT = Check(kind="import", subject="torch", passed=True, seconds=5.0)
+COMMAND = Check(kind="command", subject="accelerate launch --help", passed=True, seconds=4.0)
+
+
 def test_failed_check_shows_the_last_lines_of_its_traceback() -> None:
     detail = "\n".join(f"line {number}" for number in range(40))
     check = Check(kind="import", subject="torch", passed=False, detail=detail, seconds=1.0)
@@ -55,6 +59,14 @@ def test_few_version_checks_are_rows() -> None:
     text = to_text(report_document(replace(read_report("report-proven"), checks=tuple(checks))))
     assert "  PASS  version  name-2: 1.0" in text
     assert "as pinned" not in text
+
+
+def test_a_command_says_that_it_runs_beside_the_imports() -> None:
+    report = replace(read_report("report-proven"), checks=(COMMAND, IMPORT))
+    beside = "accelerate launch --help (beside the imports)"
+    assert beside in to_text(report_document(report))
+    for alone in ((COMMAND,), (replace(COMMAND, seconds=0.2), IMPORT)):
+        assert "beside" not in to_text(report_document(replace(report, checks=alone)))
 
 
 def test_report_of_a_change_names_the_command_that_undoes_it() -> None:

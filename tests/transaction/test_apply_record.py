@@ -108,6 +108,17 @@ def test_each_colablock_has_a_last_apply_of_its_own(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(sys, "prefix", here)
     pythons[0].unlink()
     assert load("demo", tmp_path) == other  # what it has applied is gone
+    pythons[0].touch()
+    monkeypatch.setattr(sys, "prefix", "/third")
+    save(gone := replace(other, prefix="/third", python="/third/bin/python"), tmp_path)
+    assert load("demo", tmp_path) == other  # the last of those that are there
+    pythons[0].unlink()
+    pythons[1].unlink()
+    assert load("demo", tmp_path) == gone
+    pythons[1].touch()
+    forget(tmp_path, python=gone.python)
+    save(other, tmp_path)
+    monkeypatch.setattr(sys, "prefix", here)
     put_back("demo", tmp_path, json.dumps(asdict(mine)), prefix="/notebook")
     assert sorted(one.prefix for one in load_all(tmp_path)) == [mine.prefix]
     forget(tmp_path, python=mine.python)
