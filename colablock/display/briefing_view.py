@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from colablock._common.text import memory_text, seconds_text
+from colablock._common.text import count, memory_text, seconds_text
 from colablock.display.view import Document, Headline, Pair, Pairs, Sample, Section, Span, Tone
 from colablock.training.preflight.facts import Level
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from colablock.display.view import Block
     from colablock.training.find_or_start import Briefing
     from colablock.training.receipts import Receipt
+    from colablock.training.runs.config import TrainConfig
 
 __all__ = ["briefing_document", "receipt_document"]
 
@@ -68,6 +69,8 @@ def _briefing_pairs(briefing: Briefing) -> Iterator[Pair]:
         )
     if briefing.prepared is not None:
         yield Pair(lead="data", text=_data_text(briefing))
+    if briefing.steps is not None and not briefing.config.extra.get("sample_packing"):  # else they are fewer
+        yield Pair(lead="steps", text=_steps_text(briefing.config, *briefing.steps))
     for note in (briefing.prepared or {}).get("notes", ()):
         yield Pair(lead="note", text=str(note), tone=Tone.SOFT)
     if briefing.workarounds:
@@ -95,6 +98,15 @@ def _data_text(briefing: Briefing) -> str:
     if prepared["dropped"]:
         text += f"; {prepared['dropped']:,} rows have no trained token left and are dropped"
     return text
+
+
+def _steps_text(config: TrainConfig, steps: int, rows: int) -> str:
+    """Return how many steps there are, and why: ``151, of 8 rows each (1 at a time), for 1 epoch``."""
+    text = f"{steps:,}, of {count(rows, 'row')}{' each' if steps > 1 else ''}"
+    if rows > 1 and config.micro_batch_size != rows:
+        text += f" ({config.micro_batch_size} at a time)"
+    epochs = "1 epoch" if config.num_epochs == 1 else f"{config.num_epochs:g} epochs"
+    return f"{text}, as `max_steps` says" if config.max_steps else f"{text}, for {epochs}"
 
 
 def _percent(part: int, whole: int) -> str:

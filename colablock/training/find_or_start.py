@@ -62,6 +62,7 @@ from colablock.training.start import (
     set_aside,
     start_early_for,
     start_job,
+    steps_of,
     unused_run_id,
     with_own_folder,
     workarounds_for,
@@ -99,7 +100,8 @@ class Briefing:
     """What is known before a run starts.
 
     *cards* are the names of the cards that it trains on; empty for a CPU.  *prepared* is the
-    result of ``scripts/prepare.py``: numbers, and one row as it is trained on.
+    result of ``scripts/prepare.py``: numbers, and one row as it is trained on.  *steps* are their number
+    and the rows of one.
     """
 
     config: TrainConfig
@@ -110,6 +112,7 @@ class Briefing:
     workarounds: tuple[str, ...] = ()
     prepared: Mapping[str, Any] | None = None
     resumed_from: str | None = None
+    steps: tuple[int, int] | None = None
 
 
 class NamedRun(NamedTuple):
@@ -377,6 +380,9 @@ class _TrainCall:
                 workarounds=workarounds,
                 prepared=prepared if prepared["rows"] else None,
                 resumed_from=checkpoint.name if checkpoint else None,
+                steps=steps_of(job, prepared, ranks_of(job.processes, job.launch_arguments))
+                if prepared["rows"]
+                else None,
             )
         )
         if folder.stop_file.exists():

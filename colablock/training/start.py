@@ -58,6 +58,7 @@ __all__ = [
     "set_aside",
     "start_early_for",
     "start_job",
+    "steps_of",
     "unused_run_id",
     "with_own_folder",
     "workarounds_for",
@@ -364,12 +365,18 @@ def start_job(
     return record
 
 
+def steps_of(job: Job, prepared: Mapping[str, Any], ranks: Ranks) -> tuple[int, int]:
+    """Return the number of steps of *job* with *prepared* data, and the rows of a step on all *ranks*."""
+    config = job.config
+    rows = config.micro_batch_size * config.gradient_accumulation_steps * ranks.total
+    steps_per_epoch = math.ceil(int(prepared["train_rows"]) / rows)
+    return config.max_steps or max(1, math.ceil(config.num_epochs * steps_per_epoch)), rows
+
+
 def _decide(job: Job, prepared: Mapping[str, Any], ranks: Ranks) -> RunDecisions:
     """Return the settings that follow from the card, the data and the number of ranks."""
     config = job.config
-    rows_per_step = config.micro_batch_size * config.gradient_accumulation_steps * ranks.total
-    steps_per_epoch = math.ceil(int(prepared["train_rows"]) / rows_per_step)
-    total = config.max_steps or max(1, math.ceil(config.num_epochs * steps_per_epoch))
+    total, _ = steps_of(job, prepared, ranks)
     return RunDecisions(
         precision=job.precision.name,
         dtype=job.precision.compute,

@@ -96,6 +96,7 @@ def test_a_run_is_briefed_followed_and_summarised(shell: CommandLine) -> None:
     assert title == "QLoRA of model with trl, fp32, on the CPU"
     said = shell.said
     assert "data 12 rows (text)" in said
+    assert re.search(r" steps 6, of \d+ rows? each.*, as `max_steps` says output ", said)
     assert "note training in fp32: this machine has no card" in said
     assert "the loss counts only what is trained trained <s>a kernel begins empty </s>" in said
     assert shell.out.startswith("run: done, 6 steps")

@@ -85,7 +85,9 @@ def a_briefing(*findings: Finding, model: str = "some/tiny", **facts: Any) -> Br
 
 def test_briefing_as_text() -> None:
     note = Finding(level=Level.NOTE, what="trains in fp16", why="the Tesla T4 has no units for bf16")
-    briefing = a_briefing(TIGHT, note, workarounds=("gqa-before-ampere",), resumed_from="checkpoint-40")
+    briefing = a_briefing(
+        TIGHT, note, workarounds=("gqa-before-ampere",), resumed_from="checkpoint-40", steps=(151, 8)
+    )
     to = console()
     render(briefing_document(briefing), to)
     assert written(to).splitlines() == [
@@ -95,6 +97,7 @@ def test_briefing_as_text() -> None:
         "               31 rows (3 %) are longer than 1,024 tokens and are cut, which",
         "               loses 2 % of all tokens; 2 rows have no trained token left and",
         "               are dropped",
+        "  steps        151, of 8 rows each (1 at a time), for 1 epoch",
         "  workarounds  gqa-before-ampere",
         "  output       /content/outputs/tiny",
         "  warning      it is tight: about 14.1 GiB of the card's memory are needed, and",
@@ -110,6 +113,22 @@ def test_briefing_as_text() -> None:
         r"           \x1b[31mdone<|im_end|>",
     ]
     assert to_text(briefing_document(briefing)) + "\n" == written(to)
+
+
+@pytest.mark.parametrize(
+    ("config", "steps", "text"),
+    [
+        ({}, (2, 8), "2, of 8 rows each (1 at a time), for 1 epoch"),
+        ({"micro_batch_size": 8, "num_epochs": 1.5}, (1, 8), "1, of 8 rows, for 1.5 epochs"),
+        ({"gradient_accumulation_steps": 1}, (1200, 1), "1,200, of 1 row each, for 1 epoch"),
+        ({"max_steps": 4}, (4, 8), "4, of 8 rows each (1 at a time), as `max_steps` says"),
+    ],
+)
+def test_the_number_of_steps_is_explained(
+    config: dict[str, object], steps: tuple[int, int], text: str
+) -> None:
+    given = config_from({"base_model": "some/tiny", "datasets": ["x.jsonl"], **config}, source="")
+    assert f"  steps   {text}\n" in to_text(briefing_document(a_briefing(config=given, steps=steps)))
 
 
 @pytest.mark.parametrize(
