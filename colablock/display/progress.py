@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from colablock._common.reporter import Reporter
 from colablock._common.text import count, seconds_text, size_text
-from colablock.display.html import to_html
 from colablock.display.text import program_of, to_text
 from colablock.display.view import Bar, Document, Headline, Note, cut, one_line, spoken_as, spoken_in_python
 from colablock.environment.notebook_host import current_shell
@@ -400,6 +399,8 @@ class NotebookReporter(DrawingReporter):
             blocks=(*bar, *(Note(label="note", text=note) for note in self._notes)),
         )
         document = spoken_in_python(document)
+        from colablock.display.html import to_html  # noqa: PLC0415 - of notebooks only
+
         self._publisher.publish(
             {"text/html": to_html(document), "text/plain": to_text(document, width=_WIDTH)},
             transient={"display_id": self._display_id},

@@ -28,7 +28,6 @@ from colablock._records import dataclass
 from colablock._vendor import tomli_w
 from colablock.environment.markers_and_tags import Environment
 from colablock.errors import BadDistribution
-from colablock.index.archive import open_archive
 from colablock.network.cache import Cache
 
 if TYPE_CHECKING:
@@ -80,6 +79,8 @@ class Builder:
         built = [wheel for wheel in sorted(folder.glob("*.whl")) if zipfile.is_zipfile(wheel)]
         if built:
             return built[0]
+        from colablock.index.archive import open_archive  # noqa: PLC0415 - few plans build anything
+
         with open_archive(sdist):
             pass  # uv unpacks it, so it must be safe
         make_private(folder)

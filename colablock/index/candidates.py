@@ -7,7 +7,7 @@ from dataclasses import field, replace
 from datetime import datetime
 from enum import Enum
 from itertools import islice
-from typing import Any, Protocol, overload
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from colablock._records import dataclass
 from colablock._vendor.packaging.requirements import Requirement
@@ -15,6 +15,9 @@ from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
 from colablock.environment.snapshot import Installed
+
+if TYPE_CHECKING:
+    from colablock.matrix.model import Index, PackageEntry
 
 __all__ = [
     "STRONG_HASHES",
@@ -24,11 +27,14 @@ __all__ = [
     "Candidates",
     "Deferred",
     "File",
+    "KnownArchive",
+    "KnownArchives",
     "Metadata",
     "ProjectCandidates",
     "Reason",
     "Rejection",
     "at_hand_first",
+    "has_label",
     "likeliest",
 ]
 
@@ -285,6 +291,27 @@ class Metadata:
     extras: frozenset[str] = frozenset()  # Provides-Extra, normalized
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownArchive:
+    """What a lock knows about the file of a direct reference, or about the files of an index."""
+
+    candidate: Candidate
+    metadata: Metadata
+
+
+class KnownArchives(Protocol):
+    """What locks know about the files of direct references and of named indexes."""
+
+    def archive(self, entry: PackageEntry) -> KnownArchive | None:
+        """Return what a lock knows about the file of *entry*, which cannot be reached; None if none does."""
+
+    def is_away(self, url: str | None) -> bool:
+        """Whether a lock had to be asked for what is at *url* before, so that it need not be tried again."""
+
+    def listed(self, name: NormalizedName, index: Index) -> KnownArchive | None:
+        """Return what a lock knows about *name* in *index*, which cannot be reached; None if none does."""
+
+
 class CandidateSource(Protocol):
     """A source of candidates: indexes and folders, a lock, or a dict in a test."""
 
@@ -296,3 +323,9 @@ class CandidateSource(Protocol):
 
     def prefetch(self, names: Iterable[NormalizedName]) -> None:
         """Hint that the resolver will ask for these names soon.  Never raises."""
+
+
+def has_label(version: Version, *labels: str) -> bool:
+    """Whether *version* has one of the local labels, such as ``cpu`` or ``cu118`` (``cu118.1`` counts)."""
+    local = version.local
+    return local is not None and any(local == label or local.startswith(f"{label}.") for label in labels)

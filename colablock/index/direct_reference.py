@@ -5,51 +5,26 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 from urllib.parse import urlsplit
 
 from colablock._common.urls import Url, basename, is_loopback, local_path, redacted, split_fragment
-from colablock._records import dataclass
-from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
 from colablock.errors import BadDistribution, FetchFailed
 from colablock.index.candidates import (
     Candidate,
     CandidateOrigin,
     File,
-    Metadata,
     ProjectCandidates,
     Reason,
     Rejection,
 )
 from colablock.index.evaluator import Policy, judge_files, parse_wheel_name
 from colablock.index.find_links import WHEELS_AND_SDISTS
-from colablock.index.rebuilt_wheel import archive_version, pinned_sha256, rebuilt_version, source_identity
-from colablock.matrix.model import Index, PackageEntry
+from colablock.index.rebuilt_wheel import archive_version, rebuilt_version, source_identity
+from colablock.matrix.model import PackageEntry
 from colablock.network.fetcher import Fetcher
 
-__all__ = ["KnownArchive", "KnownArchives", "direct_candidates", "direct_file", "not_here", "relabelled"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KnownArchive:
-    """What a lock knows about the file of a direct reference, or about the files of an index."""
-
-    candidate: Candidate
-    metadata: Metadata
-
-
-class KnownArchives(Protocol):
-    """What locks know about the files of direct references and of named indexes."""
-
-    def archive(self, entry: PackageEntry) -> KnownArchive | None:
-        """Return what a lock knows about the file of *entry*, which cannot be reached; None if none does."""
-
-    def is_away(self, url: str | None) -> bool:
-        """Whether a lock had to be asked for what is at *url* before, so that it need not be tried again."""
-
-    def listed(self, name: NormalizedName, index: Index) -> KnownArchive | None:
-        """Return what a lock knows about *name* in *index*, which cannot be reached; None if none does."""
+__all__ = ["direct_candidates", "direct_file", "not_here", "relabelled"]
 
 
 def direct_candidates(entry: PackageEntry, fetcher: Fetcher, policy: Policy) -> ProjectCandidates:
@@ -73,7 +48,7 @@ def direct_candidates(entry: PackageEntry, fetcher: Fetcher, policy: Policy) -> 
         return ProjectCandidates(rejections=(rejection,), where=where)
     version = Version(entry.version) if entry.version else archive_version(fetcher.fetch_named(file), entry)
     if entry.is_rebuilt:
-        identity = pinned_sha256(entry) or source_identity(entry, fetcher.fetch_named(file))
+        identity = entry.pinned_sha256 or source_identity(entry, fetcher.fetch_named(file))
         version = rebuilt_version(entry, version, identity)
     candidate = Candidate(
         name=name, version=version, origin=CandidateOrigin.DIRECT, files=(file,), all_files=(file,)

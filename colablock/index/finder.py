@@ -22,15 +22,16 @@ from colablock.index.candidates import (
     Candidates,
     Deferred,
     File,
+    KnownArchive,
+    KnownArchives,
     Metadata,
     ProjectCandidates,
     Reason,
     Rejection,
     at_hand_first,
+    has_label,
 )
 from colablock.index.direct_reference import (
-    KnownArchive,
-    KnownArchives,
     direct_candidates,
     not_here,
     relabelled,
@@ -38,10 +39,9 @@ from colablock.index.direct_reference import (
 from colablock.index.evaluator import FilesByVersion, Policy, judge_files
 from colablock.index.find_links import FindLinks
 from colablock.index.metadata_fetcher import MetadataSource, contents_key
-from colablock.index.prefetch import Prefetcher
+from colablock.index.prefetch import Prefetcher, ReadOnce
 from colablock.index.project_pages import (
     UNHASHED,
-    ReadOnce,
     of_index,
     project_url,
     read_page,
@@ -53,7 +53,7 @@ from colablock.matrix.model import Index, Matrix, PackageEntry
 from colablock.matrix.package_sources import PackageSources
 from colablock.network.fetcher import Fetcher
 
-__all__ = ["IndexSource", "has_label"]
+__all__ = ["IndexSource"]
 
 
 class IndexSource:
@@ -446,12 +446,6 @@ def _cutoff(index: Index, policy: Policy) -> datetime | None:
     if isinstance(index.exclude_newer, datetime):
         return index.exclude_newer
     return None if index.exclude_newer is False else policy.exclude_newer
-
-
-def has_label(version: Version, *labels: str) -> bool:
-    """Whether *version* has one of the local labels, such as ``cpu`` or ``cu118`` (``cu118.1`` counts)."""
-    local = version.local
-    return local is not None and any(local == label or local.startswith(f"{label}.") for label in labels)
 
 
 def _installed_metadata(candidate: Candidate) -> Metadata:

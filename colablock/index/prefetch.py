@@ -1,12 +1,15 @@
-"""Fetch ahead of the resolver, in the background: pages, and the metadata of the likeliest candidates."""
+"""Read once and ahead of the resolver: pages, and the metadata of the likeliest candidates."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Container, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import field
 from typing import TYPE_CHECKING
 
+from colablock._common.once_map import OnceMap
+from colablock._records import dataclass
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.errors import ColablockError
@@ -15,11 +18,35 @@ from colablock.index.candidates import CandidateSource, likeliest
 if TYPE_CHECKING:
     from colablock._vendor.packaging.version import Version
     from colablock.environment.markers_and_tags import Environment
+    from colablock.index.candidates import Metadata, ProjectCandidates
+    from colablock.index.evaluator import FilesByVersion
     from colablock.matrix.model import PackageEntry
 
-__all__ = ["Prefetcher"]
+__all__ = ["Prefetcher", "ReadOnce"]
 
 _WORKERS = 16  # threads; most of them wait for the network
+
+
+@dataclass(slots=True, eq=False)
+class ReadOnce:
+    """What the solves of one call share: pages, the judged files of projects, and metadata.
+
+    All of it is read through one fetcher.  The judged files are those for one environment, the last.
+    """
+
+    pages: OnceMap[tuple[str, str | None, str], tuple[FilesByVersion, str | None] | None] = field(
+        default_factory=OnceMap
+    )
+    metadata: OnceMap[tuple[str, str], Metadata] = field(default_factory=OnceMap)
+    _judged: tuple[Environment | None, OnceMap[tuple[object, ...], ProjectCandidates]] = field(
+        default_factory=lambda: (None, OnceMap())
+    )
+
+    def judged(self, environment: Environment) -> OnceMap[tuple[object, ...], ProjectCandidates]:
+        """Return the judged files for *environment*."""
+        if self._judged[0] is not environment:
+            self._judged = environment, OnceMap()
+        return self._judged[1]
 
 
 class Prefetcher:

@@ -6,7 +6,7 @@ of JSON: the versions, then the files of each, which are decoded when somebody a
 
 from __future__ import annotations
 
-from dataclasses import field, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote, urlsplit
@@ -15,9 +15,7 @@ import msgspec
 
 from colablock._common import limits
 from colablock._common.decoding import Malformed, decode, encode
-from colablock._common.once_map import OnceMap
 from colablock._common.urls import local_path, redacted
-from colablock._records import dataclass
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.environment.requirements import version_of
 from colablock.index.candidates import STRONG_HASHES, Reason, Rejection
@@ -27,16 +25,14 @@ from colablock.network.settings import mirror_variable
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.version import Version
-    from colablock.environment.markers_and_tags import Environment
     from colablock.errors import FetchFailed
-    from colablock.index.candidates import Candidate, File, Metadata, ProjectCandidates
+    from colablock.index.candidates import Candidate, File, ProjectCandidates
     from colablock.index.simple_api import FileRow
     from colablock.matrix.model import Index
     from colablock.network.fetcher import Fetcher, Page
 
 __all__ = [
     "UNHASHED",
-    "ReadOnce",
     "of_index",
     "project_files",
     "project_url",
@@ -47,28 +43,6 @@ __all__ = [
 
 #: Why a file without a strong hash is not installed.  A lock may record the hash of the file that it fetched.
 UNHASHED = "is listed without a sha256, sha384 or sha512 (`colablock lock` can fetch it and record its hash)"
-
-
-@dataclass(slots=True, eq=False)
-class ReadOnce:
-    """What the solves of one call share: pages, the judged files of projects, and metadata.
-
-    All of it is read through one fetcher.  The judged files are those for one environment, the last.
-    """
-
-    pages: OnceMap[tuple[str, str | None, str], tuple[FilesByVersion, str | None] | None] = field(
-        default_factory=OnceMap
-    )
-    metadata: OnceMap[tuple[str, str], Metadata] = field(default_factory=OnceMap)
-    _judged: tuple[Environment | None, OnceMap[tuple[object, ...], ProjectCandidates]] = field(
-        default_factory=lambda: (None, OnceMap())
-    )
-
-    def judged(self, environment: Environment) -> OnceMap[tuple[object, ...], ProjectCandidates]:
-        """Return the judged files for *environment*."""
-        if self._judged[0] is not environment:
-            self._judged = environment, OnceMap()
-        return self._judged[1]
 
 
 def project_url(index: str, name: NormalizedName) -> str:

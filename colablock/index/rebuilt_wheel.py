@@ -25,7 +25,6 @@ from colablock._common.archives import UNREADABLE, open_zip, read_member
 from colablock._common.fs import atomic_path, file_digest
 from colablock._common.limits import METADATA, SHOWN
 from colablock._common.text import printable
-from colablock._common.urls import split_fragment
 from colablock._records import dataclass
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import canonicalize_name
@@ -41,7 +40,6 @@ from colablock.network.cache import Cache
 
 __all__ = [
     "archive_version",
-    "pinned_sha256",
     "rebuild",
     "rebuilt_version",
     "replaced_metadata",
@@ -74,12 +72,6 @@ def rebuilt_version(entry: PackageEntry, version: Version, identity: str) -> Ver
     return Version(f"{version}{'.' if version.local else '+'}{label}")
 
 
-def pinned_sha256(entry: PackageEntry) -> str | None:
-    """Return the SHA-256 that the matrix pins for a direct reference; None if it pins none."""
-    promised = entry.sha256 or split_fragment(entry.url or "")[1].get("sha256")
-    return promised.lower() if promised else None
-
-
 def source_identity(entry: PackageEntry, path: Path) -> str:
     """Return the identity of the file *path* of *entry*: its SHA-256, or the one of its contents.
 
@@ -87,7 +79,7 @@ def source_identity(entry: PackageEntry, path: Path) -> str:
     """
     if entry.url is None or path.suffix == ".whl":
         return file_digest(path)
-    pinned = pinned_sha256(entry)
+    pinned = entry.pinned_sha256
     if pinned is not None:
         return pinned
     with open_archive(path) as archive:

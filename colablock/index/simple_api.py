@@ -23,7 +23,6 @@ from colablock._common.decoding import Malformed, decode
 from colablock._common.urls import basename, is_unclear, redacted, split_fragment
 from colablock.errors import FetchFailed
 from colablock.index.candidates import File
-from colablock.index.html_page import start_tags
 
 __all__ = ["ACCEPT", "FileRow", "Listing", "first_upload", "microseconds", "not_a_page", "parse_page"]
 
@@ -252,6 +251,8 @@ def _parse_html(body: bytes, content_type: str, url: str, base: str) -> Listing:
 
 def _anchors(text: str, page: str, base: str) -> Listing:
     """Return the anchors of a page (PEP 503)."""
+    from colablock.index.html_page import start_tags  # noqa: PLC0415 - most indexes send JSON
+
     rows: list[FileRow] = []
     status: dict[str, str] = {}
     for tag, attributes in start_tags(text, limits.URL):

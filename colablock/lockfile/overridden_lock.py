@@ -8,8 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from colablock.errors import FetchFailed, InvalidInput
-from colablock.index.candidates import CandidateOrigin
-from colablock.index.finder import has_label
+from colablock.index.candidates import CandidateOrigin, has_label
 from colablock.lockfile.lock_source import LockSource
 from colablock.lockfile.tool_table import table_of
 

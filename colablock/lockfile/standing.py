@@ -15,9 +15,14 @@ from colablock._vendor.packaging.version import Version
 from colablock.environment.markers_and_tags import platform_family
 from colablock.environment.requirements import parse_requirement
 from colablock.errors import InvalidInput
-from colablock.index.candidates import STRONG_HASHES, Candidate, CandidateOrigin, File, Metadata
-from colablock.index.direct_reference import KnownArchive
-from colablock.index.rebuilt_wheel import pinned_sha256, rebuilt_version, replaced_metadata
+from colablock.index.candidates import (
+    STRONG_HASHES,
+    Candidate,
+    CandidateOrigin,
+    File,
+    KnownArchive,
+    Metadata,
+)
 from colablock.lockfile.package_files import Wheel
 from colablock.lockfile.pylock import read_lock
 from colablock.lockfile.store import LockHead, read_head
@@ -131,6 +136,8 @@ def _archive(entry: PackageEntry, package: Package, *, is_same_target: bool) -> 
         return None
     python = str(package.requires_python) if package.requires_python else None
     if entry.requires_dist is not None:
+        from colablock.index.rebuilt_wheel import replaced_metadata  # noqa: PLC0415 - few are asked
+
         metadata = replaced_metadata(entry, Metadata(requires_python=python))
     elif is_same_target:  # a lock has only the requirements that apply to its target
         metadata = _locked_metadata(package, python)
@@ -188,7 +195,7 @@ def _locked_metadata(package: Package, python: str | None) -> Metadata:
 
 def _is_pinned(entry: PackageEntry, hashes: Mapping[str, str]) -> bool:
     """Whether *hashes* have the SHA-256 that the matrix pins, if it pins one."""
-    pinned = pinned_sha256(entry)
+    pinned = entry.pinned_sha256
     return pinned is None or hashes.get("sha256", "").lower() == pinned
 
 
@@ -203,8 +210,10 @@ def _is_same_rebuild(entry: PackageEntry, package: Package, hashes: Mapping[str,
     base = Version(version.partition(mark)[0])
     if entry.version is not None and base != Version(entry.version):
         return False
-    pinned = pinned_sha256(entry)
+    pinned = entry.pinned_sha256
     if pinned is not None:
+        from colablock.index.rebuilt_wheel import rebuilt_version  # noqa: PLC0415 - few are asked
+
         return _is_pinned(entry, hashes) and rebuilt_version(entry, base, pinned) == package.version
     if entry.requires_dist is None:
         return True

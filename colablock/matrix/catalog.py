@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from fnmatch import fnmatch
 from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 from typing import Protocol
 
@@ -353,6 +352,8 @@ def _names_matrices(entry: str) -> bool:
 
 def _package(module: str) -> _MatrixPlace:
     """Return the resources of an installed package."""
+    from importlib import resources  # noqa: PLC0415 - few Pythons have such a package
+
     try:
         return _MatrixPlace(title=module, folder=resources.files(module))
     except Exception as error:  # noqa: BLE001 - importing somebody's package may raise anything

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Protocol, TypeVar
 
 from colablock._common.text import near
-from colablock._common.urls import Url
+from colablock._common.urls import Url, split_fragment
 from colablock._records import dataclass
 from colablock._vendor.packaging.markers import Marker
 from colablock._vendor.packaging.requirements import InvalidRequirement, Requirement
@@ -79,6 +79,12 @@ class PackageEntry:
     def is_rebuilt(self) -> bool:
         """Whether its wheel is rebuilt, with other metadata or modules."""
         return self.source_root is not None or self.requires_dist is not None
+
+    @property
+    def pinned_sha256(self) -> str | None:
+        """The SHA-256 that the matrix pins for a direct reference; None if it pins none."""
+        promised = self.sha256 or split_fragment(self.url or "")[1].get("sha256")
+        return promised.lower() if promised else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -201,6 +200,8 @@ def _fallback(
 
 def _pip_configuration(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the ``[global]`` and ``[install]`` options of pip's configuration files; later files win."""
+    import configparser  # noqa: PLC0415 - few machines have such a file
+
     found: dict[str, str] = {}
     for path in _pip_files(environ):
         parser = configparser.RawConfigParser()

@@ -16,8 +16,6 @@ from pathlib import Path
 from colablock._common.scratch import scratch_folder
 from colablock._common.text import count
 from colablock._records import dataclass
-from colablock.bundles.reader import Bundle
-from colablock.environment.interpreters import fetch_interpreter
 from colablock.environment.snapshot import fingerprint, installed_versions
 from colablock.errors import (
     UNCHANGED,
@@ -36,12 +34,9 @@ from colablock.planning.plan import ENV_EXISTS, Plan, Target, steps_text
 from colablock.planning.planned import PlannedChange
 from colablock.transaction import apply_record as applied
 from colablock.transaction import isolated_envs as envs
-from colablock.transaction.apply import ChangeOrigin, apply_plan, refuse_externally_managed
 from colablock.transaction.serialise import report_to_json
 from colablock.transaction.up_to_date import digest_of, request_key
-from colablock.unpacking.interpreter import unpack_interpreter
 from colablock.verification.records import record_checks
-from colablock.verification.trials import failed_imports, risk_notes
 from colablock.verification.verify import Check, Report, prove
 
 __all__ = ["CHANGED", "MOST_PLANS", "apply_matrix", "carry_out"]
@@ -123,6 +118,12 @@ def _note_undone(session: Session, options: ApplyOptions, planned: PlannedChange
 
 
 def _apply_to_kernel(session: Session, options: ApplyOptions, planned: PlannedChange) -> Report:
+    from colablock.transaction.apply import (  # noqa: PLC0415 - an isolated environment needs no journal
+        ChangeOrigin,
+        apply_plan,
+        refuse_externally_managed,
+    )
+
     plan = planned.plan
     pins = planned.pins()
     prove_kernel = partial(
@@ -192,6 +193,8 @@ class _RiskTrial:
 
     def before_change(self) -> None:
         """Find the modules that fail already."""
+        from colablock.verification.trials import failed_imports  # noqa: PLC0415 - of the kernel only
+
         modules = [name for one in self.plan.import_risks for name in one.modules]
         if modules:
             self.session.reporter.stage(f"Trying {count(len(modules), 'import')} that the change may break")
@@ -199,6 +202,8 @@ class _RiskTrial:
 
     def after_change(self, checks: tuple[Check, ...]) -> tuple[Check, ...]:
         """Find the modules that fail now, unless *checks* have failed; return *checks*."""
+        from colablock.verification.trials import risk_notes  # noqa: PLC0415 - of the kernel only
+
         if all(check.passed for check in checks):
             risks, environ = self.plan.import_risks, self.session.environ
             self.notes = risk_notes(self.plan.python, risks, self.failed, environ)
@@ -232,6 +237,10 @@ def _apply_to_env(session: Session, options: ApplyOptions, planned: PlannedChang
 
 def _interpreter(session: Session, options: ApplyOptions, short: str) -> str:
     """Return an interpreter for a new environment: that of the bundle, else one that uv fetches."""
+    from colablock.bundles.reader import Bundle  # noqa: PLC0415 - most Pythons are found by the plan
+    from colablock.environment.interpreters import fetch_interpreter  # noqa: PLC0415
+    from colablock.unpacking.interpreter import unpack_interpreter  # noqa: PLC0415
+
     bundle = Bundle.open(options.bundle) if options.bundle is not None else None
     packed = bundle.python if bundle is not None else None
     if bundle is None or packed is None:

@@ -29,7 +29,6 @@ from colablock.planning.request_check import check_ranges, with_protected
 from colablock.planning.solver import Solver
 from colablock.planning.sources import BlockedIndex, blocked_before, blocked_by, blocked_in
 from colablock.planning.target import is_kernel, why_not_kernel
-from colablock.runtimes.catalog import load_runtime, runtime_of
 from colablock.training.receipts import kept_receipts, proof_note
 from colablock.transaction import apply_record as applied
 from colablock.transaction.disk_space import room_note, undo_cost
@@ -133,6 +132,8 @@ def _with_other_matrices(session: Session, options: ApplyOptions, planned: Plann
         return planned
     runtime = options.runtime
     if runtime is None:
+        from colablock.runtimes.catalog import runtime_of  # noqa: PLC0415 - only `why` asks
+
         runtime = runtime_of(session.snapshot(options.python), environ=session.environ)
     listed = (one.matrix for one in list_matrices(environ=session.environ) if not one.shadowed_by)
     others = [one for one in listed if one is not None and one.name != planned.matrix.name]
@@ -236,6 +237,8 @@ def env_digest(planned: PlannedChange) -> str:
 def _read_state(session: Session, options: ApplyOptions, *, recover: bool) -> Snapshot:
     """Return the state that a plan would change: a recorded runtime's, a named Python's, or this one's."""
     if options.runtime:
+        from colablock.runtimes.catalog import load_runtime  # noqa: PLC0415 - asked for only
+
         return comparable(load_runtime(options.runtime, environ=session.environ))
     if recover:
         from colablock.transaction.isolated_envs import sweep_home  # noqa: PLC0415 - not before a plan

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from colablock.bundles.manifest import BundleManifest
     from colablock.bundles.reader import Bundle
     from colablock.errors import FetchFailed
-    from colablock.index.project_pages import ReadOnce
+    from colablock.index.prefetch import ReadOnce
     from colablock.matrix.model import Matrix
     from colablock.network.fetcher import Fetcher
     from colablock.planning.options import ApplyOptions

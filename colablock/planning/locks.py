@@ -17,7 +17,6 @@ from colablock.lockfile.tool_table import DELTA, table_of
 from colablock.matrix.model import shadow_text
 from colablock.matrix.package_sources import PackageSources
 from colablock.network.cache import Cache, cache_folder
-from colablock.runtimes.catalog import load_runtime
 
 if TYPE_CHECKING:
     from colablock._common.reporter import Reporter
@@ -126,6 +125,8 @@ def _allows(specifier: SpecifierSet, there: Installed) -> bool:
 
 def _image_of(locked: LockSource, environ: Mapping[str, str]) -> Mapping[NormalizedName, str]:
     """Return the versions of the recorded runtime that *locked* is for; nothing if it is not recorded."""
+    from colablock.runtimes.catalog import load_runtime  # noqa: PLC0415 - few locks are asked
+
     runtime = table_of(locked.lock).get("runtime")
     try:
         image = load_runtime(str(runtime), environ=environ) if runtime else None

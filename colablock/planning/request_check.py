@@ -15,7 +15,7 @@ from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.environment.markers_and_tags import Environment, markers_by_python
 from colablock.environment.snapshot import Snapshot
 from colablock.errors import FetchFailed, NoSolution, NotFound
-from colablock.index.finder import IndexSource
+from colablock.lockfile.lock_source import LockSource
 from colablock.matrix.model import roots
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def check_ranges(matrix: Matrix, with_: Sequence[str], environment: Environment)
 
 def check_additions(request: Request, source: CandidateSource, with_: Iterable[str], matrix: Matrix) -> None:
     """Raise NoSolution for the first requirement of *with_* whose project no index has."""
-    if not isinstance(source, IndexSource):
+    if isinstance(source, LockSource):
         return
     own = {entry.name for entry in matrix.packages}
     for entry in roots(matrix, tuple(with_))[len(matrix.packages) :]:

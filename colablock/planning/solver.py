@@ -14,8 +14,7 @@ from colablock.environment.markers_and_tags import Environment
 from colablock.environment.snapshot import Snapshot, fingerprint
 from colablock.errors import FetchFailed, NoSolution, Unmet
 from colablock.index.build import Builder
-from colablock.index.finder import IndexSource
-from colablock.index.project_pages import ReadOnce
+from colablock.index.prefetch import ReadOnce
 from colablock.lockfile.lock_source import LockSource
 from colablock.lockfile.overridden_lock import OverriddenLock
 from colablock.lockfile.standing import StandingLocks
@@ -55,15 +54,14 @@ from colablock.planning.target import (
     why_not_kernel,
 )
 from colablock.planning.wheels import WheelPreparer
-from colablock.resolver.conflict_report import explain, misfits
 from colablock.resolver.members import mixed, resolve_members
 from colablock.resolver.model import LOCK, PYTHON, Request, Unsolvable
 from colablock.resolver.repair import Repairer
-from colablock.runtimes.catalog import runtimes
 
 if TYPE_CHECKING:
     from colablock._common.reporter import Reporter
     from colablock.index.candidates import CandidateSource
+    from colablock.index.finder import IndexSource
     from colablock.matrix.model import Matrix
     from colablock.matrix.packed_locks import LockFile
     from colablock.network.settings import Settings
@@ -279,7 +277,9 @@ class Solver:
 
     # -- one solve
 
-    def _request(self, environment: Environment, source: CandidateSource, **facts: object) -> Request:
+    def _request(
+        self, environment: Environment, source: IndexSource | LockSource, **facts: object
+    ) -> Request:
         asked = roots(self.matrix, self.with_)
         locked = source if isinstance(source, LockSource) else None
         known = {entry.name for entry in asked}
@@ -297,17 +297,19 @@ class Solver:
         )
         return replace(base, **facts)  # type: ignore[arg-type]
 
-    def _resolve(self, request: Request, source: CandidateSource) -> Resolution:
+    def _resolve(self, request: Request, source: IndexSource | LockSource) -> Resolution:
         check_additions(request, source, self.with_, self.matrix)
         try:
             additions = roots(self.matrix, self.with_)[len(self.matrix.packages) :]
             sources = PackageSources.of(self.matrix, request.environment, additions)
-            if not isinstance(source, (IndexSource, OverriddenLock)):
+            if isinstance(source, LockSource) and not isinstance(source, OverriddenLock):
                 resolution = resolve_members(request, source, self.reporter)
                 check_bound(resolution, sources)
                 return resolution
             return resolve_bound(request, source, sources, self.reporter)
         except Unsolvable as error:
+            from colablock.resolver.conflict_report import explain, misfits  # noqa: PLC0415 - of conflicts only
+
             check_reached(error.conflict, source)
             found = misfits(request, source)
             hint = self._alternatives(request) if found or PYTHON in error.conflict.names else None
@@ -317,6 +319,8 @@ class Solver:
             raise explain(error.conflict, source, asker=self.matrix.name, misfits=found, hint=hint) from error
 
     def _alternatives(self, request: Request) -> str | None:
+        from colablock.runtimes.catalog import runtimes  # noqa: PLC0415 - of conflicts only
+
         others = [
             one.name for one in list_matrices(environ=self.environ) if not (one.fault or one.shadowed_by)
         ]
@@ -376,7 +380,7 @@ class Solver:
             is_here=bool(self.kernel.python),
             reads=reads,
         )
-        if isinstance(source, IndexSource):
+        if not isinstance(source, LockSource):
             source.expect(self.expected)
         additions = roots(self.matrix, self.with_)[len(self.matrix.packages) :]
         return WheelPreparer(

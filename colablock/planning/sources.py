@@ -15,8 +15,7 @@ from colablock._common.urls import redacted
 from colablock._records import dataclass
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock.errors import FetchFailed, NoSolution, Unmet
-from colablock.index.candidates import CandidateOrigin, Reason
-from colablock.index.finder import IndexSource, has_label
+from colablock.index.candidates import CandidateOrigin, Reason, has_label
 from colablock.lockfile.lock_source import LockSource
 from colablock.lockfile.overridden_lock import OverriddenLock
 from colablock.matrix.model import Constraint, roots
@@ -30,7 +29,8 @@ if TYPE_CHECKING:
     from colablock.environment.snapshot import Snapshot
     from colablock.index.build import Builder
     from colablock.index.candidates import Candidate, CandidateSource
-    from colablock.index.project_pages import ReadOnce
+    from colablock.index.finder import IndexSource
+    from colablock.index.prefetch import ReadOnce
     from colablock.lockfile.standing import StandingLocks
     from colablock.matrix.model import Index, Matrix, PackageEntry
     from colablock.network.fetcher import Fetcher
@@ -91,6 +91,8 @@ def candidate_source(
         labels = _missing_labels(matrix, environment, additions, locked) if links else {}
         if not labels:
             return locked
+    from colablock.index.finder import IndexSource  # noqa: PLC0415 - a lock needs no index
+
     index = IndexSource.for_matrix(
         matrix,
         environment=environment,
@@ -132,8 +134,8 @@ def _missing_labels(
 def with_preferred_builds(
     resolution: Resolution,
     matrix: Matrix,
-    source: CandidateSource,
-    solve: Callable[[Request, CandidateSource], Resolution],
+    source: IndexSource | LockSource,
+    solve: Callable[[Request, IndexSource | LockSource], Resolution],
 ) -> Resolution:
     """Return *resolution* with the builds that *matrix* prefers; for one that does not fit, with the cause.
 
@@ -221,12 +223,12 @@ def _build_notes(
     return tuple(filter(None, (build_note(resolution, entry, searched) for entry in entries)))
 
 
-def check_reached(conflict: Conflict, source: CandidateSource) -> None:
+def check_reached(conflict: Conflict, source: IndexSource | LockSource) -> None:
     """Raise FetchFailed if *conflict* is about names that cannot be looked up, since colablock is offline.
 
     Of a name with a file at hand that cannot be used, the conflict says more than the index that is away.
     """
-    if not isinstance(source, (IndexSource, OverriddenLock)):
+    if isinstance(source, LockSource) and not isinstance(source, OverriddenLock):
         return
     unusable = {one.name for one in conflict.refused if one.reason is Reason.UNUSABLE}
     names = sorted(conflict.edges.keys() - unusable)
@@ -268,10 +270,10 @@ def managed_note(kernel: Snapshot) -> tuple[str, ...]:
 
 
 def without_linked(
-    versions: Mapping[NormalizedName, Version], source: CandidateSource, settings: Settings
+    versions: Mapping[NormalizedName, Version], source: IndexSource | LockSource, settings: Settings
 ) -> Mapping[NormalizedName, Version]:
     """Return the preferred *versions* without the names that find-links of this call replace."""
-    if not (settings.links_override and isinstance(source, IndexSource)):
+    if not settings.links_override or isinstance(source, LockSource):
         return versions
     return {name: version for name, version in versions.items() if not source.linked(name).candidates}
 

@@ -16,11 +16,8 @@ from colablock._common.fs import atomic_path, file_digest
 from colablock._records import dataclass
 from colablock.errors import BadDistribution, ColablockError, FetchFailed
 from colablock.index.candidates import CandidateOrigin, File
-from colablock.index.metadata_fetcher import remote_wheel
-from colablock.index.rebuilt_wheel import pinned_sha256, rebuild
 from colablock.lockfile.lock_source import LockSource
 from colablock.lockfile.package_files import Wheel
-from colablock.planning.believed import check_believed, known_metadata
 from colablock.planning.shared_files import wheel_claim
 
 if TYPE_CHECKING:
@@ -29,7 +26,8 @@ if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
     from colablock.environment.snapshot import Snapshot
     from colablock.index.build import Builder
-    from colablock.index.candidates import Candidate, CandidateSource
+    from colablock.index.candidates import Candidate
+    from colablock.index.finder import IndexSource
     from colablock.lockfile.standing import StandingLocks
     from colablock.matrix.model import PackageEntry
     from colablock.network.fetcher import Fetcher
@@ -47,7 +45,7 @@ _SMALL = 1 << 20  # bytes of a wheel that is fetched whole to list it
 class WheelPreparer:
     """The source of the candidates of a resolution, and the means to turn their files into wheels on disk."""
 
-    source: CandidateSource
+    source: IndexSource | LockSource
     fetcher: Fetcher
     builder: Builder
     entries: Mapping[NormalizedName, PackageEntry]
@@ -60,6 +58,8 @@ class WheelPreparer:
         The metadata of each wheel is compared with what the plan was made from.
         Raises FetchFailed and BadDistribution; nothing outside of *into* and the cache changes.
         """
+        from colablock.planning.believed import check_believed  # noqa: PLC0415 - not for a plan
+
         artifacts = [step.artifact for step in plan.steps if step.artifact is not None]
         wheels, archives = self._rebuilt_at_hand(artifacts)
         for artifact in artifacts:
@@ -86,7 +86,8 @@ class WheelPreparer:
         They are not hashed here: the store hashes a wheel before it unpacks it again.  Of find-links, which
         other users may write to, nothing is taken: what is read there is hashed first.
         """
-        from colablock.unpacking.store import UnpackedStore  # noqa: PLC0415 - not for a plan
+        from colablock.planning.believed import known_metadata  # noqa: PLC0415 - not for a plan
+        from colablock.unpacking.store import UnpackedStore  # noqa: PLC0415
 
         cache = self.fetcher.cache
         store = UnpackedStore(cache, target=cache.folder, scratch=into)
@@ -180,8 +181,11 @@ class WheelPreparer:
         path = self.fetcher.local(file.url) or self.fetcher.cache.file(file.hashes.get("sha256", ""))
         if path is None and (at_hand or isinstance(self.source, LockSource)):
             raise FetchFailed(f"`{file.filename}` is not in the cache", url=file.url)
-        if path is None and (partly := remote_wheel(self.fetcher, file)) is not None:
-            return cast("IO[bytes]", partly)
+        if path is None:
+            from colablock.index.metadata_fetcher import remote_wheel  # noqa: PLC0415 - not with a lock
+
+            if (partly := remote_wheel(self.fetcher, file)) is not None:
+                return cast("IO[bytes]", partly)
         if path is None and (file.size is None or file.size > _SMALL):
             raise FetchFailed(f"`{file.filename}` cannot be fetched in parts", url=file.url)
         return (path or self.fetcher.fetch(file)).open("rb")
@@ -226,7 +230,7 @@ class WheelPreparer:
                 continue
             if lock is not None:
                 _place(made, lock.parent / folder / made.name)
-            is_promised = entry.url is None or pinned_sha256(entry) is not None
+            is_promised = entry.url is None or entry.pinned_sha256 is not None
             wheels[name] = Wheel(
                 path=f"{folder}/{made.name}",
                 sha256=file_digest(made),
@@ -266,6 +270,8 @@ class WheelPreparer:
         return self._rebuild(entry, archive, file.hashes.get("sha256"))
 
     def _rebuild(self, entry: PackageEntry, path: Path, sha256: str | None) -> Path:
+        from colablock.index.rebuilt_wheel import rebuild  # noqa: PLC0415 - few stacks have one
+
         # Without a source root the modules come from a build, if the matrix allows one.
         build = self.builder if {entry.name, ":all:"} & self.allow_build else None
         wheel, _ = rebuild(entry, path, cache=self.fetcher.cache, sha256=sha256, build=build)

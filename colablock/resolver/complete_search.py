@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from colablock._records import dataclass
-from colablock.resolver.model import PYTHON
+from colablock.resolver.model import PYTHON, Impossible, SearchEnded
 from colablock.resolver.search_state import ABSENT, Incompatibility, ProjectState, terms_without_other_wants
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from colablock._vendor.packaging.version import Version
     from colablock.resolver.model import Edge, Key, ResolverCandidate, ResolverRequirement
 
-__all__ = ["CompleteSearch", "Impossible", "Questions", "SearchEnded"]
+__all__ = ["CompleteSearch", "Questions"]
 
 _READ_STEPS = 1_000  # that reading the metadata of one version counts as
 _PROMOTED = 5  # the conflicts after which a project is decided before the others, as in pip
@@ -51,34 +51,6 @@ class Questions(Protocol):
 
     def identify(self, requirement_or_candidate: ResolverRequirement | ResolverCandidate) -> Key:
         """Return the project, and the extra of it."""
-
-
-class Impossible(Exception):
-    """There is no solution.  The requirements in *edges* alone have none.
-
-    *barred* are pre-releases and yanked versions that these requirements do not admit.
-    """
-
-    def __init__(self, edges: Iterable[Edge], barred: Iterable[ResolverCandidate]) -> None:
-        self.edges = tuple(dict.fromkeys(edges))
-        self.barred = tuple(dict.fromkeys(barred))
-        super().__init__(f"{len(self.edges)} requirements have no solution")
-
-
-class SearchEnded(Exception):
-    """The search ended after *steps* steps without a result.
-
-    *tried* counts the versions of each project whose requirements were read, and *conflicts* the
-    conflicts in which the project took part.
-    """
-
-    def __init__(
-        self, steps: int, tried: Counter[NormalizedName], conflicts: Counter[NormalizedName]
-    ) -> None:
-        self.steps = steps
-        self.tried = tried
-        self.conflicts = conflicts
-        super().__init__(f"no result after {steps} steps")
 
 
 @dataclass(slots=True)

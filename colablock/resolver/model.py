@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,6 +14,8 @@ from colablock.errors import NoSolution
 from colablock.index.candidates import Candidate, CandidateOrigin, Reason, Rejection
 
 if TYPE_CHECKING:
+    from collections import Counter
+
     from colablock.environment.markers_and_tags import Environment
     from colablock.environment.snapshot import Installed
     from colablock.matrix.model import Absent, Constraint, PackageEntry
@@ -25,6 +27,7 @@ __all__ = [
     "UNUSABLE",
     "Conflict",
     "Edge",
+    "Impossible",
     "Key",
     "Parent",
     "Pin",
@@ -33,6 +36,7 @@ __all__ = [
     "ResolverCandidate",
     "ResolverConstraint",
     "ResolverRequirement",
+    "SearchEnded",
     "Unsolvable",
 ]
 
@@ -245,3 +249,31 @@ class Unsolvable(NoSolution):
     def __init__(self, conflict: Conflict) -> None:
         self.conflict = conflict
         super().__init__("no set of versions meets every requirement", names=conflict.names)
+
+
+class Impossible(Exception):
+    """There is no solution.  The requirements in *edges* alone have none.
+
+    *barred* are pre-releases and yanked versions that these requirements do not admit.
+    """
+
+    def __init__(self, edges: Iterable[Edge], barred: Iterable[ResolverCandidate]) -> None:
+        self.edges = tuple(dict.fromkeys(edges))
+        self.barred = tuple(dict.fromkeys(barred))
+        super().__init__(f"{len(self.edges)} requirements have no solution")
+
+
+class SearchEnded(Exception):
+    """The search ended after *steps* steps without a result.
+
+    *tried* counts the versions of each project whose requirements were read, and *conflicts* the
+    conflicts in which the project took part.
+    """
+
+    def __init__(
+        self, steps: int, tried: Counter[NormalizedName], conflicts: Counter[NormalizedName]
+    ) -> None:
+        self.steps = steps
+        self.tried = tried
+        self.conflicts = conflicts
+        super().__init__(f"no result after {steps} steps")

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from colablock.resolver.complete_search import CompleteSearch, Impossible, SearchEnded
-from colablock.resolver.model import ANY, ResolverRequirement
+from colablock.resolver.complete_search import CompleteSearch
+from colablock.resolver.model import ANY, Impossible, ResolverRequirement, SearchEnded
 
 if TYPE_CHECKING:
     from colablock.resolver.complete_search import Questions

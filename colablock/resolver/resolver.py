@@ -18,12 +18,12 @@ from colablock._vendor.packaging.utils import NormalizedName
 from colablock.environment.dependency_graph import DependencyGraph
 from colablock.errors import NoSolution
 from colablock.index.candidates import CandidateOrigin, CandidateSource
-from colablock.resolver.complete_search import CompleteSearch, Impossible, SearchEnded
 from colablock.resolver.matching import SpecifierMemo, is_pin
 from colablock.resolver.model import (
     PYTHON,
     Conflict,
     Edge,
+    Impossible,
     Key,
     Parent,
     Pin,
@@ -31,9 +31,9 @@ from colablock.resolver.model import (
     Resolution,
     ResolverCandidate,
     ResolverRequirement,
+    SearchEnded,
     Unsolvable,
 )
-from colablock.resolver.proof import reduced
 from colablock.resolver.provider import Provider
 from colablock.resolver.single_choice import only_solution
 
@@ -84,13 +84,13 @@ def resolve(
                 found, causes = search(provider, roots, held=holds)
                 mapping = found if found is None or _is_admitted(found, roots, provider) else None
             if mapping is None:
-                mapping = CompleteSearch(provider, edges, steps=_STEPS, is_quick=is_quick).run()
+                mapping = _searched(provider, edges, is_quick=is_quick)
         except Impossible as proof:
             more = _more_released(provider, causes, proof, released) if may_release else {}
             is_exact = not (is_quick and proof.barred)
             is_quick = holds and bool(more)
             if not more and is_exact:
-                shortest = reduced(proof, provider, edges) if may_release else proof
+                shortest = _reduced(proof, provider, edges) if may_release else proof
                 raise Unsolvable(provider.conflict(shortest.edges, shortest.barred)) from proof
             released = {**released, **more}
         except SearchEnded as ended:
@@ -103,6 +103,21 @@ def resolve(
                 rejections=tuple(provider.refused()),
                 rounds=rounds,
             )
+
+
+def _searched(
+    provider: Provider, edges: Mapping[Edge, None], *, is_quick: bool
+) -> Mapping[Key, ResolverCandidate]:
+    """Return the result of the complete search.  Raises Impossible and SearchEnded."""
+    from colablock.resolver.complete_search import CompleteSearch  # noqa: PLC0415 - few solves need it
+
+    return CompleteSearch(provider, edges, steps=_STEPS, is_quick=is_quick).run()
+
+
+def _reduced(proof: Impossible, provider: Provider, edges: Mapping[Edge, None]) -> Impossible:
+    from colablock.resolver.proof import reduced  # noqa: PLC0415 - few solves have one
+
+    return reduced(proof, provider, edges)
 
 
 def _is_admitted(

@@ -35,13 +35,13 @@ from colablock.resolver.origin import direct_origin
 from colablock.runtimes.catalog import runtime_of
 from colablock.transaction.disk_operations import Operation, OperationKind, Operations
 from colablock.transaction.disk_space import check_room
+from colablock.transaction.drift import differences
 from colablock.transaction.file_moves import listed_among, moves_in, moves_out, owned_files, source_of
 from colablock.transaction.history import (
     CHANGES,
     RECORD,
     STAGE,
     STASH,
-    differences,
     facts_of,
     misplaced,
     next_folder,

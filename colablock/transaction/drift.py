@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 
 from colablock._records import dataclass
 from colablock.environment.dependency_graph import Demand, DependencyGraph
-from colablock.transaction.history import differences
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
     from colablock.environment.snapshot import Installed, Snapshot
 
-__all__ = ["SINCE", "Drift", "find_drifts", "notes_of"]
+__all__ = ["SINCE", "Drift", "differences", "find_drifts", "notes_of"]
 
 SINCE = "since it was applied: "
 _MOST = 10  # notes about the stack, for the case that all of it was upgraded
@@ -33,6 +32,17 @@ class Drift:
     because: frozenset[NormalizedName] = frozenset()
     is_pin: bool = False
     breaks: bool = False
+
+
+def differences(before: Mapping[NormalizedName, str], now: Mapping[NormalizedName, str]) -> list[str]:
+    """Return the differences between the versions *before* and *now*, one sentence each."""
+    gone = [f"`{name}` {before[name]} is gone" for name in sorted(before.keys() - now.keys())]
+    moved = [
+        f"`{name}` is {now[name]}, and was {before[name]}"
+        for name in sorted(before.keys() & now.keys())
+        if before[name] != now[name]
+    ]
+    return gone + moved + [f"`{name}` {now[name]} is new" for name in sorted(now.keys() - before.keys())]
 
 
 def find_drifts(

@@ -34,7 +34,6 @@ __all__ = [
     "DoneStep",
     "JournalFile",
     "damaged_changes",
-    "differences",
     "drop",
     "facts_of",
     "interrupted_change",
@@ -295,17 +294,6 @@ def _is_private(bounds: SiteBounds, path: str) -> bool:
     if folder == STAGE:
         return bounds.in_state(path, STAGE)
     return bool(_NUMBER.fullmatch(number)) and bounds.in_state(path, CHANGES, number, STASH)
-
-
-def differences(before: Mapping[NormalizedName, str], now: Mapping[NormalizedName, str]) -> list[str]:
-    """Return the differences between the versions *before* and *now*, one sentence each."""
-    gone = [f"`{name}` {before[name]} is gone" for name in sorted(before.keys() - now.keys())]
-    moved = [
-        f"`{name}` is {now[name]}, and was {before[name]}"
-        for name in sorted(before.keys() & now.keys())
-        if before[name] != now[name]
-    ]
-    return gone + moved + [f"`{name}` {now[name]} is new" for name in sorted(now.keys() - before.keys())]
 
 
 def _changes(site: Site) -> Iterator[Change | DamagedChange]:

@@ -29,12 +29,12 @@ from colablock.errors import (
     interrupted_as,
 )
 from colablock.transaction.disk_operations import Operation, Operations
+from colablock.transaction.drift import differences
 from colablock.transaction.history import (
     RECORD,
     STASH,
     UNDONE,
     Change,
-    differences,
     misplaced,
     next_folder,
     read_changes,

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.hard_conflicts import HardConflict, layers, parity, pigeons, random_ranges, two_columns
 from colablock.errors import NoSolution
-from colablock.resolver import bounded_search, resolver
+from colablock.resolver import bounded_search, complete_search, resolver
 from colablock.resolver.complete_search import CompleteSearch
 from colablock.resolver.conflict_report import explain
 from colablock.resolver.model import Edge, Request, Unsolvable
@@ -67,7 +67,7 @@ def count_searches(monkeypatch: pytest.MonkeyPatch) -> list[Iterable[Edge]]:
         asked.append(roots)
         return CompleteSearch(provider, roots, steps=steps, is_quick=is_quick)
 
-    monkeypatch.setattr(resolver, "CompleteSearch", search)
+    monkeypatch.setattr(complete_search, "CompleteSearch", search)
     return asked
 
 
