@@ -12,7 +12,7 @@ from colablock.check.import_risks import find_import_risks
 from colablock.environment.notebook_host import Host
 from colablock.environment.site import is_unfinished
 from colablock.environment.snapshot import Snapshot
-from colablock.errors import BadDistribution, FetchFailed, NoSolution, Refused, Unmet
+from colablock.errors import BadDistribution, FetchFailed, NoSolution, NotFound, Refused, Unmet
 from colablock.lockfile.pylock import lock_digest, make_lock
 from colablock.lockfile.store import LockStore, read_head
 from colablock.lockfile.tool_table import DELTA
@@ -91,6 +91,8 @@ def explain_plan(
     """
     if absent is not None:
         return _why_not(session, options, absent)
+    if package is not None and options.bundle is None:
+        _check_order(session, options.name, package)
     planned = _with_other_matrices(session, options, plan_change(session, options))
     lines = planned.why(package)
     if options.with_ and options.bundle is None:  # a bundle has the lock with them alone
@@ -98,6 +100,17 @@ def explain_plan(
         given = ", ".join(f"`{one}`" for one in options.with_)
         lines += [f"with {given}, compared to the plan without:", *changes_between(before, planned)]
     return lines
+
+
+def _check_order(session: Session, name: str, package: str) -> None:
+    """Raise NotFound if *name* is no matrix and *package* is one: they are the wrong way round."""
+    try:
+        session.matrix(name)
+    except NotFound as error:
+        if package in {one.name for one in list_matrices(environ=session.environ)}:
+            hint = f"The matrix comes first: `colablock why {package} {name}`"
+            raise NotFound(error.message, hint=hint) from error
+        raise
 
 
 def _why_not(session: Session, options: ApplyOptions, text: str) -> list[str]:

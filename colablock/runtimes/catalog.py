@@ -158,6 +158,11 @@ def _runtime_hint(text: str, known: Sequence[RecordedRuntime]) -> str:
         key=lambda name: (name.rpartition("-")[0], not name.endswith("gpu")),
     )
     near = parts or difflib.get_close_matches(text, names, n=3)
+    if not near and letters.startswith("kaggle"):
+        return (
+            "No image of Kaggle is recorded: `colablock runtime record --name kaggle-YEAR.MONTH-gpu` in a"
+            f" notebook there records it. Recorded runtimes: {', '.join(names)}"
+        )
     if not near or len(near) > _MOST_NAMES:
         return f"recorded runtimes: {', '.join(near or names)}"
     return f"did you mean {' or '.join(f'`{name}`' for name in near)}?"

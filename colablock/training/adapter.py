@@ -35,6 +35,7 @@ from colablock.transaction.isolated_envs import is_own_interpreter
 __all__ = ["adapter_of", "download", "generate", "merge", "push"]
 
 _CONFIG = "adapter_config.json"
+_NO_MODULE = "ModuleNotFoundError: No module named"
 _WEIGHTS, _PICKLED = "adapter_model.safetensors", "adapter_model.bin"
 _ADAPTER_FILES = re.compile(
     r"adapter_.*|README\.md|tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab\..*|merges\.txt"
@@ -104,6 +105,7 @@ def generate(
         for text in _ask(
             interpreter,
             "generate",
+            matrix=record.matrix,
             answers=list[str],
             doing="generate text",
             environ=environ,
@@ -154,6 +156,7 @@ def merge(
     _ask(
         _interpreter_of(folder, record, python, environ),
         "merge",
+        matrix=record.matrix,
         doing="merge the adapter",
         environ=environ,
         needs_hub=is_on_hub(source),
@@ -228,6 +231,7 @@ def push(
             _ask(
                 interpreter,
                 "hub",
+                matrix=record.matrix,
                 doing=f"push to `{repo}`",
                 environ=environ,
                 needs_hub=True,
@@ -244,6 +248,7 @@ def _ask(
     python: str,
     script: str,
     *,
+    matrix: str,
     doing: str,
     environ: Mapping[str, str],
     needs_hub: bool,
@@ -251,17 +256,26 @@ def _ask(
     answers: Any = object,
     **job: Any,
 ) -> Any:
-    """Run a script in the environment of the run.  It gets the token of the hub only if it *needs_hub*."""
-    return ask_target(
-        python,
-        SCRIPTS / f"{script}.py",
-        job,
-        doing=doing,
-        environ=environ,
-        secrets=_hub_token(environ) if needs_hub else {},
-        said=on_line,
-        answers=answers,
-    )
+    """Run a script in the environment of the run, of the stack of *matrix*.
+
+    It gets the token of the hub only if it *needs_hub*.
+    """
+    try:
+        return ask_target(
+            python,
+            SCRIPTS / f"{script}.py",
+            job,
+            doing=doing,
+            environ=environ,
+            secrets=_hub_token(environ) if needs_hub else {},
+            said=on_line,
+            answers=answers,
+        )
+    except Unmet as error:
+        if _NO_MODULE not in error.message:
+            raise
+        hint = f"`colablock apply {matrix}` installs the stack of the run, which a rollback may have removed"
+        raise Unmet(error.message.splitlines()[0], hint=hint) from error
 
 
 def _interpreter_of(folder: Path, record: RunRecord, python: str | None, environ: Mapping[str, str]) -> str:

@@ -63,6 +63,17 @@ WRONG = [
     ("train demo --seed", "`colablock train` has no option `--seed`", "`--set seed=VALUE` sets"),
     ("train demo --fesh", "`colablock train` has no option `--fesh`", "did you mean `--fresh`?"),
     ("why", "`colablock why` needs `NAME`", "Write `colablock why NAME`"),
+    (
+        "why trl qlora-2026",
+        "there is no matrix `trl`",
+        "The matrix comes first: `colablock why qlora-2026 trl`",
+    ),
+    ("why trl xyz", "there is no matrix `trl`", "there are qlora-2024"),
+    (
+        "plan qlora-2026 --runtime kaggle",
+        "no runtime is recorded as `kaggle`",
+        "No image of Kaggle is recorded",
+    ),
     ("runtime diff", "`colablock runtime diff` needs `NAME|FILE` and `NAME|FILE`", "Write"),
     ("plan demo --with", "`--with` needs a value", None),
     ("plan demo --json=1", "`--json` takes no value", None),

@@ -150,6 +150,8 @@ def test_a_failing_process_is_reported_and_leaves_no_files(run: Path, tmp_path: 
     assert f"`{python}` could not merge the adapter: ModuleNotFoundError: No module named 'torch'" in str(
         caught.value
     )
+    assert "\n" not in str(caught.value)
+    assert str(caught.value.hint).startswith("`colablock apply ")
     assert said[0].startswith("Traceback")
     assert not (tmp_path / "merged").exists()
     (site_of(tmp_path / "env") / "torch.py").write_text("import os, signal; os.kill(os.getpid(), 9)")
