@@ -63,17 +63,6 @@ WRONG = [
     ("train demo --seed", "`colablock train` has no option `--seed`", "`--set seed=VALUE` sets"),
     ("train demo --fesh", "`colablock train` has no option `--fesh`", "did you mean `--fresh`?"),
     ("why", "`colablock why` needs `NAME`", "Write `colablock why NAME`"),
-    (
-        "why trl qlora-2026",
-        "there is no matrix `trl`",
-        "The matrix comes first: `colablock why qlora-2026 trl`",
-    ),
-    ("why trl xyz", "there is no matrix `trl`", "there are qlora-2024"),
-    (
-        "plan qlora-2026 --runtime kaggle",
-        "no runtime is recorded as `kaggle`",
-        "No image of Kaggle is recorded",
-    ),
     ("runtime diff", "`colablock runtime diff` needs `NAME|FILE` and `NAME|FILE`", "Write"),
     ("plan demo --with", "`--with` needs a value", None),
     ("plan demo --json=1", "`--json` takes no value", None),
@@ -98,6 +87,30 @@ def test_usage_errors_name_the_nearest_word(
         error = json.loads(out)["error"]
         assert (error["reference"], err) == ("invalid-input", "")
         assert error["message"].startswith(message)
+
+
+UNKNOWN = [
+    (
+        "why trl qlora-2026",
+        "there is no matrix `trl`",
+        "The matrix comes first: `colablock why qlora-2026 trl`",
+    ),
+    ("why trl xyz", "there is no matrix `trl`", "there are qlora-2024"),
+    (
+        "plan qlora-2026 --runtime kaggle",
+        "no runtime is recorded as `kaggle`",
+        "No image of Kaggle is recorded",
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "message", "hint"), UNKNOWN, ids=[line for line, _, _ in UNKNOWN])
+def test_an_unknown_name_leads_on(
+    line: str, message: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(shlex.split(line), {"COLUMNS": "200"}) == ExitCode.USAGE
+    out, err = capsys.readouterr()
+    assert (out, message in err, hint in err) == ("", True, True), err
 
 
 @pytest.mark.parametrize(("line", "shown"), [("run -- python a.py", "python a.py"), ("run -q --", "CMD")])
