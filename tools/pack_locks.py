@@ -7,11 +7,15 @@ SBOM.  An editable install uses the files of the checkout, and an sdist has them
 from __future__ import annotations
 
 import runpy
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+# An old pip builds the wheel to read its metadata, and then says that this Python is too old for it.
+_IS_TOO_OLD = sys.version_info < (3, 10)
 
 
 class PackLocks(BuildHookInterface[Any]):
@@ -19,7 +23,7 @@ class PackLocks(BuildHookInterface[Any]):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Write the pack and the SBOM to temporary files, which the wheel includes."""
-        if version == "editable":
+        if version == "editable" or _IS_TOO_OLD:
             return
         root = Path(self.root)
         # The module needs nothing else of colablock, which need not be importable here.
@@ -36,5 +40,5 @@ class PackLocks(BuildHookInterface[Any]):
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002
         """Delete the temporary files."""
-        if version != "editable":
+        if not (version == "editable" or _IS_TOO_OLD):
             self._folder.cleanup()
