@@ -17,12 +17,12 @@ from colablock._common.decoding import is_plain_name
 from colablock._common.limits import RECORD_FILE, SHOWN, TEXT_FILE
 from colablock._records import dataclass
 from colablock.errors import InvalidInput
-from colablock.matrix.lock_pack import LOCK_PACK, MARK
+from colablock.matrix.lock_pack import LOCK_PACK, MARK, with_hashes
 
 __all__ = ["LockFile", "PackedLock", "packed_locks"]
 
 #: What reading a damaged pack raises: of the file, of its compression, of its JSON.
-_DAMAGED = (OSError, EOFError, ValueError, RecursionError, zlib.error)
+_DAMAGED = (OSError, EOFError, ValueError, TypeError, RecursionError, zlib.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +95,11 @@ def _unpacked(pack: Path, _changed: int) -> tuple[list[str], dict[str, list[int]
             data = file.read(RECORD_FILE + 1)
         if len(data) > RECORD_FILE:
             raise _invalid(pack, f"they have more than {RECORD_FILE >> 20} MiB")
-        names, places, blocks = map(json.loads, data.split(b"\n", 2))
+        names, places, hashes, texts = map(json.loads, data.split(b"\n", 3))
+        blocks = with_hashes(hashes, texts)
     except _DAMAGED as error:
         raise _invalid(pack, str(error)) from error
-    is_known = _are_names(names) and isinstance(places, list) and isinstance(blocks, list)
+    is_known = _are_names(names) and isinstance(places, list)
     if not is_known or len(names) != len(places):
         raise _invalid(pack, "it has another form")
     return blocks, dict(zip(names, places, strict=True))

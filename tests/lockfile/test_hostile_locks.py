@@ -124,17 +124,22 @@ def test_a_head_that_does_not_fit_is_no_head(tmp_path: Path, change: dict[str, A
 
 PACKS = {
     "no gzip": b"x",
-    "half of it": gzip.compress(b'["pylock.a.toml"]\n[[0]]\n["x"]')[:-9],
+    "half of it": gzip.compress(b'["pylock.a.toml"]\n[[0]]\n""\n["x"]')[:-9],
     "no JSON": gzip.compress(b"x"),
-    "another form": gzip.compress(b'["pylock.a.toml"]\n{}\n[]'),
-    "names that are none": gzip.compress(b'[["pylock.a.toml"]]\n[[0]]\n["x"]'),
-    "a line too few": gzip.compress(b'["pylock.a.toml"]\n[[0]]'),
-    "a lock without blocks": gzip.compress(b'["pylock.a.toml"]\n[]\n["x"]'),
-    "blocks that are numbers": gzip.compress(b'["pylock.a.toml"]\n[[0]]\n[1]'),
-    "a path as a name": gzip.compress(b'["../pylock.a.toml"]\n[[0]]\n["x"]'),
-    "a block that is not there": gzip.compress(b'["pylock.a.toml"]\n[[7]]\n["x"]'),
-    "a bomb": gzip.compress(b'["pylock.a.toml"]\n[[0]]\n["' + bytes(70 << 20)),
+    "another form": gzip.compress(b'["pylock.a.toml"]\n{}\n""\n[]'),
+    "names that are none": gzip.compress(b'[["pylock.a.toml"]]\n[[0]]\n""\n["x"]'),
+    "a line too few": gzip.compress(b'["pylock.a.toml"]\n[[0]]\n""'),
+    "a lock without blocks": gzip.compress(b'["pylock.a.toml"]\n[]\n""\n["x"]'),
+    "blocks that are numbers": gzip.compress(b'["pylock.a.toml"]\n[[0]]\n""\n[1]'),
+    "a path as a name": gzip.compress(b'["../pylock.a.toml"]\n[[0]]\n""\n["x"]'),
+    "a block that is not there": gzip.compress(b'["pylock.a.toml"]\n[[7]]\n""\n["x"]'),
+    "a bomb": gzip.compress(b'["pylock.a.toml"]\n[[0]]\n""\n["' + bytes(70 << 20)),
     "nested deeply": gzip.compress(b"[" * 100_000),
+    "a hash that is not there": gzip.compress(b'["pylock.a.toml"]\n[[0]]\n"AAAA"\n["x\x7f"]'),
+    "a hash without a place": gzip.compress(b'["pylock.a.toml"]\n[[0]]\n"AAAA"\n["x"]'),
+    "hashes that are a number": gzip.compress(b'["pylock.a.toml"]\n[[0]]\n1\n["x"]'),
+    "hashes in another form": gzip.compress(b'["pylock.a.toml"]\n[[0]]\n"\xc3\xa4"\n["x"]'),
+    "hashes beside numbers": gzip.compress(b'["pylock.a.toml"]\n[[0]]\n"AAAA"\n[1]'),
 }
 
 

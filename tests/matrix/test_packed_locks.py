@@ -61,7 +61,19 @@ def test_the_locks_of_a_matrix_are_found_in_the_pack_of_its_folder(shipped: Path
     assert found[0] == own  # a file comes before the pack
 
 
-@pytest.mark.parametrize("locks", [{}, {"a": "", "b": "\n[[packages]]\n"}, {"a": "x\r\nü\n[[packages]]\n\n"}])
+SHA, BLAKE = "0123456789abcdef" * 4, "f0" * 30
+
+
+@pytest.mark.parametrize(
+    "locks",
+    [
+        {},
+        {"a": "", "b": "\n[[packages]]\n"},
+        {"a": "x\r\nü\n[[packages]]\n\n"},
+        {"a": f"{SHA}\n\n{SHA}{SHA}", "b": f"/ab/cd/{BLAKE}/x {SHA}\n\n{SHA[1:]} {SHA.upper()}\n\nz{SHA}"},
+        {"a": f"\x7f {SHA}", "b": f"\x1f{BLAKE}"},
+    ],
+)
 def test_any_text_round_trips_through_a_pack(locks: dict[str, str], tmp_path: Path) -> None:
     pack(tmp_path, locks)
     assert {lock.name: lock.read_bytes().decode() for lock in packed_locks(tmp_path)} == locks
