@@ -118,7 +118,8 @@ class Run:
             summary, fault = await_mirror(summary, display.note, environ=self._environ)
             display.close(summary)
         if summary.state is State.RUNNING:
-            raise Interrupted(f"The run `{self.id}` is still running; {attach_hint(self.id)}")
+            doing = "saves a checkpoint and stops" if self._folder.stop_file.exists() else "is still running"
+            raise Interrupted(f"The run `{self.id}` {doing}; {attach_hint(self.id)}")
         raise_failure(summary)
         if fault is not None:
             raise fault

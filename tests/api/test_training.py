@@ -115,7 +115,7 @@ def test_leaving_a_running_run_ends_the_cell(
         folder = make_run(tmp_path / "tiny", **process)
         with pytest.raises(
             KeyboardInterrupt,
-            match=r"Interrupted\. The run `tiny` is still running; `colablock\.attach\('tiny'\)`",
+            match=r"Interrupted\. The run `tiny` saves a checkpoint and stops; `colablock\.attach\('tiny'\)`",
         ):
             Run(NamedRun("tiny", folder)).follow(quiet=quiet)
         assert folder.stop_file.exists()
