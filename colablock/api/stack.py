@@ -243,14 +243,15 @@ def history(*, python: str | os.PathLike[str] | None = None, drop: int | bool | 
     number and of those before it, or of all with ``True``: that frees disk space, and these changes
     can no longer be undone.
     """
-    from colablock.operations.rollback import drop_stashes, list_changes, list_undone
+    from colablock.operations.rollback import drop_stashes, list_changes, list_interrupted, list_undone
 
     with open_session(quiet=True) as session:
         if drop is not None and drop is not False:
             drop_stashes(session, _path_text(python), None if drop is True else drop)
         undone = list_undone(session, _path_text(python))
         changes = list_changes(session, _path_text(python))
-    return Rows(changes).shown_as(partial(history_document, undone=undone))
+        begun = list_interrupted(session, _path_text(python))
+    return Rows(changes).shown_as(partial(history_document, undone=undone, begun=begun))
 
 
 @front_door("Nothing was changed.")

@@ -138,7 +138,13 @@ def _agreed(call: Call, options: UndoOptions) -> UndoOptions:
 def _history(call: Call) -> int:
     from colablock.display.info_view import history_document
     from colablock.display.text import render
-    from colablock.operations.rollback import drop_stashes, list_changes, list_damaged, list_undone
+    from colablock.operations.rollback import (
+        drop_stashes,
+        list_changes,
+        list_damaged,
+        list_interrupted,
+        list_undone,
+    )
     from colablock.transaction.serialise import change_to_json
 
     args = call.args
@@ -146,7 +152,7 @@ def _history(call: Call) -> int:
         if args.drop is not None:
             drop_stashes(session, args.python, None if args.drop is True else args.drop)
         changes, damaged = list_changes(session, args.python), list_damaged(session, args.python)
-        undone = list_undone(session, args.python)
+        undone, begun = list_undone(session, args.python), list_interrupted(session, args.python)
     if args.json:
         faults = [{"number": one.number, "file": str(one.file), "fault": one.fault} for one in damaged]
         more = {"damaged": faults} if faults else {}
@@ -154,5 +160,5 @@ def _history(call: Call) -> int:
         written = {"changes": [change_to_json(change) for change in changes], "undone": past, **more}
         print_json(written, call.out)
     else:
-        render(history_document(changes, damaged, undone), call.out)
+        render(history_document(changes, damaged, undone, begun), call.out)
     return ExitCode.DONE

@@ -25,7 +25,7 @@ from colablock.planning.plan import steps_text
 if TYPE_CHECKING:
     from colablock.display.view import Block
     from colablock.transaction.apply_record import PastChange
-    from colablock.transaction.history import Change, DamagedChange
+    from colablock.transaction.history import BegunChange, Change, DamagedChange
     from colablock.transaction.isolated_envs import BuiltEnvironment
     from colablock.transaction.rollback import UndoneChange
     from colablock.transaction.undo.preview import UndoPreview
@@ -139,10 +139,18 @@ def history_document(
     changes: Sequence[Change],
     damaged: Sequence[DamagedChange] = (),
     undone: Sequence[PastChange] = (),
+    begun: BegunChange | None = None,
 ) -> Document:
-    """Return the changes of an environment, what is kept to undo each, and those that were undone."""
+    """Return the changes of an environment, what is kept to undo each, and those that were undone.
+
+    *begun* is one that is under way, or was interrupted.
+    """
     past = [Section(title="Undone", body=(Items(tuple(map(_past, undone))),))] if undone else []
+    if begun is not None:
+        past.insert(0, Section(title="Not finished", body=(Items((_begun(begun),)),), tone=Tone.WARN))
     if not changes and not damaged:
+        if begun is not None:
+            return Document(blocks=tuple(past))
         nothing = "colablock has changed nothing in this environment"
         return Document(blocks=(Note(text=f"{nothing} that is not undone" if past else nothing), *past))
     items = [(one.number, _change(one)) for one in changes]
@@ -172,6 +180,12 @@ def _change(change: Change) -> Item:
     )
     before = (f"before it, the environment was {change.runtime} as recorded",) if change.runtime else ()
     return Item(text=Span(title, Tone.STRONG), notes=(f"{by}; {kept}", *before))
+
+
+def _begun(change: BegunChange) -> Item:
+    title = f"{_minute(change.when)}, {change.matrix}: {steps_text(step.action for step in change.steps)}"
+    note = "if its process was killed, the next `colablock apply` or `colablock rollback` undoes it first"
+    return Item(text=Span(title, Tone.STRONG), notes=(note,))
 
 
 def tree_text(size: int, shared: int) -> str:

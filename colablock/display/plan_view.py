@@ -102,6 +102,8 @@ def _place(plan: Plan) -> str:
 
 def _cost(plan: Plan) -> str:
     """Return the changes, the bytes to fetch, and whether the kernel has to restart."""
+    if plan.is_interrupted:
+        return "an interrupted change is undone first"
     if not plan.steps or plan.is_in_place:
         return "nothing to do"
     numbers = {action: sum(step.action is action for step in plan.steps) for action in Action}

@@ -23,7 +23,7 @@ from colablock.operations.last_apply import drifts_since, requirements_to_hold
 from colablock.operations.session import Session, comparable
 from colablock.planning.locks import check_assumed
 from colablock.planning.options import ApplyOptions
-from colablock.planning.plan import ENV_EXISTS, Target
+from colablock.planning.plan import ENV_EXISTS, INTERRUPTED, Target
 from colablock.planning.planned import NotKernel, PlannedChange, changes_between, exclusions
 from colablock.planning.request_check import check_ranges, with_protected
 from colablock.planning.solver import Solver
@@ -47,9 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["env_digest", "explain_plan", "plan_change", "solver_for"]
 
-#: The note of a plan or an apply whose isolated environment was built earlier.
 _EXPLAINED = "`colablock why {}` explains why the kernel is not the target, and how it can be"
-_INTERRUPTED = "a change of this environment was interrupted: the next `apply` recovers it first"
 
 
 def plan_change(session: Session, options: ApplyOptions, *, recover: bool = False) -> PlannedChange:
@@ -265,7 +263,7 @@ def _read_state(session: Session, options: ApplyOptions, *, recover: bool) -> Sn
             recover_interrupted(session, snapshot.python)
             snapshot = session.snapshot(options.python, options.protect)
         else:
-            snapshot = _with_note(snapshot, _INTERRUPTED)
+            snapshot = _with_note(snapshot, INTERRUPTED)
     if not options.python and snapshot.host is not Host.PLAIN and not session.in_kernel:
         # `!colablock` starts a process of its own.
         note = "this process cannot see which modules the notebook's kernel has loaded:"

@@ -119,6 +119,11 @@ def list_changes(session: Session, python: str | None = None) -> tuple[Change, .
     return read_history(site)
 
 
+def list_interrupted(session: Session, python: str | None = None) -> BegunChange | None:
+    """Return the change of that environment that is under way, or was interrupted; None if there is none."""
+    return interrupted_change(session.site(python))
+
+
 def list_undone(session: Session, python: str | None = None) -> tuple[PastChange, ...]:
     """Return the changes of that environment that were undone, oldest first."""
     site = session.site(python)

@@ -12,6 +12,7 @@ from colablock._vendor.packaging.utils import NormalizedName
 
 __all__ = [
     "ENV_EXISTS",
+    "INTERRUPTED",
     "Action",
     "Artifact",
     "Breakage",
@@ -26,6 +27,9 @@ __all__ = [
 ]
 
 ENV_EXISTS = "the environment of this lock exists already: nothing has to be fetched"
+INTERRUPTED = (
+    "a change of this environment was interrupted: the next `apply` undoes it first, and plans again"
+)
 
 
 class Target(Enum):
@@ -181,6 +185,11 @@ class Plan:
     def is_in_place(self) -> bool:
         """Whether an isolated environment of the steps exists, so that nothing is installed."""
         return ENV_EXISTS in self.beforehand
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether it is about what an interrupted change has left, and another one follows its undo."""
+        return INTERRUPTED in self.notes
 
     @property
     def needs_restart(self) -> bool:

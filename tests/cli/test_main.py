@@ -484,7 +484,13 @@ def test_after_a_crash_the_next_call_puts_back_what_was_interrupted_and_no_more(
     mixed = tmp_path / "mixed"
     shutil.copytree(venv.folder, mixed, symlinks=True)
     said = world.run("plan", "tiny", "--into", "kernel", "--python", venv.python).out
-    assert "interrupted" in said
+    assert said.startswith("tiny into the kernel: an interrupted change is undone first\n")
+    assert "the next `apply` undoes it first, and plans again" in " ".join(said.split())
+    said = " ".join(world.run("history", "--python", venv.python).out.split())
+    assert "change 1, " in said
+    assert re.search(
+        r"Not finished [\d-]+ [\d:]+( UTC)?, killing: install 1 if its process was killed, the next", said
+    )
     for command in (
         ("rollback", "--python", venv.python),
         ("verify", "tiny"),
