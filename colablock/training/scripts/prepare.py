@@ -42,7 +42,7 @@ from colablock.training.scripts.rows.conversations import (
 from colablock.training.scripts.rows.judgements import Judge
 from colablock.training.scripts.rows.messages import UnusableData
 from colablock.training.scripts.rows.sources import Unreachable, cause_of, rows_of
-from colablock.training.scripts.rows.tokens import IGNORED, tokenised
+from colablock.training.scripts.rows.tokens import IGNORED, NoTokenizer, tokenised, tokenizer_of
 from colablock.training.scripts.rows.turns import Rendered, TemplateFault, TurnFinder
 from colablock.training.scripts.workarounds import datasets_local_files
 
@@ -57,6 +57,10 @@ SHAPE = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 256,
 }
+_SAVE_TOKENIZER = (
+    "Save it beside the weights: `AutoTokenizer.from_pretrained(...)` of the model that it was made from,"
+    " then `.save_pretrained(...)` with the folder"
+)
 _COLUMNS_FROM = 100  # rows, whose columns together tell the form of a file
 
 
@@ -73,6 +77,8 @@ def main(asked: str, answered: str) -> None:
         answer = {"invalid": f"cannot train on this data: {error}"}
     except Unreachable as error:
         answer = {"refused": str(error)}
+    except NoTokenizer as error:
+        answer = {"invalid": str(error), "hint": _SAVE_TOKENIZER}
     except Exception as error:  # noqa: BLE001 (every error is reported)
         traceback.print_exc()
         answer = {"error": f"{type(error).__name__}: {error}"}
@@ -82,12 +88,11 @@ def main(asked: str, answered: str) -> None:
 def prepare(job: Mapping[str, Any]) -> dict[str, Any]:
     """Write the tokenised data, and return the answer."""
     from datasets import Dataset
-    from transformers import AutoTokenizer
 
     datasets_local_files()
     folder = Path(job["folder"])
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = AutoTokenizer.from_pretrained(job["base_model"], revision=job["revision"])
+    tokenizer = tokenizer_of(job["base_model"], job["revision"])
     template, note = chosen_template(job, getattr(tokenizer, "chat_template", None))
     if template:
         tokenizer.chat_template = template

@@ -381,7 +381,10 @@ FAULTY: list[tuple[dict[str, Any], str]] = [
     ({"rows": "a", "name": "rows.doc"}, r"is unknown: supported suffixes are \.jsonl"),
     ({"rows": [{"question": "a"}]}, "match no format"),
     ({"rows": [{"text": "a"}, {"text": None}]}, r"row 2 of `.*rows\.jsonl` has no text in `text`"),
-    ({"rows": [{"text": "a"}], "form": DataFormat.ALPACA}, r"row 1 of .* has no text in `output`"),
+    (
+        {"rows": [{"text": "a"}], "form": DataFormat.ALPACA},
+        r"row 1 of .* has no text in `output`: it is not there, and this row has `text`",
+    ),
 ]
 
 
@@ -394,6 +397,19 @@ def test_unusable_data_is_refused(bench: Bench, given: dict[str, Any], words: st
 def test_a_missing_tokenizer_is_not_a_fault_of_the_data(bench: Bench) -> None:
     with pytest.raises(Unmet, match=r"could not prepare the data: OSError: Can't load tokenizer for"):
         prepared(bench, [{"text": "a"}], base_model="someone/model")
+
+
+def test_a_model_without_a_tokenizer_says_so(bench: Bench) -> None:
+    folder = bench.folder / "saved"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    words = f"the model `{folder}` has no tokenizer: its folder has no `tokenizer.json`"
+    with pytest.raises(InvalidInput, match=re.escape(words)) as found:
+        prepared(bench, [{"text": "a"}], base_model=str(folder))
+    assert "save_pretrained" in (found.value.hint or "")
+    (folder / "tokenizer.json").write_text("{}")  # one that cannot be loaded
+    with pytest.raises(Unmet, match="could not prepare the data: "):
+        prepared(bench, [{"text": "a"}], base_model=str(folder))
 
 
 def test_cached_tokens_are_reused_only_for_the_same_data(bench: Bench) -> None:

@@ -148,8 +148,9 @@ def text_of(row: Row, key: str, place: Place) -> str:
     value = row.get(key)
     if isinstance(value, str) and not isinstance(value, Missing):
         return value
-    cause = described(value) if key in row else "it is not there"
-    raise UnusableData(f"{place} has no text in `{key}`: {cause}")
+    there = ", ".join(f"`{other}`" for other, text in row.items() if isinstance(text, str))
+    absent = f"it is not there, and this row has {there}" if there else "it is not there"
+    raise UnusableData(f"{place} has no text in `{key}`: {described(value) if key in row else absent}")
 
 
 def optional_text(row: Row, key: str, place: Place) -> str:

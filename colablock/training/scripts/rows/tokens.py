@@ -1,17 +1,42 @@
-"""The tokens of a text of which the loss includes some parts."""
+"""The tokenizer of a model, and the tokens of a text of which the loss includes some parts."""
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
-__all__ = ["IGNORED", "Span", "spans_between", "tokenised"]
+__all__ = ["IGNORED", "NoTokenizer", "Span", "spans_between", "tokenised", "tokenizer_of"]
 
 Span = tuple[int, int]
 
 IGNORED = -100  # the label of a token that the loss ignores
+
+_TOKENIZER_FILE = re.compile(
+    r"tokenizer|vocab|merges\.|tekken|spiece|sentencepiece|.*\.(?:model|tiktoken|spm)$"
+)
+
+
+class NoTokenizer(Exception):
+    """The folder of a model has no file of a tokenizer."""
+
+
+def tokenizer_of(model: str, revision: str | None) -> Any:
+    """Return the tokenizer of *model*.  Raises NoTokenizer, and what transformers raises else."""
+    # A module of the target, which is not installed where this is checked.
+    from transformers import AutoTokenizer  # type: ignore[import-not-found]  # noqa: PLC0415
+
+    try:
+        return AutoTokenizer.from_pretrained(model, revision=revision)
+    except Exception as error:
+        folder = Path(model)
+        if folder.is_dir() and not any(_TOKENIZER_FILE.match(file.name) for file in folder.iterdir()):
+            message = f"the model `{model}` has no tokenizer: its folder has no `tokenizer.json`"
+            raise NoTokenizer(message) from error
+        raise
 
 
 def spans_between(spans: Sequence[Span], length: int) -> Iterator[Span]:
