@@ -100,33 +100,31 @@ def generate(
             f"`{adapter / _PICKLED}` is a pickle, which can run code when it is loaded",
             hint=f"Convert it to `{_WEIGHTS}` if you trust it. A run of colablock writes no pickle there",
         )
-    return [
-        str(text)
-        for text in _ask(
-            interpreter,
-            "generate",
-            matrix=record.matrix,
-            answers=list[str],
-            doing="generate text",
-            environ=environ,
-            needs_hub=is_on_hub(record.config.get("base_model")),
-            on_line=on_line,
-            adapter=str(adapter.absolute()),
-            base=record.config.get("base_model"),
-            revision=record.config.get("revision"),
-            prompts=[alpaca_prompt(prompt) if style == "alpaca" else prompt for prompt in prompts],
-            quantize=record.config.get("adapter", "qlora") == "qlora",
-            nf4_on_cpu=NF4_ON_CPU,
-            precision=record.precision,
-            chat=style == "messages",
-            thinks=record.thinks,
-            **_template_of(record),
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
-        )
-    ]
+    texts = _ask(
+        interpreter,
+        "generate",
+        matrix=record.matrix,
+        answers=list[str],
+        doing="generate text",
+        environ=environ,
+        needs_hub=is_on_hub(record.config.get("base_model")),
+        on_line=on_line,
+        adapter=str(adapter.absolute()),
+        base=record.config.get("base_model"),
+        revision=record.config.get("revision"),
+        prompts=[alpaca_prompt(prompt) if style == "alpaca" else prompt for prompt in prompts],
+        quantize=record.config.get("adapter", "qlora") == "qlora",
+        nf4_on_cpu=NF4_ON_CPU,
+        precision=record.precision,
+        chat=style == "messages",
+        thinks=record.thinks,
+        **_template_of(record),
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+    )
+    return list(map(str, texts))
 
 
 def merge(
