@@ -102,6 +102,9 @@ def _decoder_of(type_: type[T]) -> msgspec.json.Decoder[T]:
     """
     import msgspec  # noqa: PLC0415
 
+    made = _DECODERS.get(type_)
+    if made is not None:
+        return made
     with _MAKING:
         if type_ not in _DECODERS:
             _DECODERS[type_] = msgspec.json.Decoder(type_)

@@ -84,8 +84,8 @@ def direct_file(entry: PackageEntry, fetcher: Fetcher) -> File:
             message = f"{entry.path} names `{redacted(url)}`, which is fetched over http, without a sha256"
             raise FetchFailed(message, url=redacted(url), hint="add its `sha256`, or use https")
         fetched = _fetched(entry, file, fetcher)
-        file = replace(file, hashes={**hashes, "sha256": fetcher.cache.local_digest(fetched)})
-        return replace(file, size=fetched.stat().st_size)
+        file = file.replaced(hashes={**hashes, "sha256": fetcher.cache.local_digest(fetched)})
+        return file.replaced(size=fetched.stat().st_size)
     return file
 
 

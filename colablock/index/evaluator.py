@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timezone
 from functools import lru_cache, partial
 from math import prod
@@ -341,7 +340,7 @@ class _ProjectEvaluator:
     def _with_valid_python(self, file: File) -> File:
         """Return *file* without an invalid Requires-Python."""
         return (
-            replace(file, requires_python=None)
+            file.replaced(requires_python=None)
             if self._fits_python.get(file.requires_python) is None
             else file
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 from colablock._common.once_map import OnceMap
 from colablock._common.urls import redacted
@@ -95,7 +94,7 @@ class FindLinks:
         if path is None or "sha256" in file.hashes:
             return file
         try:
-            return replace(file, hashes={"sha256": self._fetcher.cache.local_digest(path)})
+            return file.replaced(hashes={"sha256": self._fetcher.cache.local_digest(path)})
         except OSError as error:
             raise FetchFailed(f"`{path}` cannot be read: {error.strerror}", url=file.url) from error
 

@@ -421,7 +421,7 @@ def _index_of(entry: PackageEntry, name: str, named: Mapping[str, Index]) -> Ind
 
 def _without_hash_too(file: File) -> File:
     """Return *file*, acceptable even if it is listed without a hash: a lock hashes what it fetches."""
-    return replace(file, untrusted=None) if file.untrusted == UNHASHED else file
+    return file.replaced(untrusted=None) if file.untrusted == UNHASHED else file
 
 
 def _metadata_of(

@@ -150,27 +150,31 @@ def _rows(line: bytes) -> Listing:
 
 
 def _judged_link(file: File, page: str, fetcher: Fetcher) -> File:
-    """Return *file*, marked if what the page at *page* says of it does not suffice to install it.
+    """Return *file*, marked if what the page at *page* says of it does not suffice to install it."""
+    if file.url.startswith("https://") and "sha256" in file.hashes:
+        return file  # the usual case, and a page may have thousands of files
+    why = _distrust(file, page, fetcher)
+    return file.replaced(untrusted=why) if why is not None else file
+
+
+def _distrust(file: File, page: str, fetcher: Fetcher) -> str | None:
+    """Return why the link of the page at *page* does not suffice to install *file*; None if it does.
 
     A hash proves a file only if it is a strong one, and a page over https must not hand over
     to http.  A local page, which the user or the matrix names, may list local files without hashes.
     """
-    if file.url.startswith("https://") and "sha256" in file.hashes:
-        return file  # the usual case, and a page may have thousands of files
     real = fetcher.place(file.url)
     is_mapped = real != file.url  # the user has set up a mirror
     if local_path(real) is not None:
         if is_mapped or local_path(page) is not None:
-            return file
-        return replace(file, untrusted="is a local file, and its page is remote")
+            return None
+        return "is a local file, and its page is remote"
     scheme = urlsplit(real).scheme
     if scheme not in {"http", "https"}:
-        return replace(file, untrusted=f"has an address of the scheme `{scheme}`")
+        return f"has an address of the scheme `{scheme}`"
     if scheme == "http" and page.startswith("https:") and not is_mapped:
-        return replace(file, untrusted="would be fetched over http, and its page is over https")
-    if not STRONG_HASHES & file.hashes.keys():
-        return replace(file, untrusted=UNHASHED)
-    return file
+        return "would be fetched over http, and its page is over https"
+    return None if STRONG_HASHES & file.hashes.keys() else UNHASHED
 
 
 def of_index(error: FetchFailed, what: str, index: Index) -> FetchFailed:

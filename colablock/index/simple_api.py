@@ -178,14 +178,12 @@ def _are_valid(rows: Sequence[FileRow]) -> bool:
 
     They are checked together, since that takes a tenth of the time.
     """
-    names, urls = "".join(row.filename for row in rows), "".join(row.url for row in rows)
+    names, urls = "".join([row.filename for row in rows]), "".join([row.url for row in rows])
     if "/" in names or "\\" in names or not names.isprintable() or not urls.isprintable():
         return False
-    if not urls.isascii() or any(
-        mark in urls for mark in "[]@\\"
-    ):  # those that urlsplit may refuse or misread
-        return all(map(_has_clear_host, rows))
-    return True
+    if urls.isascii() and not ("@" in urls or "[" in urls or "]" in urls or "\\" in urls):
+        return True  # it has nothing that urlsplit may refuse or misread
+    return all(map(_has_clear_host, rows))
 
 
 def _has_clear_host(row: FileRow) -> bool:

@@ -361,7 +361,7 @@ def _with_hash(pin: Pin, preparer: WheelPreparer, note: Callable[[str], None]) -
         return pin
     path = preparer.fetcher.fetch(file)
     sha256 = preparer.fetcher.cache.local_digest(path)
-    hashed = replace(file, hashes={**file.hashes, "sha256": sha256}, size=path.stat().st_size)
+    hashed = file.replaced(hashes={**file.hashes, "sha256": sha256}, size=path.stat().st_size)
     others = [one for one in pin.candidate.all_files if one.filename != file.filename]
     note(
         f"`{file.filename}` is listed without a sha256, sha384 or sha512: the lock has the hash of the file"

@@ -50,7 +50,7 @@ DEMO = NormalizedName("demo")
 
 
 def files(*names: str, **facts: object) -> list[File]:
-    return [replace(File(filename=name, url=f"https://x/{name}"), **facts) for name in names]  # type: ignore[arg-type]
+    return [File(filename=name, url=f"https://x/{name}", **facts) for name in names]  # type: ignore[arg-type]
 
 
 def judged(

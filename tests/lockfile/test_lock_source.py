@@ -91,7 +91,7 @@ def test_a_lock_gives_the_same_pins_without_a_network(server: IndexServer, tmp_p
     assert pins_of(found) == pins_of(resolution)
     for name, pin in found.pins.items():
         assert pin.candidate.origin is CandidateOrigin.LOCK
-        assert pin.candidate.file == replace(resolution.pins[name].candidate.files[0], core_metadata=False)
+        assert pin.candidate.file == resolution.pins[name].candidate.files[0].replaced(core_metadata=False)
         assert pin.extras == resolution.pins[name].extras
         assert set(pin.requires) == set(resolution.pins[name].requires)
     assert write_lock(make_lock(found, matrix)) == path.read_bytes()

@@ -180,8 +180,8 @@ def test_the_cutoff_does_not_apply_to_an_index_that_is_exempt(uploaded: datetime
 
 def test_the_files_of_the_lock_stay_as_they_are() -> None:
     lock = make_lock(resolved([file(LISTED[2]), file(LISTED[3])]), MATRIX)
-    other = replace(file(LISTED[2]), hashes={"sha256": "f" * 64})
-    hashless = replace(file(LISTED[7]), hashes={"md5": "0" * 32})
+    other = file(LISTED[2]).replaced(hashes={"sha256": "f" * 64})
+    hashless = file(LISTED[7]).replaced(hashes={"md5": "0" * 32})
     completed = with_all_files(lock, {NAME: [other, hashless, file(LISTED[0])]})
     assert listed(completed) == [LISTED[0], LISTED[2], LISTED[3]]
     assert (completed.packages[0].wheels or ())[1:] == lock.packages[0].wheels
