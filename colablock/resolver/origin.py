@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from colablock._common.urls import redacted
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.errors import FetchFailed
+from colablock.index.candidates import Candidates
 
 if TYPE_CHECKING:
     from colablock.environment.snapshot import Installed
@@ -58,7 +59,6 @@ def refusal_of(there: Installed, source: CandidateSource, *, by: str) -> str | N
         return None  # the caller asks again and handles the error
     if not judged.candidates:
         return None
-    listed = {str(one.version) for one in judged.candidates} | {str(one.version) for one in judged.rejections}
     known = {there.version}
     try:
         version = Version(there.version)
@@ -66,7 +66,10 @@ def refusal_of(there: Installed, source: CandidateSource, *, by: str) -> str | N
         pass
     else:
         known = {str(version), version.public} if _is_build(there.version) else {str(version)}
-    if known & listed:
+    # A rejection is worded when it is read, so they are read last.
+    if Candidates.of(judged.candidates).select(lambda version: str(version) in known):
+        return None
+    if any(str(one.version) in known for one in judged.rejections):
         return None
     where = " or ".join(f"`{place}`" for place in judged.where) or "its source"
     return f"{where} does not list {there.name} {there.version}, so it may be another project of that name"

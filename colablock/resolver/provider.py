@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from colablock._common.reporter import Reporter
     from colablock.environment.dependency_graph import DependencyGraph
 
-__all__ = ["Clauses", "Provider"]
+__all__ = ["Clauses", "Provider", "SolveMemo"]
 
 _PROMOTED = 5  # the conflicts after which a name is decided before the others, as in pip
 
@@ -59,6 +59,17 @@ class Clauses(NamedTuple):
         )
 
 
+class SolveMemo(SpecifierMemo):
+    """What the rounds of a solve share: which versions meet which specifiers, and the needs of candidates.
+
+    What a candidate needs does not depend on the distributions that are released.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.needs: dict[ResolverCandidate, tuple[ResolverRequirement, ...]] = {}
+
+
 class Provider:
     """Answers the questions of resolvelib from a request and a source of candidates.
 
@@ -73,7 +84,7 @@ class Provider:
         reporter: Reporter,
         *,
         graph: DependencyGraph,
-        memo: SpecifierMemo,
+        memo: SolveMemo,
     ) -> None:
         self._request = request
         self._memo = memo
@@ -247,7 +258,12 @@ class Provider:
     def get_dependencies(self, candidate: ResolverCandidate) -> Iterable[ResolverRequirement]:
         known = self._needs.get(candidate)
         if known is None:
-            known = self._needs[candidate] = tuple(self._dependencies(candidate))
+            known = self._memo.needs.get(candidate)
+            if known is None:
+                known = tuple(self._dependencies(candidate))
+                if (candidate.name, candidate.version) not in self.matcher.unusable:  # each round notes it
+                    self._memo.needs[candidate] = known
+            self._needs[candidate] = known
             self._prefetch(known)
         return known
 

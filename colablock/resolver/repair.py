@@ -132,7 +132,7 @@ class Repairer:
         """Return the resolution with one of *candidates*, and those that were tried."""
         newest = candidates[:_VERSIONS]
         found = self._resolved(asked, name, newest, graph)
-        if found is not None or len(candidates) <= _VERSIONS:
+        if found is not None or len(candidates[: _VERSIONS + 1]) <= _VERSIONS:  # without judging them all
             return found, newest
         partners = tuple(self._partners(candidates, asked.installed))
         found = self._resolved(asked, name, partners, graph) if partners else None

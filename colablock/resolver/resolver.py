@@ -18,7 +18,7 @@ from colablock._vendor.packaging.utils import NormalizedName
 from colablock.environment.dependency_graph import DependencyGraph
 from colablock.errors import NoSolution
 from colablock.index.candidates import CandidateOrigin, CandidateSource
-from colablock.resolver.matching import SpecifierMemo, is_pin
+from colablock.resolver.matching import is_pin
 from colablock.resolver.model import (
     PYTHON,
     Conflict,
@@ -34,7 +34,7 @@ from colablock.resolver.model import (
     SearchEnded,
     Unsolvable,
 )
-from colablock.resolver.provider import Provider
+from colablock.resolver.provider import Provider, SolveMemo
 from colablock.resolver.single_choice import only_solution
 
 __all__ = ["resolve"]
@@ -63,7 +63,7 @@ def resolve(
     reporter = reporter or Reporter()
     # The graph does not depend on the released names, so all rounds have the same.
     graph = graph or DependencyGraph(request.installed, request.environment)
-    memo = SpecifierMemo()
+    memo = SolveMemo()
     released = dict(request.released)
     if may_release:
         released = {**_forced_releases(request, source, graph, memo), **released}
@@ -201,7 +201,7 @@ def _needs(want: ResolverRequirement, parent: ResolverCandidate | None) -> str:
 
 
 def _forced_releases(
-    request: Request, source: CandidateSource, graph: DependencyGraph, memo: SpecifierMemo
+    request: Request, source: CandidateSource, graph: DependencyGraph, memo: SolveMemo
 ) -> dict[NormalizedName, str]:
     """Return the installed distributions that must change because of exact pins, each with the reason.
 
