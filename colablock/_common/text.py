@@ -42,6 +42,7 @@ _HIDDEN: Final = (
 )
 # Emoji, Persian and Indic text have joiners and variation selectors.  Nobody sees them in other text.
 _SCRIPTS: Final = r"\u0300-\u1fff\u2100-\ufdff\U0001f000-\U0001ffff"
+_FIRST_MARK: Final = "\u0300"  # all that is hidden before it is not printable, either
 # Compiled at the first use: that takes longer than all else here.
 _ESCAPED: Final = (
     rf"[{_HIDDEN}]|(?<![{_SCRIPTS}\ufe0f])\u200d|(?<![{_SCRIPTS}])[\u200c\ufe00-\ufe0d]"
@@ -58,6 +59,11 @@ def printable(text: str, *, lines: bool = False) -> str:
         return text
     if lines:
         text = text.replace("\r\n", "\n")
+    shown = text.replace("\xa0", " ")
+    if lines:
+        shown = shown.replace("\n", " ").replace("\t", " ")
+    if shown.isprintable() and max(shown) < _FIRST_MARK:
+        return text  # nearly every text: the pattern takes 10 ms to compile
     return re.sub(
         _ESCAPED, lambda found: found[0] if lines and found[0] in "\n\t" else _escape(found[0]), text
     )

@@ -54,7 +54,7 @@ __all__ = [
 
 FOLD = 12  # a list with more entries than this is folded, or shown in short
 
-_SPACE = re.compile(r"[^\S\N{NO-BREAK SPACE}]+")  # painters glue words with no-break spaces
+_SPACE = re.compile(r"(?:(?!\xa0)\s)+")  # painters glue words with no-break spaces
 
 
 class Tone(Enum):

@@ -200,18 +200,18 @@ def _fallback(
 
 def _pip_configuration(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the ``[global]`` and ``[install]`` options of pip's configuration files; later files win."""
-    import configparser  # noqa: PLC0415 - few machines have such a file
-
     found: dict[str, str] = {}
     for path in _pip_files(environ):
+        try:
+            text = read_text_file(path, SETTINGS_FILE).decode("utf-8")
+        except (OSError, ValueError):  # ValueError: no UTF-8, a path with a null character
+            continue
+        import configparser  # noqa: PLC0415 - few machines have such a file
+
         parser = configparser.RawConfigParser()
         try:
-            parser.read_string(read_text_file(path, SETTINGS_FILE).decode("utf-8"))
-        except (
-            OSError,
-            configparser.Error,
-            ValueError,
-        ):  # ValueError: no UTF-8, a path with a null character
+            parser.read_string(text)
+        except (configparser.Error, ValueError):
             continue  # pip reports the faults of its own files
         for section in ("global", "install"):
             if parser.has_section(section):
