@@ -24,6 +24,7 @@ from colablock.lockfile.pylock import read_lock
 from tests.deployment.odd_names import HIDDEN, ODD_NAMES
 from tests.support.dockerfiles import instructions
 from tests.support.paths import ROOT
+from tests.support.slurm import IMPATIENT
 
 TINY = ROOT / "tests" / "data" / "locks" / "pylock.tiny--py312.toml"
 
@@ -113,7 +114,12 @@ def test_a_job_has_the_names_that_were_given(tmp_path: Path) -> None:
         assert re.fullmatch(r"[A-Za-z0-9._-]+", options["job-name"])
     scripts = "\n".join(f"( {job(name)} )" for name in ODD_NAMES)
     done = subprocess.run(
-        ["/bin/bash", "-s"], input=scripts, cwd=tmp_path, capture_output=True, text=True, check=True
+        ["/bin/bash", "-s"],
+        input=IMPATIENT + scripts,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.splitlines() == list(ODD_NAMES)
     assert list(tmp_path.iterdir()) == []

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from colablock.deployment.slurm_job import BatchJob, batch_script
-from tests.support.slurm import in_job, write_commands
+from tests.support.slurm import IMPATIENT, in_job, write_commands
 from tests.support.timing import PATIENCE, until
 
 WARN = "kill -USR1 $PPID"  # what Slurm does before the time limit
@@ -40,7 +40,7 @@ def run(text: str, folder: Path, **more: str) -> tuple[int, str, bool]:
         write_commands(commands)
     (asked := commands / "asked").unlink(missing_ok=True)
     environ = {**in_job(commands, os.environ["PATH"], tasks=1), **more}
-    command = ["/bin/bash", "-c", text]
+    command = ["/bin/bash", "-c", IMPATIENT + text]
     done = subprocess.run(
         command, cwd=folder, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False
     )

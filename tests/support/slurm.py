@@ -14,8 +14,10 @@ from pathlib import Path
 
 from tests.support.timing import until
 
-__all__ = ["ask", "in_job", "missing", "slurm_cluster", "write_commands"]
+__all__ = ["IMPATIENT", "ask", "in_job", "missing", "slurm_cluster", "write_commands"]
 
+#: Lines before a batch script, which then looks at once whether its training has ended, not after a second.
+IMPATIENT = "sleep() { command sleep 0.02; }\n"
 SRUN = """\
 #!/bin/bash
 # Starts its command in each task, as `srun --ntasks N --OPTION... COMMAND` does.
