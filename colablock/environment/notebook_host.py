@@ -9,9 +9,10 @@ import os
 import sys
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from weakref import ref
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping, Sequence
+    from collections.abc import Callable, Container, Mapping, Sequence
 
 __all__ = [
     "Host",
@@ -105,7 +106,7 @@ def in_colab(environ: Mapping[str, str] = os.environ) -> bool:
 
 
 # The version that was installed when a module was seen first, by module; it ends with the kernel.
-_SEEN: dict[str, tuple[int, str]] = {}
+_SEEN: dict[str, tuple[Callable[[], object], str]] = {}
 
 
 def modules_of_kernel(modules: Mapping[str, M]) -> dict[str, M]:
@@ -127,12 +128,21 @@ def versions_when_loaded(
     """
     found = {}
     for name, own in loaded.items():
-        seen, version = _SEEN.get(own[0], (0, ""))
-        if seen != id(modules[own[0]]):
+        module = modules[own[0]]
+        seen, version = _SEEN.get(own[0], (None, ""))
+        if seen is None or seen() is not module:  # loaded anew, it may have the id of the last one
             version = "" if _state_another(installed[name], own, modules) else installed[name]
-            _SEEN[own[0]] = (id(modules[own[0]]), version)
+            _SEEN[own[0]] = (_reference(module), version)
         found[name] = version
     return found
+
+
+def _reference(module: object) -> Callable[[], object]:
+    """Return a weak reference to what `sys.modules` has, if there can be one."""
+    try:
+        return ref(module)
+    except TypeError:
+        return lambda: module
 
 
 def _state_another(version: str, own: Sequence[str], modules: Mapping[str, object]) -> bool:

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +19,7 @@ from colablock.environment import _probe
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.direct_url import from_freeze
 from colablock.environment.markers_and_tags import environment_for
-from colablock.environment.notebook_host import Host, detect_host
+from colablock.environment.notebook_host import Host, detect_host, versions_when_loaded
 from colablock.environment.snapshot import (
     Installed,
     Snapshot,
@@ -682,3 +682,18 @@ def test_a_version_installed_after_the_import_is_not_that_in_memory(
     name = canonicalize_name("shade")
     assert snapshot.loaded_otherwise(name, "1.10") == (() if is_known else ("shade",))
     assert snapshot.loaded_otherwise(name, "2") == ("shade",)
+
+
+@pytest.mark.parametrize(
+    "kind", [types.ModuleType, lambda _: type("Module", (), {"__slots__": ("__dict__",)})()]
+)
+def test_a_module_that_is_loaded_anew_is_judged_anew(kind: Callable[[str], Any]) -> None:
+    """It may be where the last one was in memory, and have its id."""
+    name, module = canonicalize_name("shade"), None
+    for stated, expected in [("1.10", "1.10"), ("1.1", "")] * 20:
+        del module
+        module = kind("shade")
+        module.__version__ = stated
+        for installed in ("1.10", "2"):
+            found = versions_when_loaded({name: ("shade",)}, {"shade": module}, {name: installed})
+            assert found == {name: expected}  # what was installed when it was met first
