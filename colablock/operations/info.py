@@ -64,10 +64,15 @@ class _Here:
 
 
 def _receipt_of(record: ApplyRecord, when: float) -> ApplyReceipt | None:
-    """Return the last apply *record* as a receipt; None if it is not proven."""
+    """Return the last apply *record* as a receipt; None if it is not proven, or its time is no date."""
     written = record.report.get("checks")
-    checks = [one for one in written if isinstance(one, Mapping)] if isinstance(written, Sequence) else []
+    found = [one for one in written if isinstance(one, Mapping)] if isinstance(written, Sequence) else []
+    checks = [one for one in found if not one.get("skipped")]  # one without a card proves no import
     if not checks or not all(one.get("passed") for one in checks):
+        return None
+    try:
+        date = datetime.fromtimestamp(when, timezone.utc)
+    except (ValueError, OverflowError, OSError):  # some network drives give any number as a time
         return None
     return ApplyReceipt(
         matrix=record.name,
@@ -79,7 +84,7 @@ def _receipt_of(record: ApplyRecord, when: float) -> ApplyReceipt | None:
         card="",
         checks=len(checks),
         imports=tuple(str(one.get("subject")) for one in checks if one.get("kind") == "import"),
-        date=datetime.fromtimestamp(when, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        date=date.strftime("%Y-%m-%dT%H:%M:%SZ"),
         colablock="",
         versions={str(project): version for project, version in record.pins.items()},
     )

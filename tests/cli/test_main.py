@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from datetime import datetime, timezone
 from pathlib import Path
@@ -637,6 +638,23 @@ def test_isolated_environments_are_listed_and_taken_away(world: World, tmp_path:
     assert world.run("run", "tiny", "--", "true", COLABLOCK_HOME=home).code == ExitCode.USAGE
     planned = world.run("plan", "tiny", "--into", "env", COLABLOCK_HOME=home)
     assert "exists already" not in planned.out
+
+
+def test_an_import_without_its_card_and_a_time_that_is_no_date_are_no_evidence(world: World) -> None:
+    memory = Path("/dev/shm")  # noqa: S108 - few disks can hold the time below
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as home:
+        assert world.run("apply", "tiny", "--into", "env", COLABLOCK_HOME=home).code == ExitCode.DONE
+        for path in Path(home, "applied").rglob("*.json"):
+            record = json.loads(path.read_text())
+            for check in record["report"]["checks"]:
+                check["skipped"] = check["kind"] == "import"
+            path.write_text(json.dumps(record))
+        applied, imported = known(world, home)
+        assert (applied["earlier"], imported) == (False, None)
+        for path in Path(home, "applied").rglob("*.json"):
+            os.utime(path, (9e11, 9e11))  # the year 30489
+        applied, _ = known(world, home)
+        assert applied is None or applied["date"] < "9999"
 
 
 def known(world: World, home: str) -> tuple[Any, Any]:
