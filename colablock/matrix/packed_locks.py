@@ -41,7 +41,10 @@ class PackedLock:
         """Return the content.  Raises OSError, and InvalidInput if the pack is damaged."""
         blocks, places = _unpacked(self.pack, self.stat().st_mtime_ns)
         try:
-            return MARK.join(blocks[place] for place in places[self.name]).encode("utf-8", "surrogatepass")
+            parts = [blocks[place] for place in places[self.name]]
+            if sum(map(len, parts)) > TEXT_FILE:  # a block may be named any number of times
+                raise _invalid(self.pack, f"`{self.name}` has more than {TEXT_FILE >> 20} MiB")
+            return MARK.join(parts).encode("utf-8", "surrogatepass")
         except (LookupError, TypeError) as error:
             raise _invalid(self.pack, "its lists do not belong together") from error
 

@@ -134,6 +134,9 @@ PACKS = {
     "a path as a name": gzip.compress(b'["../pylock.a.toml"]\n[[0]]\n""\n["x"]'),
     "a block that is not there": gzip.compress(b'["pylock.a.toml"]\n[[7]]\n""\n["x"]'),
     "a bomb": gzip.compress(b'["pylock.a.toml"]\n[[0]]\n""\n["' + bytes(70 << 20)),
+    "a block named too often": gzip.compress(
+        b'["pylock.a.toml"]\n[[' + b",".join([b"0"] * 9) + b']]\n""\n["' + b"x" * (1 << 20) + b'"]'
+    ),
     "nested deeply": gzip.compress(b"[" * 100_000),
     "a hash that is not there": gzip.compress(b'["pylock.a.toml"]\n[[0]]\n"AAAA"\n["x\x7f"]'),
     "a hash without a place": gzip.compress(b'["pylock.a.toml"]\n[[0]]\n"AAAA"\n["x"]'),
