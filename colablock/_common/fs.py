@@ -344,12 +344,13 @@ def expanded(path: str, source: str) -> Path:
         ) from error
 
 
-def nearest_beside(path: Path) -> str | None:
-    """Return the name beside *path* that is most like its own, or None if none is."""
+def nearest_beside(path: Path, *, is_folder: bool = False) -> str | None:
+    """Return the name beside *path* that is most like its own; None if none is.  *is_folder*: of a folder."""
     import difflib  # noqa: PLC0415 - every command loads this module, and few names are misspelt
 
     try:
-        names = [one.name for one in islice(path.parent.iterdir(), _MOST_BESIDE)]
+        beside = islice(path.parent.iterdir(), _MOST_BESIDE)
+        names = [one.name for one in beside if not is_folder or one.is_dir()]
     except OSError:
         return None
     same = (name for name in names if Path(name).stem == path.name)

@@ -51,7 +51,7 @@ def check_given(
     if isinstance(model, str) and _is_local(model) and not expanded(model, "the model").exists():
         raise NotFound(
             f"the model `{model}` does not exist{_where(model)}",
-            hint=_near(model) or "Name a folder with `config.json`, or a model on the Hub",
+            hint=_near(model, is_folder=True) or "Name a folder with `config.json`, or a model on the Hub",
         )
     # With other keys, one of them may be a slip for the one that is missing: the config says so.
     if config is None and not given.keys() - {"base_model", "datasets", "output_dir"}:
@@ -118,7 +118,7 @@ def _answer_on(kind: str, name: str, ask: Callable[[], T], environ: Mapping[str,
                 "Give the path of a local copy, or set HF_ENDPOINT to a mirror of the hub; with"
                 " HF_HUB_OFFLINE=1, what is in its cache is used and the hub is not asked"
             )
-        if (nearest := _near(name)) is not None:
+        if (nearest := _near(name, is_folder=kind == "model")) is not None:
             hint = f"{nearest} Else {hint[0].lower()}{hint[1:]}"
         raise error.reworded(message, hint=hint) from error
 
@@ -196,7 +196,7 @@ def _where(path: str) -> str:
     return f" in `{folder.absolute()}`"
 
 
-def _near(path: str) -> str | None:
-    """Return a hint at the file beside *path* whose name is nearest."""
-    found = nearest_beside(expanded(path, "a path"))
+def _near(path: str, *, is_folder: bool = False) -> str | None:
+    """Return a hint at the file or folder beside *path* whose name is nearest; *is_folder*: at a folder."""
+    found = nearest_beside(expanded(path, "a path"), is_folder=is_folder)
     return f"did you mean `{Path(path).parent / found}`?" if found else None

@@ -84,7 +84,7 @@ _TOKENS = "https://huggingface.co/settings/tokens"
 def access_findings(access: Access) -> Iterator[Finding]:
     """Yield findings about the access to the model's files."""
     if access.status == "missing":
-        nearest = nearest_beside(Path(access.repo))
+        nearest = nearest_beside(Path(access.repo), is_folder=True)
         place = Path(access.repo).parent / (nearest or "")
         fix = f"did you mean the folder `{place}`? Else check" if nearest else "check"
         fix += " the spelling of `--model`"

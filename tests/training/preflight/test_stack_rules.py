@@ -101,14 +101,17 @@ def test_access_problems_are_reported(
     access: Access, what: str, fix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b.txt").touch()  # a file is no model
     if "a/b.d" in fix:
-        (tmp_path / "a" / "b.d").mkdir(parents=True)
+        (tmp_path / "a" / "b.d").mkdir()
     access = replace(access, repo="a/b", url="https://huggingface.co/a/b")
     found = check_run(a_config(), SHAPES["1B"], a_machine(H100), TODAY, access, "trl")
     (one,) = [one for one in found.findings if one.level is not Level.NOTE]
     assert (one.level is Level.WARN) is (access.status == "unreachable")
     assert what in one.what
     assert fix in one.fix
+    assert ("did you mean" in one.fix) == ("did you mean" in fix)
 
 
 OLD = replace(
