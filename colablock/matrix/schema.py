@@ -15,6 +15,7 @@ __all__ = [
     "WORKAROUNDS",
     "Key",
     "keys_of",
+    "tables_with",
 ]
 
 ACCELERATORS = ("cuda", "none")
@@ -343,3 +344,8 @@ SCHEMA: tuple[Key, ...] = (*_TOP, *_INDEX, *_PACKAGE, *_NARROWING, *_OPTIONS, *_
 def keys_of(section: str) -> dict[str, Key]:
     """Return the keys of one table (``"packages.<name>"``; ``""`` is the top), by name, in schema order."""
     return {key.name: key for key in SCHEMA if key.section == section}
+
+
+def tables_with(name: str) -> list[str]:
+    """Return the tables with a fixed path that have the key *name* (``""`` is the top), in schema order."""
+    return [key.section for key in SCHEMA if key.name == name and "<" not in key.path]

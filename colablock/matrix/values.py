@@ -21,7 +21,7 @@ from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion
 from colablock.environment.requirements import marker_of, requirement_of, specifier_of, version_of
 from colablock.errors import Fault
-from colablock.matrix.schema import Key, keys_of
+from colablock.matrix.schema import Key, keys_of, tables_with
 
 __all__ = ["HOST", "MATRIX_NAME", "Table", "join", "project_name", "type_name"]
 
@@ -63,6 +63,11 @@ def join(path: str, key: str) -> str:
     return f"{path}.{quoted}" if path else quoted
 
 
+def _header(table: str) -> str:
+    """Return the header of *table*, whose path ends with ``[]`` for an array of tables."""
+    return f"`[[{table.removesuffix('[]')}]]`" if table.endswith("[]") else f"`[{table}]`"
+
+
 def project_name(name: str) -> NormalizedName | None:
     """Return the normalized name of a project; None if *name* is invalid (PEP 508)."""
     return canonicalize_name(name) if _PROJECT_NAME.fullmatch(name) else None
@@ -94,7 +99,12 @@ class Table:
         return key in self.data
 
     def _suggestion(self, key: str) -> str:
-        return near(key, self._known) or "known here: " + ", ".join(self._known)
+        if found := near(key, self._known):
+            return found
+        if not (tables := tables_with(key)):
+            return "known here: " + ", ".join(self._known)
+        places = [_header(table) if table else "the top of the file" for table in tables]
+        return f"`{key}` is a key of {' or '.join(places)}: a key belongs to the last table header above it"
 
     def where(self, key: str) -> str:
         """Return the path of *key*."""
