@@ -140,7 +140,8 @@ def test_a_lock_names_the_index_and_not_its_mirror(
 
 def test_files_of_a_lock_are_fetched_from_the_mirror(index: Path, tmp_path: Path) -> None:
     with IndexServer(index, **BELOW) as server:
-        fetcher = Fetcher(os.environ, cache=tmp_path / "cache", mirrors=[(OWN, server.url)])
+        mirrors = [(OWN, server.url)]
+        fetcher = Fetcher(os.environ, cache=tmp_path / "cache", mirrors=mirrors, sleep=lambda _: None)
         assert fetcher.get_bytes(f"{OWN}/files/{WHEEL}") == (index / WHEEL).read_bytes()
         assert server.paths == [f"/mirror/files/{WHEEL}"]
         # A URL that only starts like the index is not mirrored.
