@@ -5,6 +5,7 @@ import re
 import sys
 import tracemalloc
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import pytest
@@ -350,6 +351,7 @@ def test_of_several_ranks_the_first_that_failed_is_explained() -> None:
 # What is installed
 
 
+@cache
 def matrices() -> tuple[Matrix, ...]:
     return found_matrices({"COLABLOCK_MATRICES": str(ROOT / "matrices")})
 
