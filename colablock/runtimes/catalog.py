@@ -14,6 +14,7 @@ from colablock._records import dataclass
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.environment.accelerator import Accelerator, cuda_of_driver
 from colablock.environment.markers_and_tags import environment_for
+from colablock.environment.notebook_host import Host
 from colablock.environment.requirements import parse_requirement
 from colablock.environment.snapshot import Snapshot, protected_names
 from colablock.errors import InvalidInput, NotFound
@@ -157,12 +158,12 @@ def _runtime_hint(text: str, known: Sequence[RecordedRuntime]) -> str:
         (name for name in names if letters in _plain(name)),
         key=lambda name: (name.rpartition("-")[0], not name.endswith("gpu")),
     )
-    near = parts or difflib.get_close_matches(text, names, n=3)
-    if not near and letters.startswith("kaggle"):
-        return (
+    if letters.startswith("kaggle") and not any(about.host is Host.KAGGLE for about in known):
+        return (  # no image of Colab is like it, however near its name
             "No image of Kaggle is recorded: `colablock runtime record --name kaggle-YEAR.MONTH-gpu` in a"
             f" notebook there records it. Recorded runtimes: {', '.join(names)}"
         )
+    near = parts or difflib.get_close_matches(text, names, n=3)
     if not near or len(near) > _MOST_NAMES:
         return f"recorded runtimes: {', '.join(near or names)}"
     return f"did you mean {' or '.join(f'`{name}`' for name in near)}?"

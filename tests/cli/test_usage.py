@@ -101,6 +101,11 @@ UNKNOWN = [
         "no runtime is recorded as `kaggle`",
         "No image of Kaggle is recorded",
     ),
+    (
+        "plan qlora-2026 --runtime kaggle-2026.01-gpu",
+        "no runtime is recorded as `kaggle-2026.01-gpu`",
+        "No image of Kaggle is recorded",
+    ),
 ]
 
 
