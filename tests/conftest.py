@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from colablock.network.fetcher import Fetcher
+from colablock.training.runs.summary import watch
 from tests.support.fetching import fetcher_in
 from tests.support.fixtures import index_fixture, server_fixture, venv_fixture
 from tests.support.stack import Stack, make_stack
@@ -167,6 +168,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Stack:
 
 
 @pytest.fixture
-def bench(training_stack: TrainingStack, tmp_path: Path) -> Bench:
-    """Give a folder for the runs of a test."""
+def bench(training_stack: TrainingStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """Give a folder for the runs of a test; who follows one in this process looks often."""
+    monkeypatch.setattr(watch, "__kwdefaults__", {**(watch.__kwdefaults__ or {}), "poll": 0.02})
     return Bench(stack=training_stack, folder=tmp_path)

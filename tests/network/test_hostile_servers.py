@@ -30,22 +30,29 @@ def raw_server(answer: Answer) -> Iterator[str]:
 
     def one(connection: socket.socket) -> None:
         with connection, suppress(OSError):
-            while b"\r\n\r\n" not in connection.recv(65536):
-                pass
+            while b"\r\n\r\n" not in (said := connection.recv(65536)):
+                if not said:
+                    return
             answer(connection)
 
     def serve() -> None:
-        while not stopped.is_set():
-            with suppress(OSError):
-                threading.Thread(target=one, args=(listener.accept()[0],), daemon=True).start()
+        while True:
+            connection, _ = listener.accept()
+            if stopped.is_set():
+                connection.close()
+                return
+            threading.Thread(target=one, args=(connection,), daemon=True).start()
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(0.1)
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/simple/"
-        stopped.set()
-        thread.join()
+        place = listener.getsockname()
+        try:
+            yield f"http://127.0.0.1:{place[1]}/simple/"
+        finally:
+            stopped.set()
+            socket.create_connection(place).close()
+            thread.join()
 
 
 def drip(head: bytes, piece: bytes, every: float = 0.1) -> Answer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import selectors
 import socket
 import threading
 from collections.abc import Iterator
@@ -38,7 +39,8 @@ class Serving:
         server: type[ThreadingHTTPServer] = ThreadingHTTPServer,
     ) -> None:
         self._http = server(("127.0.0.1", 0), handler)
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
+        self._end, self._told = socket.socketpair()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
 
     def __enter__(self: S) -> S:  # noqa: PYI019  # typing.Self came with 3.11
         self._thread.start()
@@ -47,9 +49,18 @@ class Serving:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._http.shutdown()
-        self._http.server_close()
+        self._end.close()
         self._thread.join()
+        self._http.server_close()
+        self._told.close()
+
+    def _serve(self) -> None:
+        """Serve until the block ends, which `serve_forever` would see only at its next poll."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._http, selectors.EVENT_READ)
+            selector.register(self._told, selectors.EVENT_READ)
+            while not any(key.fileobj is self._told for key, _ in selector.select()):
+                self._http._handle_request_noblock()  # type: ignore[attr-defined]
 
     @property
     def root(self) -> str:
