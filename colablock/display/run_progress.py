@@ -20,8 +20,8 @@ from colablock.display.run_view import (
     progress_line,
     summary_document,
 )
-from colablock.display.text import render, to_text
-from colablock.display.view import Document, Note, one_line, spoken_in_python
+from colablock.display.text import program_of, render, to_text
+from colablock.display.view import Document, Note, one_line, spoken_as, spoken_in_python
 from colablock.environment.notebook_host import current_shell
 from colablock.errors import Unmet
 from colablock.training.runs.loss_curve import curve_png
@@ -149,7 +149,8 @@ class NotebookRunDisplay(RunDisplay):
 def _sentence(text: str, console: Console, *, is_in_python: bool) -> str:
     """Return *text* in lines that fit *console*, in the words of Python or of the command line."""
     document = Document(blocks=(Note(text=one_line(text)),))
-    return to_text(spoken_in_python(document) if is_in_python else document, width=console.width)
+    said = spoken_in_python(document) if is_in_python else spoken_as(document, program_of(console))
+    return to_text(said, width=console.width)
 
 
 class PlainRunDisplay(RunDisplay):

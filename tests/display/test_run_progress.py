@@ -173,6 +173,16 @@ def test_the_end_of_a_call_from_python_is_in_its_words(kind: type[RunDisplay], t
         assert "another `output_dir=` keeps both" in written(to)
 
 
+@pytest.mark.parametrize("kind", [PlainRunDisplay, TerminalRunDisplay])
+def test_a_note_of_a_command_has_the_words_of_its_caller(
+    kind: type[PlainRunDisplay | TerminalRunDisplay],
+) -> None:
+    to = console(terminal=True)
+    to.program = "%colablock"  # type: ignore[attr-defined]
+    kind(to).note("the run continues; `colablock runs follow x` shows it")
+    assert written(to).strip() == "the run continues; `%colablock runs follow x` shows it"
+
+
 def test_display_fits_the_place(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     assert type(run_display_for("x", folder, console=console(), quiet=True)) is RunDisplay
