@@ -374,7 +374,7 @@ def test_another_host_restores_the_run_of_the_first(bench: Bench) -> None:
     assert not [note for note in call.notes if "is called" in note]
 
 
-@pytest.mark.slow  # it looks every five seconds
+@pytest.mark.slow
 def test_a_finished_run_is_mirrored_on_request(bench: Bench) -> None:
     drive = bench.folder / "drive"
     end_of(Call(bench).folder)

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import colablock
@@ -45,6 +46,7 @@ __all__ = [
     "is_being_mirrored",
     "manifest_digest",
     "mirror_notes",
+    "nap",
     "record_mirrored",
     "start_mirror",
     "wait_for_mirror",
@@ -59,7 +61,7 @@ _LAST_ATTEMPTS = 6  # once the run has ended
 _START_TIMEOUT = 600.0  # seconds for a run to start
 _UNFINISHED = frozenset({State.RUNNING, State.PREPARED})
 _WITH_ADAPTER = frozenset({State.DONE, State.STOPPED})
-_LOOK = 0.5  # seconds between two looks at the mirror of another process
+_LOOK = 0.5  # seconds between two looks at a process
 _LOCK = "mirror.lock"
 _PROCESS = "mirror.process"  # its number, its start and its host
 _ADAPTER_CONFIG = "adapter_config.json"
@@ -186,6 +188,15 @@ def watch(
     lost = "adapter" if has_newest else "last checkpoint"
     mirror.note(f"the run has ended, but its {lost} could not be mirrored")
     return False
+
+
+def nap(run: RunFolder, seconds: float) -> None:
+    """Sleep for *seconds*, or until *run* ends: a call may wait for its mirror then."""
+    until, was_over = time.monotonic() + seconds, run.state() not in _UNFINISHED
+    while (left := until - time.monotonic()) > 0:
+        time.sleep(min(left, _LOOK))
+        if not was_over and run.state() not in _UNFINISHED:
+            return
 
 
 def start_mirror(run: Path, target: str, *, python: str, environ: Mapping[str, str]) -> int:
@@ -357,7 +368,8 @@ def main(argv: Sequence[str]) -> int:
         for left in run.path.glob(".mirror-*"):  # of a process that was killed
             shutil.rmtree(left, ignore_errors=True)
         try:
-            is_kept = watch(Mirror(run, open_store(target, python=python, environ=os.environ), note))
+            mirror = Mirror(run, open_store(target, python=python, environ=os.environ), note)
+            is_kept = watch(mirror, sleep=partial(nap, run))
         except ColablockError as error:
             note(f"mirroring stopped: {error}")
             return int(error.exit_code)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -23,6 +24,7 @@ from colablock.training.runs.checkpoints.mirror import (
     is_being_mirrored,
     main,
     mirror_notes,
+    nap,
     start_mirror,
     wait_for_mirror,
     watch,
@@ -34,7 +36,7 @@ from colablock.training.runs.folder import RunFolder, State
 from tests.support.checkpoints import CHECKPOINT, make_checkpoint
 from tests.support.faults import die, full, has_own_mounts, in_a_child, in_own_mounts, mounted
 from tests.support.mirrors import NotedMirror, archived_steps, names_in, restore_from
-from tests.support.runs import end_run, make_run, process_facts
+from tests.support.runs import end_run, make_run, process_facts, sleeping_process
 from tests.support.timing import PATIENCE, until
 
 MANIFEST = "colablock.json"
@@ -357,6 +359,17 @@ def test_a_mirror_stops_waiting_for_a_run_that_does_not_start(tmp_path: Path, dr
     naps: list[float] = []
     watch(NotedMirror(make_run(tmp_path / "run", process=0), drive).mirror, pause=60, sleep=naps.append)
     assert naps == [60] * 10
+
+
+def test_a_mirror_does_not_sleep_on_when_its_run_ends(tmp_path: Path) -> None:
+    with sleeping_process() as process:
+        run = make_run(tmp_path / "run", **process)
+        nap(run, 0.0)
+        threading.Timer(0.1, os.kill, [process["process"], signal.SIGKILL]).start()
+        began = time.monotonic()
+        nap(run, PATIENCE)
+        assert time.monotonic() - began < PATIENCE / 2
+        nap(run, 0.01)  # of a run that is over
 
 
 @pytest.fixture
