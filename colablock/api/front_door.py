@@ -86,7 +86,8 @@ def _odd_arguments(
 
 def _mistake(function: Callable[..., object], error: TypeError, odd: list[str]) -> InvalidCall:
     """Return the error of a call of *function* that Python, or a conversion of an argument, has refused."""
-    names = [name for name in inspect.signature(function).parameters if name != "self"]
+    parameters = inspect.signature(function).parameters.items()
+    names = [name for name, one in parameters if name != "self" and one.kind is not one.VAR_KEYWORD]
     owner, _, name = function.__qualname__.rpartition(".")
     spoken = f"{owner.lower() or 'colablock'}.{name}"
     told = str(error).removeprefix(f"{function.__qualname__}() ")

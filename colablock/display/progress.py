@@ -345,7 +345,10 @@ class TerminalReporter(DrawingReporter):
 
 
 class NotebookReporter(DrawingReporter):
-    """One output of a cell, updated in place at most five times a second; at the end one line is left."""
+    """One output of a cell, updated in place at most five times a second; at the end one line is left.
+
+    *program* is how a command was called; without it, a call of the Python API is followed.
+    """
 
     def __init__(
         self,
@@ -354,8 +357,10 @@ class NotebookReporter(DrawingReporter):
         clock: Clock = time.monotonic,
         display_id: str | None = None,
         told: set[str] | None = None,
+        program: str | None = None,
     ) -> None:
         super().__init__(clock, told)
+        self._program = program
         self._publisher = shell.display_pub
         self._display_id = display_id or f"colablock-{uuid.uuid4().hex}"
         self._shown_at: float | None = None
@@ -398,7 +403,8 @@ class NotebookReporter(DrawingReporter):
             headline=Headline(text=text, aside=aside) if text else None,
             blocks=(*bar, *(Note(label="note", text=note) for note in self._notes)),
         )
-        document = spoken_in_python(document)
+        program = self._program
+        document = spoken_in_python(document) if program is None else spoken_as(document, program)
         from colablock.display.html import to_html  # noqa: PLC0415 - of notebooks only
 
         self._publisher.publish(
@@ -456,7 +462,7 @@ def reporter_for(
         return LiveReporter()
     shell = current_shell() if notebook else None
     if shell is not None:
-        return NotebookReporter(shell, told=told)
+        return NotebookReporter(shell, told=told, program=program_of(console) if console else None)
     if console is None:
         return LiveReporter()
     if progress and can_animate(console, environ):

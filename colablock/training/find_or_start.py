@@ -162,13 +162,21 @@ def values_of(
     """Return the arguments of a call as keys of a config."""
     values = dict(settings)
     if model is not None:
-        values["base_model"] = os.fspath(model)
+        values["base_model"] = _named(model, "the model")
     if dataset is not None:
-        several = [dataset] if isinstance(dataset, (str, os.PathLike)) else list(dataset)
-        values["datasets"] = [os.fspath(one) for one in several]
+        several = list(dataset) if isinstance(dataset, (list, tuple, set)) else [dataset]
+        values["datasets"] = [_named(one, "a dataset") for one in several]
     if output_dir is not None:
         values["output_dir"] = os.fspath(output_dir)
     return values
+
+
+def _named(value: object, what: str) -> str:
+    """Return a path or a name as a string.  Raises InvalidInput for anything else, such as rows."""
+    if isinstance(value, (str, os.PathLike)):
+        return os.fspath(value)
+    message = f"{what} is a file, a folder or a name on the hub, not a value of type `{type(value).__name__}`"
+    raise InvalidInput(message, hint="Write rows to a file such as `data.jsonl`, one JSON object a line")
 
 
 def train(
@@ -316,6 +324,7 @@ class _TrainCall:
             self.data,
             self.proven.lock,
             config=config_to(self._sized_as(record)),
+            versions=self.proven.versions,
             anyway=options.resume_anyway,
             is_done=is_done,
         )

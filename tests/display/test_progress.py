@@ -208,6 +208,14 @@ def test_a_fault_of_the_call_itself_stops_nothing(stage: str | None, seconds: fl
     assert shell.display_pub.plain()[-1] == left
 
 
+@pytest.mark.parametrize(("program", "said"), [(None, "`fresh=True`"), ("%colablock", "`--fresh`")])
+def test_a_note_is_in_the_words_of_the_caller(program: str | None, said: str) -> None:
+    shell = FakeShell()
+    with NotebookReporter(shell, clock=Clock(), program=program) as reporter:
+        reporter.note("the run is done: `--fresh` trains again")
+    assert shell.display_pub.plain()[0] == f"note: the run is done: {said} trains again"
+
+
 def test_lost_notebook_does_not_stop_the_work() -> None:
     shell = FakeShell()
     with NotebookReporter(shell, clock=Clock()) as reporter:

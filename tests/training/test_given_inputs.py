@@ -100,6 +100,20 @@ def test_the_nearest_argument_is_named(slip: str, meant: str) -> None:
     assert found.value.hint == f"did you mean `{meant}`?"
 
 
+@pytest.mark.parametrize("rows", [[{"text": "a"}], {"text": "a"}, 7])
+def test_rows_in_memory_are_no_dataset(rows: Any) -> None:
+    with pytest.raises(
+        InvalidInput, match="a dataset is a file, a folder or a name on the hub, not a value of"
+    ):
+        colablock.train("qlora-2026", model=MODEL, dataset=rows)
+
+
+def test_the_keys_of_a_config_are_no_argument() -> None:
+    with pytest.raises(InvalidCall) as found:
+        colablock.train(model=MODEL, dataset="data.jsonl")  # type: ignore[call-arg]
+    assert (found.value.hint or "").endswith("quiet")
+
+
 def test_one_missing_argument_is_asked_for() -> None:
     with pytest.raises(InvalidInput, match="no dataset to train with") as found:
         colablock.train("qlora-2026", model=MODEL)

@@ -37,6 +37,7 @@ _SHARDS = "pytorch_model_fsdp_0"  # as accelerate names the folder
 _WHOLE = "pytorch_model_fsdp.bin"  # and the file with `state_dict_type: FULL_STATE_DICT`
 _NAME = re.compile(r"checkpoint-([0-9]{1,15})")
 _MAX_FAULTS = 3  # of one checkpoint in a message: they tend to have one cause
+_MOVED = 3  # versions in a message
 _MAX_VALUE = 60  # characters of a value in a message
 
 
@@ -189,12 +190,14 @@ def accepted_changes(
     lock: str,
     *,
     config: Mapping[str, Any] | None = None,
+    versions: Mapping[str, str] | None = None,
     anyway: bool = False,
     is_done: bool = False,
 ) -> tuple[str, ...]:
     """Return what has changed since the run of *record* was started, a sentence each.
 
-    *config* is the new config as `config_to` returns it; with it, the sentence lists the keys.
+    *config* is the new config as `config_to` returns it; with it, the sentence lists the keys.  *versions*
+    are those of the environment: another lock with the same ones does not matter to a run that *is_done*.
     Raises Refused for a change unless *anyway* is true; one that *is_done* cannot be resumed.
     """
     changes = []
@@ -204,7 +207,10 @@ def accepted_changes(
     if record.data_digest != data_digest:
         changes.append("the data")
     if record.lock != lock:
-        changes.append("the lock of the environment")
+        same = bool(versions) and versions == dict(record.versions)
+        moved = _moved(record.versions, versions or {})
+        if not (is_done and same):
+            changes.append("the lock of the environment" + (f" ({some_of(moved, _MOVED)})" if moved else ""))
     if changes and not anyway:
         if is_done:
             raise Refused(
@@ -217,6 +223,13 @@ def accepted_changes(
             "another `--output-dir` keeps both",
         )
     return tuple(f"{change} changed since the run was started" for change in changes)
+
+
+def _moved(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return the versions that differ, if both are known."""
+    names = sorted({*before, *now}) if before and now else ()
+    texts = ((name, before.get(name, "none"), now.get(name, "none")) for name in names)
+    return [f"{name}: {old} → {new}" for name, old, new in texts if old != new]
 
 
 def _joined(items: Sequence[str]) -> str:

@@ -176,6 +176,19 @@ def test_a_run_without_changes_is_resumed() -> None:
     assert accepted_changes(RECORD, digest(CONFIG), "d", "l", config=CONFIG) == ()
 
 
+def test_a_done_run_is_shown_in_an_environment_with_the_same_versions() -> None:
+    had = {"torch": "2.9", "numpy": "2.4", "trl": "1.0"}
+    done = replace(RECORD, versions=had)
+    ask: Any = {"config": CONFIG, "is_done": True}
+    assert accepted_changes(done, digest(CONFIG), "d", "another", versions=had, **ask) == ()
+    words = r"the lock of the environment \(numpy: 2.4 → 2.3, peft: none → 1, trl: 1.0 → none\) changed since"
+    with pytest.raises(Refused, match=words):
+        now = {"torch": "2.9", "numpy": "2.3", "peft": "1"}
+        accepted_changes(done, digest(CONFIG), "d", "another", versions=now, **ask)
+    with pytest.raises(Refused, match="the lock of the environment changed since"):  # it goes on as it began
+        accepted_changes(done, digest(CONFIG), "d", "another", versions=had, config=CONFIG)
+
+
 CHANGED = {
     "config": (
         {"learning_rate": 1e-4, "lora_r": 8},
