@@ -96,8 +96,9 @@ def carry_out(session: Session, options: ApplyOptions, planned: PlannedChange) -
     before = None if report.changed else applied.load(planned.matrix.name, session.home)
     with interrupted_as(CHANGED if report.changed else UNCHANGED):
         report = _record(session, options, planned, report)
-        if before is None or before.matrix_digest != planned.matrix.digest:
-            return report
+        asked = report.python, planned.matrix.digest
+        if before is None or (before.python, before.matrix_digest) != asked:
+            return report  # the checks of another environment, or of another file, say nothing of these
         with suppress(InvalidInput):
             note = checks_note(last_report(before).checks, report.checks)
             report = replace(report, notes=(*report.notes, *filter(None, [note])))

@@ -604,7 +604,7 @@ def test_an_environment_that_is_not_proven_is_taken_away(world: World, tmp_path:
     assert list(home.glob("envs/[!.]*"))
 
 
-def test_isolated_environments_are_listed_and_taken_away(world: World, tmp_path: Path) -> None:
+def test_isolated_environments_are_listed_and_taken_away(world: World, venv: Venv, tmp_path: Path) -> None:
     home = str(tmp_path / "home")
     assert "no isolated environment" in world.run("env", "list", COLABLOCK_HOME=home).out
     assert known(world, home) == (None, None)
@@ -625,11 +625,13 @@ def test_isolated_environments_are_listed_and_taken_away(world: World, tmp_path:
     assert "exists already: nothing has to be fetched" in " ".join(planned.out.split())
     assert planned.out.startswith("tiny into an isolated environment: nothing to do\n")
     assert "\nInstalled (" in planned.out
-    shutil.rmtree(Path(home, "applied"))  # as after an apply into another target
+    other = ("--into", "kernel", "--python", venv.python)
+    assert world.run("apply", "tiny", *other, COLABLOCK_HOME=home).code == ExitCode.DONE
     again = world.run("apply", "tiny", "--into", "env", COLABLOCK_HOME=home)
     assert (again.code, "nothing was changed" in " ".join(again.out.split())) == (ExitCode.DONE, True)
     assert "exists already: nothing has to be fetched" in " ".join(again.err.split())
     assert "Install (" not in again.err + again.out
+    assert "the apply made" not in again.out  # that was in the other environment
     wrong = world.run("env", "remove", "tinny", COLABLOCK_HOME=home)
     assert (wrong.code, "colablock env list" in wrong.err) == (ExitCode.USAGE, True)
     removed = world.run("env", "remove", "tiny", "--json", COLABLOCK_HOME=home)
