@@ -164,7 +164,8 @@ def export(
             platform=platform,
         )
     text = Exported(exported.text)
-    text.about = f"{form.value} of `{os.fspath(name) or lock}`: {count(len(text.splitlines()), 'line')}"
+    of = exported.target or f"`{os.fspath(name) or lock}`"
+    text.about = f"{form.value} of {of}: {count(len(text.splitlines()), 'line')}"
     return text
 
 

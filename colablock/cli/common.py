@@ -153,7 +153,10 @@ def add_lock_target(parser: Any, *more_names: str) -> None:
         help="platform of the target, such as manylinux_2_35_x86_64; default: this one",
     )
     parser.add_argument(
-        "--variant", metavar="V", help="variant of the matrix; default: the one that the target selects"
+        "--variant",
+        metavar="V",
+        help="variant of the matrix; default: the first, whatever card this machine has, or with `--runtime`"
+        " the one that it selects",
     )
     _add_with(parser)
 

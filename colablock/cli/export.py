@@ -147,6 +147,9 @@ def _export(call: Call) -> int:
     elif args.output is None:
         call.out.file.write(exported.text)
     if not (args.json or args.quiet):
-        for path in [*files, *([str(args.output)] if args.output is not None else [])]:
-            call.err.print(f"wrote {path}", markup=False, soft_wrap=True)
+        lines = [f"wrote {path}" for path in files]
+        if args.output is not None:
+            lines.append(f"wrote {args.output}" + (f": {exported.target}" if exported.target else ""))
+        for line in lines:
+            call.err.print(line, markup=False, soft_wrap=True)
     return ExitCode.DONE

@@ -29,7 +29,15 @@ from colablock.lockfile.pins import LockedPin, default_index_of, hash_texts, pin
 from colablock.lockfile.tool_table import table_of
 from colablock.network.settings import DEFAULT_INDEX
 
-__all__ = ["Format", "checked_line", "export_text", "files_beside", "header_lines", "parents_of"]
+__all__ = [
+    "Format",
+    "checked_line",
+    "export_text",
+    "files_beside",
+    "header_lines",
+    "parents_of",
+    "target_text",
+]
 
 _CONTINUED = " \\"
 _COMMENT = re.compile(r"(^|\s)#")
@@ -220,7 +228,7 @@ def header_lines(lock: Pylock, pins: Sequence[LockedPin], form: str) -> Iterator
         words += ["--runtime", runtime] if runtime else ["--python-version", python, "--platform", platform]
         words += [] if form == Format.REQUIREMENTS.value else ["--format", form]
         yield f"# Made by `{shlex.join(words)}`"
-        yield f"# matrix {matrix}{f' ({variant})' if variant else ''}, Python {python}, {platform}"
+        yield f"# matrix {target_text(lock)}"
         for name in map(str, filter(None, map(_off_index, pins))):
             yield f"# {name} is on no index: name the page of its files with `--find-links`"
     if cutoff := _about(lock, "exclude-newer", None):
@@ -229,6 +237,16 @@ def header_lines(lock: Pylock, pins: Sequence[LockedPin], form: str) -> Iterator
     for name, version in sorted(_about(lock, "assumes", {}).items()):
         yield f"# assumes {name}=={version}, already installed{where}"
     yield ""
+
+
+def target_text(lock: Pylock) -> str | None:
+    """Return matrix, variant, Python and platform of *lock* in words; None if colablock did not make it."""
+    matrix, variant, python, platform = (
+        _about(lock, key, None) for key in ("matrix", "variant", "python", "platform")
+    )
+    if matrix is None:
+        return None
+    return f"{matrix}{f' ({variant})' if variant else ''}, Python {python}, {platform}"
 
 
 def _about(lock: Pylock, key: str, otherwise: Any) -> Any:

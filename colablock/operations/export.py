@@ -23,7 +23,14 @@ from colablock.environment.accelerator import Accelerator
 from colablock.environment.markers_and_tags import environment_for
 from colablock.errors import BadDistribution, FetchFailed, InvalidInput, InvalidMatrix, NotFound
 from colablock.index.project_pages import project_files
-from colablock.lockfile.export import Format, checked_line, export_text, files_beside, header_lines
+from colablock.lockfile.export import (
+    Format,
+    checked_line,
+    export_text,
+    files_beside,
+    header_lines,
+    target_text,
+)
 from colablock.lockfile.package_files import with_all_files
 from colablock.lockfile.pylock import read_lock
 from colablock.lockfile.store import read_head
@@ -55,9 +62,13 @@ _WORKERS = 16  # most of them wait for the network
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportResult:
-    """The exported *text*, and the *files* that were written for it: wheels, a lock, a matrix."""
+    """The exported *text*, and the *files* that were written for it: wheels, a lock, a matrix.
+
+    *target* names matrix, variant, Python and platform; None for a lock of another tool.
+    """
 
     text: str
+    target: str | None = None
     files: tuple[Path, ...] = ()
 
 
@@ -107,7 +118,7 @@ def export_lock(
         write_atomic(destination, content)
     if output is not None:
         write_atomic(output, text.encode())
-    return ExportResult(text=text, files=tuple(files))
+    return ExportResult(text=text, target=target_text(lock), files=tuple(files))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -187,7 +187,7 @@ def test_the_values_are_plain_ones(said: Callable[[str], Mapping[str, Any]], tmp
     text = said("colablock.export('painting.toml', quiet=True)")["value"]
     assert isinstance(text, Exported)
     assert "colours==2.0" in str(text)  # all of it: it is written to files
-    assert text._repr_html_().startswith("<div>requirements of `painting.toml`: ")
+    assert text._repr_html_().startswith("<div>requirements of painting, Python 3.")
     (tmp_path / "lock").write_bytes(said("colablock.lock('painting.toml')")["value"])
     assert b"colours" in (tmp_path / "lock").read_bytes()
 

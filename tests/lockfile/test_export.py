@@ -400,7 +400,8 @@ def test_an_export_of_a_lock_equals_an_export_that_resolves(
     output = tmp_path / "new" / "requirements.txt"
     done = succeeds(world.run("export", "plain", "--lock", str(plain_lock), "-o", str(output)))
     assert output.read_text() == solved.out
-    assert (done.out, done.err.splitlines()[-1]) == ("", f"wrote {output}")
+    assert done.out == ""
+    assert done.err.splitlines()[-1].startswith(f"wrote {output}: plain, Python 3.")
     assert pins(solved.out) == PINS
     assert f"--index-url {world.server.url}\n" in solved.out
     assert hashes(solved.out, "native==1.0") == 3  # the wheels of other platforms too
