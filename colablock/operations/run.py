@@ -79,7 +79,7 @@ def proven_environment(session: Session, name: str) -> ProvenEnvironment:
 def run_smoke(session: Session, name: str, *, runner: str | None = None) -> Receipt:
     """Train a tiny model in the environment of the last apply of *name*; see `smoke.smoke`.
 
-    If that passes, later plans on this machine say so.
+    Later plans on this machine say so if that passes, and no longer say it if it does not.
     """
     from colablock.training.preflight.machine import visible  # noqa: PLC0415 - only training reads YAML
     from colablock.training.receipts import keep_receipt  # noqa: PLC0415
@@ -94,6 +94,5 @@ def run_smoke(session: Session, name: str, *, runner: str | None = None) -> Rece
         environ=session.environ,
         reporter=session.reporter,
     )
-    if receipt.passed:
-        keep_receipt(receipt, session.home)
+    keep_receipt(receipt, session.home)
     return receipt

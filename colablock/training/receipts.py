@@ -150,12 +150,15 @@ def read_receipts(source: str) -> tuple[Receipt, ...]:
 def keep_receipt(receipt: Receipt, home: Path) -> None:
     """Write *receipt* to *home*, in the place of one for the same stack on such a card, if it can be written.
 
-    The newest of each matrix are kept.
+    One that did not pass is not kept, nor is that in whose place it is.  The newest of a matrix are kept.
     """
     folder = home / RECEIPTS / receipt.matrix
     facts = (receipt.variant, receipt.runner, receipt.compute_capability, sorted(receipt.versions.items()))
     name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
     with suppress(OSError):
+        if not receipt.passed:
+            (folder / f"{name}.json").unlink(missing_ok=True)
+            return
         write_private(folder / f"{name}.json", (json.dumps(receipt_to(receipt), indent=2) + "\n").encode())
         newest_first = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
         for path in newest_first[MOST_KEPT:]:

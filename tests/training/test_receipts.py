@@ -176,6 +176,8 @@ def test_the_last_smoke_runs_of_a_machine_count_like_receipts_beside_the_matrix(
         proof_note(source, "tiny", Accelerator(), **stack)
         == f"training with it is proven on a CPU ({CPU.date[:10]})"
     )
+    keep_receipt(replace(mine, versions={"trl": "1.20"}, after=9.0), home)  # it learns no more
+    assert len(kept_receipts(home, "tiny")) == MOST_KEPT - 1
     assert kept_receipts(home, "../receipts/tiny") == ()
     locked = tmp_path / "locked"
     locked.write_text("no folder")
