@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -34,6 +34,7 @@ from colablock.planning.plan import ENV_EXISTS, Plan, Target, steps_text
 from colablock.planning.planned import PlannedChange
 from colablock.transaction import apply_record as applied
 from colablock.transaction import isolated_envs as envs
+from colablock.transaction.drift import SINCE
 from colablock.transaction.serialise import report_to_json
 from colablock.transaction.up_to_date import digest_of, request_key
 from colablock.verification.records import record_checks
@@ -96,13 +97,23 @@ def carry_out(session: Session, options: ApplyOptions, planned: PlannedChange) -
     before = None if report.changed else applied.load(planned.matrix.name, session.home)
     with interrupted_as(CHANGED if report.changed else UNCHANGED):
         report = _record(session, options, planned, report)
-        asked = report.python, planned.matrix.digest
-        if before is None or (before.python, before.matrix_digest) != asked:
-            return report  # the checks of another environment, or of another file, say nothing of these
+    more = () if report.changed else tuple(_unchanged_notes(planned, report, before))
+    return replace(report, notes=(*report.notes, *more))
+
+
+def _unchanged_notes(
+    planned: PlannedChange, report: Report, before: applied.ApplyRecord | None
+) -> Iterator[str]:
+    """Yield what differs from the last apply, *before*, and was accepted."""
+    since = [note for note in planned.plan.beforehand if note.startswith(SINCE)]
+    if since and report.passed:
+        yield from since
+        yield f"{planned.matrix.name} admits what is installed now, so it stays"
+    asked = report.python, planned.matrix.digest
+    # The checks of another environment, or of another file, say nothing of these.
+    if before is not None and (before.python, before.matrix_digest) == asked:
         with suppress(InvalidInput):
-            note = checks_note(last_report(before).checks, report.checks)
-            report = replace(report, notes=(*report.notes, *filter(None, [note])))
-        return report
+            yield from filter(None, [checks_note(last_report(before).checks, report.checks)])
 
 
 def _note_undone(session: Session, options: ApplyOptions, planned: PlannedChange, error: RolledBack) -> None:

@@ -395,6 +395,22 @@ def test_what_is_kept_for_the_way_back_can_be_dropped(world: World, venv: Venv) 
     assert "its stash was dropped" in refused.err
 
 
+def test_an_apply_says_which_versions_it_has_accepted(world: World, venv: Venv) -> None:
+    options = ("apply", "tiny", "--into", "kernel", "--python", venv.python)
+    assert world.run(*options).code == ExitCode.DONE
+    old, new = (venv.site / f"colours-{version}.dist-info" for version in ("2.0", "2.5"))
+    old.rename(new)  # as another installer leaves it
+    for name in ("METADATA", "RECORD"):
+        text = (new / name).read_text()
+        (new / name).write_text(text.replace("Version: 2.0", "Version: 2.5").replace(old.name, new.name))
+    again = world.run(*options)
+    said = " ".join(again.out.split())
+    assert (again.code, "nothing was changed" in said) == (ExitCode.DONE, True), again.err
+    assert "note: since it was applied: `colours` is 2.5, and was 2.0" in said
+    assert "note: tiny admits what is installed now, so it stays" in said
+    assert "since it was applied" not in world.run(*options).out
+
+
 def test_run_says_that_a_rollback_has_taken_the_stack_away(world: World, venv: Venv, tmp_path: Path) -> None:
     twin = tmp_path / "twin.toml"
     twin.write_text(TINY.format(name="twin", shapes=">=2", imports=["shapes"]))
