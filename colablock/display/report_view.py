@@ -77,9 +77,6 @@ def _blocks(report: Report) -> Iterator[Block]:
     if report.passed:
         command = f"colablock run {report.matrix} -- python YOUR_SCRIPT.py"
         yield Note(label="next", text=Span(command, Tone.CODE))
-    elif not report.changed:
-        command = f"colablock apply {report.matrix}"
-        yield Note(label="next", text=Span(command, Tone.CODE))
     if report.changed and report.undo:
         yield Note(label="undo", text=Span(report.undo, Tone.CODE))
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -282,6 +283,8 @@ def test_an_isolated_environment_from_first_to_last(world: World, tmp_path: Path
     ]
     assert "`colours/__init__.py` has 31 bytes instead of 20" in failed[0]["detail"]
     assert "ImportError: gone pale" in failed[1]["detail"]
+    anew = "after `colablock env remove tiny`, `colablock apply tiny` builds the environment anew"
+    assert broken.json["notes"][-1] == anew
 
 
 def test_what_was_applied_by_its_path_has_a_name(world: World, tmp_path: Path) -> None:
@@ -290,7 +293,14 @@ def test_what_was_applied_by_its_path_has_a_name(world: World, tmp_path: Path) -
     home = str(tmp_path / "home")
     assert world.run("apply", "own.toml", cwd=tmp_path, COLABLOCK_HOME=home).code == ExitCode.DONE
     assert world.run("run", "own", "--", "shapes", COLABLOCK_HOME=home).out == "a square\n"
-    assert world.run("verify", "own", COLABLOCK_HOME=home).code == ExitCode.DONE
+    proven = world.run("verify", "own", "--json", COLABLOCK_HOME=home)
+    assert proven.code == ExitCode.DONE
+    (facts,) = Venv(Path(proven.json["python"]).parent.parent).site.glob("colours-*.dist-info")
+    shutil.rmtree(facts)
+    broken = world.run("verify", "own", "--json", COLABLOCK_HOME=home).json
+    mend = f"`colablock apply {shlex.quote(str(own))}` restores the versions of the stack"
+    assert broken["notes"][-1] == mend
+    assert world.run("apply", str(own), COLABLOCK_HOME=home).code == ExitCode.DONE
 
 
 def test_an_environment_is_changed_and_undone(world: World, venv: Venv) -> None:

@@ -75,12 +75,6 @@ def test_report_of_a_change_names_the_command_that_undoes_it() -> None:
     assert "undo" not in to_text(report_document(replace(report, changed=False)))
 
 
-def test_a_failed_verify_names_the_apply_that_restores_the_stack() -> None:
-    report = replace(read_report("report-failed"), changed=False)
-    assert "next: colablock apply qlora-2024" in to_text(report_document(report))
-    assert "next: " not in to_text(report_document(replace(report, changed=True)))
-
-
 def test_failure_is_open_and_passed_checks_are_folded() -> None:
     block = body(to_html(report_document(read_report("report-failed"))))
     folds = {one.all("summary")[0].text: "open" in one.attributes for one in block.all("details")}
