@@ -156,7 +156,8 @@ def ground(matrix: str, python: str | None, folder: Path) -> Ground:
     }
     environ["COLABLOCK_CACHE_DIR"] = str(folder / "cache")
     if python is None:
-        applied = apply_record.require(found.name, apply_record.home_folder(os.environ))
+        home = apply_record.home_folder(os.environ)
+        applied = apply_record.require(found.name, home, asked=found.name)
         python = applied.python
     record(found.name, python, folder / "home")
     environ["COLABLOCK_HOME"] = str(folder / "home")

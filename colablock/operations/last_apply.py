@@ -56,7 +56,7 @@ def last_apply(session: Session, name: str) -> ApplyRecord:
     """
     last = None if is_path(name) else applied.load(name, session.home)
     # A matrix that was applied by its path is recorded under its name.
-    last = last or applied.require(session.matrix(name).name, session.home)
+    last = last or applied.require(session.matrix(name).name, session.home, asked=name)
     if not os.path.isfile(last.python):  # noqa: PTH113 - before each run
         message = f"no environment has `{last.name}` any more: there is no `{last.python}`"
         raise NotFound(message, hint=f"Run `colablock apply {name}` to make it again")
@@ -97,7 +97,7 @@ def last_report(last: ApplyRecord) -> Report:
     except InvalidInput as error:
         raise InvalidInput(
             f"the record of the last apply of `{last.name}` is damaged: {error}",
-            hint=f"Run `colablock apply {last.name}` again",
+            hint=f"Run `colablock apply {last.source or last.name}` again",
         ) from error
 
 

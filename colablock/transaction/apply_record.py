@@ -347,11 +347,11 @@ def parse(name: str, text: bytes | str) -> ApplyRecord | None:
     return record if is_valid else None
 
 
-def require(name: str, home: Path) -> ApplyRecord:
-    """Return the last apply of *name*.  Raises NotFound if there is none."""
+def require(name: str, home: Path, *, asked: str) -> ApplyRecord:
+    """Return the last apply of *name*, which the user calls *asked*.  Raises NotFound if there is none."""
     found = load(name, home)
     if found is None:
-        raise NotFound(f"`{name}` has not been applied here", hint=f"Run `colablock apply {name}` first")
+        raise NotFound(f"`{name}` has not been applied here", hint=f"Run `colablock apply {asked}` first")
     return found
 
 

@@ -291,6 +291,8 @@ def test_what_was_applied_by_its_path_has_a_name(world: World, tmp_path: Path) -
     own = tmp_path / "own.toml"
     own.write_text(TINY.format(name="own", shapes=">=2", imports=["shapes"]))
     home = str(tmp_path / "home")
+    absent = world.run("verify", "./own.toml", cwd=tmp_path, COLABLOCK_HOME=home)
+    assert "Run `colablock apply ./own.toml` first" in " ".join(absent.err.split())
     assert world.run("apply", "own.toml", cwd=tmp_path, COLABLOCK_HOME=home).code == ExitCode.DONE
     assert world.run("run", "own", "--", "shapes", COLABLOCK_HOME=home).out == "a square\n"
     proven = world.run("verify", "own", "--json", COLABLOCK_HOME=home)

@@ -58,7 +58,7 @@ def test_a_saved_record_is_loaded(tmp_path: Path) -> None:
     assert load("demo", home) is None
     save(RECORD, home)
     assert load("demo", home) == RECORD
-    assert require("demo", home) == RECORD
+    assert require("demo", home, asked="demo") == RECORD
     assert load("other", home) is None
 
 
@@ -187,7 +187,7 @@ def test_an_invalid_record_counts_as_missing(content: bytes, tmp_path: Path) -> 
 
 def test_a_missing_record_is_reported_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="`demo` has not been applied here") as caught:
-        require("demo", tmp_path)
+        require("demo", tmp_path, asked="demo")
     assert caught.value.hint == "Run `colablock apply demo` first"
 
 
