@@ -160,12 +160,15 @@ def _details(was: Outcome, one: Outcome) -> Iterator[str]:
     before, after = was.to_json(), one.to_json()
     for key, value in after.items():
         if before.get(key) != value:
-            yield f"{key} {_short(before.get(key))} -> {_short(value)}"
+            title = "bytes to fetch" if key == "fetch-bytes" else key
+            yield f"{title} {_short(before.get(key))} -> {_short(value)}"
 
 
 def _short(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
     return str(value) if value not in (None, "") else "none"
 
 

@@ -98,6 +98,8 @@ def compared(
         drift = differences(committed.outcomes, outcomes)
         if imports is not None and found != committed.imports:
             drift = (*drift, "the findings about imports differ")
+        if drift and committed.digest != matrix.digest:
+            drift = ("the matrix has changed since these results were written", *drift)
     if found is None and replaces_requirements(matrix):
         drift = (*drift, "the imports of replaced packages have not been examined: pass `--imports`")
     return MatrixCheck(

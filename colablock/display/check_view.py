@@ -67,6 +67,9 @@ def check_document(checked: MatrixCheck, *, updated: bool = False) -> Document:
         first = ("these are the first results: commit them",) if updated and checked.is_first else ()
         lines = Items(tuple(Item(text=_joined(line)) for line in (*first, *_grouped(told))))
         blocks.append(Section(title=drift, body=(lines,)))
+        has_advice = any("`--" in line for line in checked.drift)
+        if not updated and not has_advice:
+            blocks.append(Note(label="next", text="if that is meant, `--update` writes the new results"))
     return Document(headline=Headline(text=title), blocks=tuple(blocks))
 
 

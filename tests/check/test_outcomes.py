@@ -233,9 +233,14 @@ def test_check_compares_with_the_committed_results(world: World, copy: Path) -> 
     written = (copy / "matrices/good.checks.json").read_bytes()
     assert world.run("check", "good", cwd=copy).code == ExitCode.DONE
     shutil.move(copy / "runtimes/image-1-cpu.json", copy / "elsewhere.json")
+    matrix = copy / "matrices/good.toml"
+    matrix.write_text(matrix.read_text() + "[verify]\nimports = ['shapes']\n")
     moved = world.run("check", "good", cwd=copy)
     assert moved.code == ExitCode.UNMET
-    assert "image-1-cpu: no longer recorded" in " ".join(moved.out.split())
+    said = " ".join(moved.out.split())
+    assert "Drift the matrix has changed since these results were written" in said
+    assert "image-1-cpu: no longer recorded" in said
+    assert said.endswith("next: if that is meant, `--update` writes the new results")
     assert (copy / "matrices/good.checks.json").read_bytes() == written
 
 

@@ -58,6 +58,8 @@ def test_check_as_text() -> None:
         "",
         "Drift",
         "  colab-1-cpu: new; and more",
+        "",
+        "next: if that is meant, `--update` writes the new results",
     ]
     assert "    because env\n    and so on\n" in to_text(check_document(checked), verbose=True)
 
@@ -83,7 +85,7 @@ def test_the_same_difference_is_told_once() -> None:
     drift = [f"colab-{at}-gpu{card}: kernel -> unknown: no lock" for at in (1, 2) for card in cards]
     drift += ["colab-3-gpu: no longer recorded", "the findings about imports differ"]
     text = to_text(check_document(check(drift=tuple(drift))))
-    assert text.split("Drift\n")[1].splitlines() == [
+    assert text.split("Drift\n")[1].split("\n\n")[0].splitlines() == [
         "  colab-1-gpu, colab-2-gpu (T4 L4): kernel -> unknown: no lock",
         "  colab-3-gpu: no longer recorded",
         "  the findings about imports differ",
@@ -116,7 +118,7 @@ def test_a_difference_names_only_the_pairs_that_have_it() -> None:
         f"colab-{at}: env, was kernel" for at in ("1-gpu with T4", "2-gpu with T4", "3-gpu with L4")
     )
     text = to_text(check_document(check(drift=drift)))
-    assert text.split("Drift\n")[1].splitlines() == [
+    assert text.split("Drift\n")[1].split("\n\n")[0].splitlines() == [
         "  colab-1-gpu, colab-2-gpu (T4): env, was kernel",
         "  colab-3-gpu (L4): env, was kernel",
     ]
