@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
 from datetime import datetime
@@ -27,7 +28,6 @@ from colablock.matrix.model import Matrix
 from colablock.matrix.packed_locks import LockFile, PackedLock
 
 if TYPE_CHECKING:
-    from colablock.matrix.model import Matrix
     from colablock.network.cache import Cache
 
 __all__ = [
@@ -96,6 +96,17 @@ class LockHead:
     def short(self) -> str:
         """The Python version without its micro part."""
         return ".".join(self.python.split(".")[:2])
+
+    @property
+    def command(self) -> str:
+        """The command that makes this lock again."""
+        words = ["colablock", "lock", self.matrix]
+        if self.runtime is not None:
+            words += ["--runtime", self.runtime]
+        else:
+            words += ["--python-version", self.short, "--platform", self.platform]
+        words += ["--variant", self.variant] if self.variant else []
+        return shlex.join([*words, *(word for one in sorted(self.with_) for word in ("--with", one))])
 
 
 def read_head(path: LockFile, cache: Cache | None = None) -> LockHead | None:
@@ -221,7 +232,7 @@ class LockStore:
         """Whether the lock was made from this matrix with the same options; notes the reason if not."""
         if head.matrix_digest != self.matrix.digest:
             name = self.matrix.name
-            again = f"`colablock lock {name}` makes it again, and with `--all` those of all runtimes"
+            again = f"`{head.command}` makes it again, and `colablock lock {name} --all` makes all again"
             self._note(f"the lock `{head.path.name}` is stale: {name} has changed since; {again}")
             return False
         if head.with_ != frozenset(self.with_):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -161,6 +162,23 @@ def test_a_lock_that_does_not_fit_is_not_used_and_the_reason_is_noted(
     done = planned(world, recorded, *options)
     assert done.code == ExitCode.DONE, done.err
     assert said in " ".join(done.err.split())
+
+
+@pytest.mark.parametrize("target", ["kernel", "env"])
+def test_the_advice_about_a_stale_lock_makes_it_again(target: str, world: World, recorded: Venv) -> None:
+    locked(world)
+    assert world.run("lock", "tiny", "--all").code == ExitCode.DONE
+    files = set(world.folder.glob("matrices/pylock.*"))
+    (world.folder / "matrices/tiny.toml").write_text(TINY.replace(">=2", ">=1"))
+    plan = ("plan", "tiny", "--into", target, "--python", recorded.python)
+    said = " ".join(world.run(*plan).err.split())
+    advised = re.search(r"is stale: .*?; `colablock ([^`]*)` makes it again", said)
+    assert advised, said
+    assert world.run(*shlex.split(advised[1])).code == ExitCode.DONE
+    done = world.run(*plan)
+    assert "is stale" not in done.err
+    assert "the lock" in " ".join(done.out.split())
+    assert set(world.folder.glob("matrices/pylock.*")) == files
 
 
 def test_a_named_lock_is_refused_for_another_state(world: World, recorded: Venv) -> None:
