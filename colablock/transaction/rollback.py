@@ -149,8 +149,8 @@ def changes_to_undo(site: Site, *, to_first: bool = False) -> tuple[Change, ...]
 
 
 def _nothing(site: Site) -> NotFound:
-    hint = "An isolated environment has changed nothing else: `colablock env list` lists them"
-    return NotFound(f"there is nothing to undo: colablock has not changed `{site.prefix}`", hint=hint)
+    hint = "An isolated environment is not undone but removed: `colablock env list` lists them"
+    return NotFound(f"there is nothing to undo: no change is in place in `{site.prefix}`", hint=hint)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
