@@ -130,7 +130,7 @@ def _script(lock: Pylock, pins: Sequence[LockedPin], find_links: Sequence[str]) 
         message = (
             f"the lock assumes {count} installed distributions, and a script gets an environment of its own"
         )
-        raise InvalidInput(message, hint="Use a complete lock, which assumes none")
+        raise InvalidInput(message, hint="Use a complete lock, which assumes none: omit `--runtime`")
     data: dict[str, Any] = {}
     if lock.requires_python:
         data["requires-python"] = str(lock.requires_python)

@@ -168,6 +168,15 @@ def test_every_command_has_a_group_and_two_examples_that_parse(monkeypatch: pyte
     assert max(map(len, parser.format_help().splitlines())) <= 80
 
 
+def test_examples_that_need_nothing_else_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    environ = {**os.environ, "COLABLOCK_HOME": str(tmp_path / "home")}
+    names = ("list", "show", "new", "schema", "runtime list", "runtime show", "runtime diff", "completion")
+    lines = [line for name in names for line in EXAMPLES[name] if "./" not in line and ".txt" not in line]
+    for line in [*lines, f"{EXAMPLES['export'][1]} --offline", f"{EXAMPLES['plan'][1]} --offline"]:
+        assert main(shlex.split(line), environ) == ExitCode.DONE, line
+
+
 @pytest.fixture
 def named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Return the environment of a folder with a matrix `mine`, and of a home with the run `first`."""

@@ -48,7 +48,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
     "lock": ("lock ./matrices/mine.toml", "lock ./matrices/mine.toml --all --check"),
     "export": (
         "export qlora-2026 -o requirements.txt",
-        "export qlora-2026 --runtime colab-2026.08-gpu --format notebook",
+        "export qlora-2026 --python-version 3.12 --format notebook",
     ),
     "bundle": (
         "bundle qlora-2026 -o qlora.bundle",
