@@ -21,6 +21,7 @@ __all__ = [
     "Site",
     "SiteBounds",
     "check_state",
+    "is_interrupted",
     "is_state_path",
     "is_unfinished",
     "read_site",
@@ -171,8 +172,19 @@ def is_unfinished(prefix: str, purelib: str) -> bool:
 
     What the change of another process has there does not count, except for its journal.
     """
-    folders = {Path(prefix), *Path(purelib).parents[:4]}  # one of these is the data folder
-    return any(_has_leftovers(folder) for folder in folders)
+    return any(map(_has_leftovers, _data_folders(prefix, purelib)))
+
+
+def is_interrupted(prefix: str, purelib: str) -> bool:
+    """Whether a change of an environment with these two folders has begun, and has not ended.
+
+    What the last one has left to delete does not count.
+    """
+    return any((folder / STATE / JOURNAL).exists() for folder in _data_folders(prefix, purelib))
+
+
+def _data_folders(prefix: str, purelib: str) -> set[Path]:
+    return {Path(prefix), *Path(purelib).parents[:4]}  # one of these is the data folder
 
 
 def _has_leftovers(data: Path) -> bool:

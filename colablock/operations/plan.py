@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from colablock._common.urls import redacted
 from colablock.check.import_risks import find_import_risks
 from colablock.environment.notebook_host import Host
-from colablock.environment.site import is_unfinished
+from colablock.environment.site import is_interrupted, is_unfinished
 from colablock.environment.snapshot import Snapshot
 from colablock.errors import BadDistribution, FetchFailed, NoSolution, NotFound, Refused, Unmet
 from colablock.lockfile.pylock import lock_digest, make_lock
@@ -262,7 +262,7 @@ def _read_state(session: Session, options: ApplyOptions, *, recover: bool) -> Sn
 
             recover_interrupted(session, snapshot.python)
             snapshot = session.snapshot(options.python, options.protect)
-        else:
+        elif is_interrupted(snapshot.prefix, snapshot.site):
             snapshot = _with_note(snapshot, INTERRUPTED)
     if not options.python and snapshot.host is not Host.PLAIN and not session.in_kernel:
         # `!colablock` starts a process of its own.

@@ -26,7 +26,7 @@ CELLS = {
     "plan": "plan = colablock.plan('qlora-2026', variant='cuda')\nplan",
     "apply": "report = colablock.apply('qlora-2026', variant='cuda')\nreport",
     "use": "import sys, bitsandbytes, trl\nprint(trl.__version__, report.python == sys.executable)",
-    "again": "again = colablock.apply('qlora-2026', variant='cuda')\nprint(again.changed, again.seconds < 10)",
+    "again": "again = colablock.apply('qlora-2026', variant='cuda')\nprint(again.changed, again.seconds < 9)",
     "run": "%%colablock run\nimport sys, trl\nprint('trl', trl.__version__, 'in', sys.executable)",
     "run-named": "%%colablock run qlora-2026 -- 5\nimport sys\nsys.exit(int(sys.argv[1]))",
     "typo": "%colablock plan qlora-2062",

@@ -492,6 +492,17 @@ def test_a_note_of_the_plan_is_said_once(world: World, tmp_path: Path) -> None:
     assert len(notes) == len(set(notes)), notes
 
 
+def test_what_a_rollback_has_not_deleted_yet_is_no_interrupted_change(world: World, venv: Venv) -> None:
+    """It deletes in the background, and a notebook's next cell may plan meanwhile."""
+    options = ("--into", "kernel", "--python", venv.python)
+    assert world.run("apply", "tiny", *options).code == ExitCode.DONE
+    assert world.run("rollback", "--python", venv.python).code == ExitCode.DONE
+    (venv.folder / ".colablock/trash/left").mkdir(parents=True)
+    planned = world.run("plan", "tiny", *options)
+    assert planned.code == ExitCode.DONE
+    assert "interrupted" not in planned.out + planned.err
+
+
 def test_after_a_crash_the_next_call_puts_back_what_was_interrupted_and_no_more(
     world: World, venv: Venv, tmp_path: Path
 ) -> None:
