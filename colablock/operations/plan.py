@@ -70,12 +70,23 @@ def plan_change(session: Session, options: ApplyOptions, *, recover: bool = Fals
     since = tuple(notes_of(drifts_since(session, last, kernel))) if last and is_same else ()
     proof = _proof(planned, kernel.accelerator, session.home)
     hidden = _hidden(session, planned).values()
-    asked = options.name if options.bundle is None else f"--bundle {shlex.quote(str(options.bundle))}"
-    more = (_EXPLAINED.format(asked),) if planned.not_kernel else ()
+    more = (_EXPLAINED.format(_asked(options)),) if planned.not_kernel else ()
     if options.bundle is not None:
         planned = replace(planned, plan=replace(planned.plan, lock=str(options.bundle), lock_hosts=()))
     plan = replace(planned.plan, beforehand=(*since, *planned.plan.beforehand, *hidden, *proof, *more))
     return replace(planned, plan=plan)
+
+
+def _asked(options: ApplyOptions) -> str:
+    """Return the arguments with which `why` explains the plan for *options*."""
+    words = [options.name] if options.bundle is None else ["--bundle", str(options.bundle)]
+    for name, value in {
+        "runtime": options.runtime,
+        "python": options.python,
+        "variant": options.variant,
+    }.items():
+        words += [f"--{name}", value] if value else []
+    return shlex.join([*words, *(word for one in options.with_ for word in ("--with", one))])
 
 
 def explain_plan(

@@ -226,7 +226,9 @@ class NotKernel:
         if self.planned is not None:
             broken = "; `--broken repair` or `--broken remove` says what to do with what breaks"
             extra = broken if self.planned.plan.breakages else ""
-            yield f"to change the kernel nevertheless: `colablock apply {self.matrix} --into kernel`{extra}"
+            # A recorded runtime has no interpreter here.
+            kernel = "the kernel" if self.planned.plan.python else "the kernel of that runtime"
+            yield f"to change {kernel} nevertheless: `colablock apply {self.matrix} --into kernel`{extra}"
         elif self.error is not None and self.error.hint:
             yield self.error.hint
         if self.others:

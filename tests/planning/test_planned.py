@@ -83,7 +83,7 @@ REASONS = {
         [
             "the target is an isolated environment: in the kernel fastai would break",
             "fastai 2.7.19 would break: it needs fastcore<1.8",
-            "to change the kernel nevertheless: `colablock apply harmful --into kernel`; `--broken repair`",
+            "to change the kernel of that runtime nevertheless: `colablock apply harmful --into kernel`; `",
         ],
         [],
     ),
@@ -209,7 +209,8 @@ def test_unknown_names_have_a_hint(world: World) -> None:
 def test_the_plan_names_the_command_that_explains_it(world: World) -> None:
     session = Session(environ=world.environ())
     notes = plan_change(session, ApplyOptions(name="harmful", runtime=RUNTIME)).plan.beforehand
-    assert any("`colablock why harmful` explains why the kernel is not the target" in note for note in notes)
+    why = f"`colablock why harmful --runtime {RUNTIME}` explains why the kernel is not the target"
+    assert any(why in note for note in notes)
     notes = plan_change(session, ApplyOptions(name="harmless", runtime=RUNTIME)).plan.beforehand
     assert not any("colablock why" in note for note in notes)
 
