@@ -109,7 +109,6 @@ class Provider:
                 name=PYTHON, version=request.environment.python_version, origin=CandidateOrigin.INSTALLED
             )
         )
-        self._needs: dict[ResolverCandidate, tuple[ResolverRequirement, ...]] = {}
         self._conflicts: Counter[Key] = Counter()
         self._satisfied: dict[tuple[int, int], tuple[ResolverRequirement, ResolverCandidate, bool]] = {}
         self._domains: dict[Key, tuple[Sequence[ResolverCandidate], Mapping[Version, int]]] = {}
@@ -256,14 +255,11 @@ class Provider:
         return self._memo.contains(requirement.specifier, candidate.version)
 
     def get_dependencies(self, candidate: ResolverCandidate) -> Iterable[ResolverRequirement]:
-        known = self._needs.get(candidate)
+        known = self._memo.needs.get(candidate)
         if known is None:
-            known = self._memo.needs.get(candidate)
-            if known is None:
-                known = tuple(self._dependencies(candidate))
-                if (candidate.name, candidate.version) not in self.matcher.unusable:  # each round notes it
-                    self._memo.needs[candidate] = known
-            self._needs[candidate] = known
+            known = tuple(self._dependencies(candidate))
+            if (candidate.name, candidate.version) not in self.matcher.unusable:  # each round notes it
+                self._memo.needs[candidate] = known
             self._prefetch(known)
         return known
 

@@ -71,6 +71,7 @@ def resolve(
     is_quick = holds = may_release and bool(request.installed)  # releasing does not need a full proof
     while True:
         rounds += 1
+        source.prefetch(sorted(released))  # the rounds before did not, as long as it was held
         provider = Provider(replace(request, released=released), source, reporter, graph=graph, memo=memo)
         roots = provider.roots()
         edges = {(want, provider.asker(want)): None for want in roots}
