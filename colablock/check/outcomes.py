@@ -51,6 +51,7 @@ class Verdict(Enum):
 
 
 _Refusals = Mapping[tuple[str, "str | None"], str]
+_NO_KERNEL_LOCK = "there is no lock for this kernel"
 _RANK = {verdict: rank for rank, verdict in enumerate(Verdict)}
 
 
@@ -99,6 +100,11 @@ class Outcome:
             "restart": self.restart,
             "claims": dict(self.capabilities),
         }
+
+    @property
+    def lacks_lock(self) -> bool:
+        """Whether there would be more to say of it with a lock that is missing or stale."""
+        return self.verdict is Verdict.UNKNOWN or self.reason == _NO_KERNEL_LOCK
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Outcome:
@@ -237,14 +243,11 @@ class MatrixChecker:
         found = self._in_env(solver, runtime, variant, refusals)
         if found.planned is not None:
             self._versions[runtime.source, variant] = found.planned.pins()
-            missing = f"there is no lock for this kernel: `colablock lock {self.matrix.name} --all` writes it"
-            why = harm or missing
-            return _planned_outcome(base, Verdict.ENV, found, why)
+            return _planned_outcome(base, Verdict.ENV, found, harm or _NO_KERNEL_LOCK)
         self._versions[runtime.source, variant] = {}
         reasons = [harm, found.reason]
         if None in reasons:
-            missing = f"`colablock lock {self.matrix.name} --all` writes the locks that are missing or stale"
-            return replace(base, reason="\n".join([*filter(None, reasons), missing]))
+            return replace(base, reason="\n".join([*filter(None, reasons), "the lock is missing or stale"]))
         return replace(base, verdict=Verdict.NONE, reason="\n".join(dict.fromkeys(filter(None, reasons))))
 
     def _solver(self, runtime: Snapshot, variant: str | None) -> Solver:

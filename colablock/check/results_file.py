@@ -27,6 +27,7 @@ class MatrixCheck:
 
     *imports* are the findings about imports, as JSON values; None if imports were not examined.
     *path* is the file to write, and *before* says in words which results were compared with.
+    *asked* is the matrix as the user names it.
     """
 
     matrix: str
@@ -38,6 +39,13 @@ class MatrixCheck:
     drift: tuple[str, ...] = ()
     is_first: bool = False  # there were no committed results
     before: str = ""
+    asked: str = ""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is known, for want of locks: there is nothing to write."""
+        has_verdict = any(one.verdict is not Verdict.UNKNOWN for one in self.outcomes)
+        return bool(self.outcomes) and not has_verdict and self.imports is None
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of the file, in an order that keeps diffs small."""
@@ -76,6 +84,8 @@ def compared(
     folder: Path,
     outcomes: Sequence[Outcome],
     imports: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    asked: str = "",
 ) -> MatrixCheck:
     """Compare *outcomes* and the findings about *imports* to the results committed in *folder*.
 
@@ -104,6 +114,7 @@ def compared(
         drift = (*drift, "the imports of replaced packages have not been examined: pass `--imports`")
     return MatrixCheck(
         matrix=matrix.name,
+        asked=asked or matrix.name,
         summary=matrix.summary or "",
         digest=matrix.digest,
         path=path,

@@ -102,7 +102,7 @@ def _check(call: Call) -> int:
             if at:
                 call.out.print()
             render(check_document(one, updated=args.update), call.out, verbose=args.verbose)
-    is_current = args.update or not any(one.drift for one in checked)
+    is_current = not any(one.is_empty or (one.drift and not args.update) for one in checked)
     return ExitCode.DONE if is_current else ExitCode.UNMET
 
 

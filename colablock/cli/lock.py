@@ -134,6 +134,9 @@ def _print_results(call: Call, made: Sequence[LockResult]) -> None:
         for one in made:
             for line in _lines(one, call.err.width, checked=args.check):
                 call.err.print(line, markup=False, soft_wrap=True)
+        for path in dict.fromkeys(one.recorded for one in made if one.recorded is not None):
+            call.err.print(f"wrote        {path}", markup=False, soft_wrap=True)
+            call.err.print(f"{'':<13}why there is no lock, for `check`", markup=False)
 
 
 def _lines(one: LockResult, width: int, *, checked: bool) -> Iterator[str]:

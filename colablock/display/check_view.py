@@ -56,21 +56,46 @@ def check_document(checked: MatrixCheck, *, updated: bool = False) -> Document:
     )
     if imports:
         blocks.append(Section(title="Imports", body=(Items(imports),)))
+    blocks += _empty(checked, updated=updated) if checked.is_empty else _compared(checked, updated=updated)
+    return Document(headline=Headline(text=title), blocks=tuple(blocks))
+
+
+def _empty(checked: MatrixCheck, *, updated: bool) -> Iterator[Block]:
+    """Yield that there are no results: the locks come first, then `--update`."""
+    drift = checked.drift[1:] if checked.is_first else checked.drift
+    if drift:
+        yield _drift_section("Drift", _grouped(drift))
+    what = "nothing is written to" if updated else "there is nothing to write to"
+    text = f"no runtime has a lock that is up to date: {what} `{checked.path}`"
+    yield Note(label="no results", text=text, tone=Tone.WARN)
+    yield _lock_first(checked)
+
+
+def _lock_first(checked: MatrixCheck) -> Note:
+    command = f"`colablock lock {checked.asked or checked.matrix} --all`"
+    return Note(label="next", text=f"{command} writes the locks that are missing or stale, then check again")
+
+
+def _compared(checked: MatrixCheck, *, updated: bool) -> Iterator[Block]:
+    """Yield what the comparison with the committed results says, and what to do next."""
     if not checked.drift:
         dated = f", now with the date of today in `{checked.path}`" if updated else ""
         text = f"the results are {checked.before}{dated}"
-        blocks.append(Note(label="unchanged", text=text, tone=Tone.GOOD))
+        yield Note(label="unchanged", text=text, tone=Tone.GOOD)
     else:
         drift = "Drift" if not checked.is_first else "Nothing to compare with"
         drift = f"Written to {checked.path}" if updated else drift
         told = checked.drift[1:] if updated and checked.is_first else checked.drift
         first = ("these are the first results: commit them",) if updated and checked.is_first else ()
-        lines = Items(tuple(Item(text=_joined(line)) for line in (*first, *_grouped(told))))
-        blocks.append(Section(title=drift, body=(lines,)))
-        has_advice = any("`--" in line for line in checked.drift)
-        if not updated and not has_advice:
-            blocks.append(Note(label="next", text="if that is meant, `--update` writes the new results"))
-    return Document(headline=Headline(text=title), blocks=tuple(blocks))
+        yield _drift_section(drift, (*first, *_grouped(told)))
+    if any(one.lacks_lock for one in checked.outcomes):
+        yield _lock_first(checked)
+    elif checked.drift and not updated and not any("`--" in line for line in checked.drift):
+        yield Note(label="next", text="if that is meant, `--update` writes the new results")
+
+
+def _drift_section(title: str, lines: Iterable[str]) -> Section:
+    return Section(title=title, body=(Items(tuple(Item(text=_joined(line)) for line in lines)),))
 
 
 def _grouped(drift: Sequence[str]) -> Iterator[str]:

@@ -39,6 +39,7 @@ __all__ = [
     "lock_file_name",
     "read_head",
     "read_refusals",
+    "refusals_path",
     "runtime_target",
     "write_refusals",
 ]
@@ -267,13 +268,14 @@ def _difference(head: LockHead, differing: Sequence[str]) -> str:
 _REFUSED = "refused"
 
 
-def _refusals_path(folder: Path, matrix: Matrix) -> Path:
+def refusals_path(folder: Path, matrix: Matrix) -> Path:
+    """Return where `write_refusals` writes."""
     return folder / f"{matrix.name}.{_REFUSED}.json"
 
 
 def write_refusals(folder: Path, matrix: Matrix, refused: Sequence[Mapping[str, str | None]]) -> None:
     """Write *refused* (target, variant, reason) beside the matrix; delete the file if it is empty."""
-    path = _refusals_path(folder, matrix)
+    path = refusals_path(folder, matrix)
     if refused:
         value = {"schema": 1, "matrix": matrix.name, "matrix-digest": matrix.digest, _REFUSED: refused}
         write_atomic(path, f"{json.dumps(value, indent=2, ensure_ascii=False)}\n".encode())
@@ -285,7 +287,7 @@ def read_refusals(folders: Iterable[Path], matrix: Matrix) -> dict[tuple[str, st
     """Return the reasons by target and variant; none if the matrix has changed since."""
     for folder in folders:
         try:
-            value = json.loads(read_bounded(_refusals_path(folder, matrix), TEXT_FILE))
+            value = json.loads(read_bounded(refusals_path(folder, matrix), TEXT_FILE))
             if value["matrix-digest"] != matrix.digest:
                 continue
             found = {(row["target"], row["variant"]): row["reason"] for row in value[_REFUSED]}

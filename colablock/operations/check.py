@@ -29,17 +29,17 @@ def check_matrices(
 ) -> tuple[MatrixCheck, ...]:
     """Return whether matrices hold on every recorded runtime, judged from their locks without a network.
 
-    With *update* the results are written beside each matrix.  With *imports*
+    With *update* the results are written beside each matrix that has any.  With *imports*
     the packages are fetched whose requirements a matrix replaces, and their
     imports are examined.
     """
     matrices = [session.matrix(name) for name in names]
     session.reporter.stage(f"Checking {', '.join(matrix.name for matrix in matrices)}")
     found = []
-    for matrix, outcomes in zip(matrices, outcomes_of(matrices, session.environ), strict=True):
+    for name, matrix, outcomes in zip(names, matrices, outcomes_of(matrices, session.environ), strict=True):
         examined = _examined(session, matrix) if imports else None
-        checked = compared(matrix, lock_folder(matrix), outcomes, examined)
-        if update:
+        checked = compared(matrix, lock_folder(matrix), outcomes, examined, asked=name)
+        if update and not checked.is_empty:
             checked.write()
         found.append(checked)
     return tuple(found)

@@ -30,6 +30,7 @@ from colablock.lockfile.store import (
     environment_target,
     lock_file_name,
     read_head,
+    refusals_path,
     runtime_target,
     write_refusals,
 )
@@ -78,6 +79,7 @@ class LockResult:
     is_new: bool = False  # there was no such file
     hosts: tuple[str, ...] = ()  # of the files, sorted
     refusal: str | None = None
+    recorded: Path | None = None  # the file with the refusal, for `check`
 
 
 def lock_matrix(session: Session, options: ApplyOptions, wanted: LockOptions) -> LockResult:
@@ -109,10 +111,13 @@ def lock_all(session: Session, options: ApplyOptions, wanted: LockOptions) -> It
     """
     run = _LockRun.of(session, options, wanted)
     refused: list[dict[str, str | None]] = []
+    recorded = refusals_path(run.folder, run.matrix)
     for made in _lock_each(run):
-        if made.refusal is not None:
-            refused.append({"target": made.target, "variant": made.variant, "reason": made.refusal})
-        yield made
+        if made.refusal is None:
+            yield made
+            continue
+        refused.append({"target": made.target, "variant": made.variant, "reason": made.refusal})
+        yield made if wanted.dry else replace(made, recorded=recorded)
     if not wanted.dry:
         write_refusals(run.folder, run.matrix, refused)
 

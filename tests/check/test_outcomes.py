@@ -233,13 +233,10 @@ def test_check_compares_with_the_committed_results(world: World, copy: Path) -> 
     written = (copy / "matrices/good.checks.json").read_bytes()
     assert world.run("check", "good", cwd=copy).code == ExitCode.DONE
     shutil.move(copy / "runtimes/image-1-cpu.json", copy / "elsewhere.json")
-    matrix = copy / "matrices/good.toml"
-    matrix.write_text(matrix.read_text() + "[verify]\nimports = ['shapes']\n")
     moved = world.run("check", "good", cwd=copy)
     assert moved.code == ExitCode.UNMET
     said = " ".join(moved.out.split())
-    assert "Drift the matrix has changed since these results were written" in said
-    assert "image-1-cpu: no longer recorded" in said
+    assert "Drift image-1-cpu: no longer recorded" in said
     assert said.endswith("next: if that is meant, `--update` writes the new results")
     assert (copy / "matrices/good.checks.json").read_bytes() == written
 
@@ -263,8 +260,46 @@ def test_without_locks_the_verdict_is_unknown_with_a_hint(world: World, copy: Pa
         lock.unlink()
     done = world.run("check", "good", "--json", cwd=copy)
     found = row(done.json["checks"][0], "image-1-cpu")
-    assert found["verdict"] == "unknown"
-    assert "`colablock lock good --all` writes the locks that are missing or stale" in found["reason"]
+    assert (found["verdict"], found["reason"]) == ("unknown", "the lock is missing or stale")
+
+
+@pytest.mark.parametrize("asked", ["good", "matrices/good.toml"])
+def test_without_locks_nothing_is_written(asked: str, world: World, copy: Path) -> None:
+    matrix = copy / "matrices/good.toml"
+    matrix.write_text(matrix.read_text() + "[verify]\nimports = ['shapes']\n")  # the locks are stale
+    for options in ([], ["--update"]):
+        done = world.run("check", asked, *options, cwd=copy)
+        said = " ".join(done.out.split())
+        assert (done.code, "no runtime has a lock that is up to date" in said) == (ExitCode.UNMET, True)
+        assert f"next: `colablock lock {asked} --all` writes the locks that are missing or stale" in said
+        assert "`--update` writes" not in said
+    assert not (copy / "matrices/good.checks.json").exists()
+
+
+def test_a_stale_lock_is_made_again_before_the_results_are_written(world: World, copy: Path) -> None:
+    assert world.run("check", "good", "--update", cwd=copy).code == ExitCode.DONE
+    written = (copy / "matrices/good.checks.json").read_bytes()
+    (copy / "matrices/pylock.good--image-1-cpu.toml").unlink()
+    said = " ".join(world.run("check", "good", cwd=copy).out.split())
+    assert "there is no lock for this kernel" in said
+    assert "next: `colablock lock good --all` writes the locks" in said
+    assert "`--update` writes" not in said
+    matrix = copy / "matrices/good.toml"
+    matrix.write_text(matrix.read_text() + "[verify]\nimports = ['shapes']\n")
+    stale = world.run("check", "good", "--update", cwd=copy)
+    assert (stale.code, "kernel -> unknown" in stale.out) == (ExitCode.UNMET, True)
+    assert "Drift the matrix has changed since these results were written" in " ".join(stale.out.split())
+    assert (copy / "matrices/good.checks.json").read_bytes() == written
+
+
+def test_lock_names_the_file_of_its_refusals(world: World, copy: Path) -> None:
+    refused = copy / "matrices/nowhere.refused.json"
+    done = world.run("lock", "nowhere", "--all", cwd=copy)
+    assert done.code == ExitCode.UNMET
+    assert f"wrote        {refused.relative_to(copy)}\n" in done.err
+    refused.unlink()
+    dry = world.run("lock", "nowhere", "--all", "--check", cwd=copy)
+    assert ("refused.json" in dry.err, refused.exists()) == (False, False)
 
 
 def test_the_imports_option_examines_rebuilt_packages(world: World, copy: Path) -> None:
