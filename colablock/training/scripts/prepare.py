@@ -30,6 +30,7 @@ from typing import Any
 
 from colablock.training.scripts.describe_stack import report_stack
 from colablock.training.scripts.rows.conversations import (
+    USED,
     Place,
     alpaca_turns,
     conversation_of,
@@ -40,7 +41,7 @@ from colablock.training.scripts.rows.conversations import (
     unused_columns,
 )
 from colablock.training.scripts.rows.judgements import Judge
-from colablock.training.scripts.rows.messages import UnusableData
+from colablock.training.scripts.rows.messages import UnusableData, misspelt
 from colablock.training.scripts.rows.sources import Unreachable, cause_of, rows_of
 from colablock.training.scripts.rows.tokens import IGNORED, NoTokenizer, tokenised, tokenizer_of
 from colablock.training.scripts.rows.turns import Rendered, TemplateFault, TurnFinder
@@ -256,7 +257,7 @@ class DataTokens:
         unused = [name for name in unused_columns(list(columns), form) if name not in judge.columns]
         if unused:
             shown = ", ".join(f"`{name}`" for name in unused)
-            notes.append(f"not used: column{'s' * (len(unused) > 1)} {shown}")
+            notes.append(f"not used: column{'s' * (len(unused) > 1)} {shown}{misspelt(columns, USED[form])}")
         self._notes += [*notes, *judge.notes(at), *maker.notes()]
         self.thinks |= maker.thinks
         self._used_template |= maker.used_template

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 from colablock.training.scripts.rows.messages import (
@@ -21,6 +22,7 @@ from colablock.training.scripts.rows.messages import (
     Conversation,
     NotJson,
     UnusableData,
+    misspelt,
     parsed_json,
 )
 
@@ -43,6 +45,7 @@ USED = {
     "input_output": (),
     "text": (),
 }
+_NAMES = tuple(dict.fromkeys((*MESSAGES, *chain(*FORMS.values()), *chain(*USED.values()))))
 _PREFERENCES = (("chosen", "rejected"), ("preferred_output", "non_preferred_output"))
 _NO_USE = frozenset({"id", "idx", "index", "uuid", "_id", "__index_level_0__", "Unnamed: 0", ""})
 # The prompts of the Stanford Alpaca project, as in axolotl.
@@ -110,7 +113,7 @@ def form_of(columns: Sequence[str], path: str) -> str:
         )
     raise UnusableData(
         f"the columns of `{path}` ({shown}) match no format: `text`; `prompt` and `completion`; "
-        "`messages` or `conversations`; `instruction` and `output`; `segments`"
+        f"`messages` or `conversations`; `instruction` and `output`; `segments`{misspelt(columns, _NAMES)}"
     )
 
 
@@ -149,7 +152,9 @@ def text_of(row: Row, key: str, place: Place) -> str:
     if isinstance(value, str) and not isinstance(value, Missing):
         return value
     there = ", ".join(f"`{other}`" for other, text in row.items() if isinstance(text, str))
-    absent = f"it is not there, and this row has {there}" if there else "it is not there"
+    absent = (
+        f"it is not there, and this row has {there}{misspelt(row, (key,))}" if there else "it is not there"
+    )
     raise UnusableData(f"{place} has no text in `{key}`: {described(value) if key in row else absent}")
 
 
@@ -226,18 +231,16 @@ def conversation_of(row: Row, form: str, place: Place, template: str) -> Convers
     else:
         key = next((name for name in MESSAGES if name in row), None)
         if key is None:
-            raise place.fault("it has no `messages`")
+            raise place.fault(f"it has no `messages`{misspelt(row, MESSAGES)}")
         messages, first = _list_of(row.get(key), key, place, required=True), 0
     roles: list[str] = []
     read = [_Message(one, at, place, template).read(roles) for at, one in enumerate(messages, 1)]
     unknown = [role for role in dict.fromkeys(roles) if role]
     if unknown:
         seen = ", ".join(f"`{role}`" for role in unknown)
-        raise place.fault(
-            f"the roles {seen} are not known: use `system`, `user`, `assistant` and `tool`"
-            if len(unknown) > 1
-            else f"the role {seen} is not known: use `system`, `user`, `assistant` and `tool`"
-        )
+        which = f"the roles {seen} are" if len(unknown) > 1 else f"the role {seen} is"
+        meant = misspelt(unknown, ("system", "user", "assistant", "tool"))
+        raise place.fault(f"{which} not known: use `system`, `user`, `assistant` and `tool`{meant}")
     learnt, kept_out = [], set()
     for at, (message, weight) in enumerate(read):
         learnt.append(message["role"] == "assistant" and at >= first if weight is None else weight)
@@ -353,7 +356,8 @@ class _Message:
         role_key = next((key for key in ROLE_KEYS if key in value), None)
         if role_key is None or not isinstance(value[role_key], str):
             shown = ", ".join(f"`{key}`" for key in self.value)
-            raise self.fault(f"has no role: its keys are {shown}, and `role` and `content` are needed")
+            meant = misspelt(self.value, (*ROLE_KEYS, *CONTENT_KEYS))
+            raise self.fault(f"has no role: its keys are {shown}, and `role` and `content` are needed{meant}")
         given = value.pop(role_key)
         weight = self._weight(value)
         role = self._role(given)
@@ -403,7 +407,7 @@ class _Message:
             raise self.fault(
                 f"(`{role}`) has no text in `{given}`: it is `null`"
                 if given
-                else f"(`{role}`) has no `content`"
+                else f"(`{role}`) has no `content`{misspelt(self.value, CONTENT_KEYS)}"
             )
         content = value[key]
         if isinstance(content, str):

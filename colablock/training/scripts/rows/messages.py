@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,12 +17,15 @@ __all__ = [
     "called",
     "forms_of",
     "is_thoughtful",
+    "misspelt",
     "names_of_calls",
     "parsed_json",
     "thinking_of",
 ]
 
 Message = Mapping[str, Any]
+
+_LIKENESS = 0.75  # of a name to the one that it may mean
 
 THINKING = ("reasoning_content", "reasoning", "thinking", "thought")  # keys of a message
 _OPENS_THINKING = ("<think>", "<thinking>", "[THINK]", "<|channel>thought", "<|channel|>analysis")
@@ -33,11 +37,14 @@ class UnusableData(Exception):
 
 
 class NotJson(Exception):
-    """A text is not JSON, or more than Python reads.  *line* and *column* are from 1, or 0 if not known."""
+    """A text is not JSON, or more than Python reads.
 
-    def __init__(self, reason: str, line: int = 0, column: int = 0) -> None:
+    *line* and *column* are from 1, or 0 if not known; *is_at_end* says that the text ends there.
+    """
+
+    def __init__(self, reason: str, line: int = 0, column: int = 0, *, is_at_end: bool = False) -> None:
         super().__init__(reason)
-        self.line, self.column = line, column
+        self.line, self.column, self.is_at_end = line, column, is_at_end
 
 
 def parsed_json(text: str) -> Any:
@@ -45,11 +52,26 @@ def parsed_json(text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise NotJson(error.msg, error.lineno, error.colno) from error
+        # Of a text that is cut short, Python's position is after the line feed: on a line that is not there.
+        end = len(text.rstrip())
+        at = min(error.pos, end)
+        line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
+        raise NotJson(error.msg, line, column, is_at_end=at == end) from error
     except RecursionError as error:
         raise NotJson("it is nested too deeply") from error
     except ValueError as error:  # `sys.get_int_max_str_digits`
         raise NotJson("a number has too many digits") from error
+
+
+def misspelt(names: Collection[object], known: Iterable[str]) -> str:
+    """Return which of *known* the others of *names* may mean, to be added to a message; or nothing."""
+    keys = list(known)
+    found = []
+    for name in names:
+        if isinstance(name, str) and name not in keys:
+            near = difflib.get_close_matches(name.strip().lower(), keys, n=1, cutoff=_LIKENESS)
+            found += [f"`{near[0]}`, not `{name}`"] if near and near[0] not in names else []
+    return f": did you mean {' and '.join(found)}?" if found else ""
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,7 @@ _MARKS = {
 _COLUMNS = frozenset(
     {*MESSAGES, "tools", "functions", "history", "chosen", "rejected"}.union(*FORMS.values())
 )
+_SEPARATORS = {";": "`;`", "\t": "tabs", "|": "`|`", ",": "`,`"}
 _SPLIT = re.compile(
     r"(?P<name>\w[\w.-]*)"
     r"(?:\[(?:(?P<start>-?\d[\d_]*)(?P<of_start>%?))?:(?:(?P<end>-?\d[\d_]*)(?P<of_end>%?))?\])?"
@@ -234,32 +235,34 @@ def _first_bad_line(path: Path) -> str:
 
 def _json_rows(path: Path, _: list[str]) -> Iterator[Row]:
     """Yield the rows of JSON lines, or of a list in one JSON document."""
-    lines = _lines(path, "json")
-    first = next((line for line in lines if line.strip()), "")
+    first, lines = _first_line(_lines(path, "json"))
     if first.lstrip()[:1] == "[" or path.name.lower().removesuffix(".gz").endswith(".json"):
-        whole = _whole_document(first, lines, path)
+        whole = _whole_document(lines, path)
         if whole is not None:
             for number, row in enumerate(whole, 1):
                 yield _object(row, number, path)
             return
         lines = _lines(path, "json")
-        first = ""
     number = 0
-    for at, line in enumerate(_chained(first, lines), 1):
+    for at, line in enumerate(lines, 1):
         if line.strip():
             number += 1
             yield _object(_json(line, path, at), number, path)
 
 
-def _chained(first: str, lines: Iterator[str]) -> Iterator[str]:
-    if first:
-        yield first
-    yield from lines
+def _first_line(lines: Iterator[str]) -> tuple[str, Iterator[str]]:
+    """Return the first of *lines* that is not blank, and again all of them."""
+    start = []
+    for line in lines:
+        start.append(line)
+        if line.strip():
+            break
+    return start[-1] if start else "", chain(start, lines)
 
 
-def _whole_document(first: str, lines: Iterator[str], path: Path) -> list[Any] | None:
+def _whole_document(lines: Iterator[str], path: Path) -> list[Any] | None:
     """Return the rows of a document that is a list, or an object with one; None if it is JSON lines."""
-    text = first + "".join(lines)
+    text = "".join(lines)
     if not text.strip():
         return []
     try:
@@ -291,7 +294,8 @@ def _json(line: str, path: Path, number: int) -> Any:
 
 
 def _not_json(path: Path, error: NotJson, line: int) -> UnusableData:
-    column = f", column {error.column}" if error.column else ""
+    end = ", where it ends" if error.is_at_end else ""
+    column = f", column {error.column}{end}" if error.column else ""
     where = f" (line {line}{column})" if line else ""
     return UnusableData(f"`{path}` cannot be read as json: {error}{where}")
 
@@ -305,7 +309,12 @@ def _object(value: Any, number: int, path: Path) -> Row:
 def _table_rows(path: Path, notes: list[str], separator: str = ",") -> Iterator[Row]:
     """Yield the rows of a table with a header.  Every cell is text; one without a value is a `Missing`."""
     csv.field_size_limit(sys.maxsize)
-    rows = csv.reader(_lines(path, "csv"), delimiter=separator, strict=True)
+    first, lines = _first_line(_lines(path, "csv"))
+    found = _separator(first, separator)
+    if found != separator:
+        separator = found
+        notes.append(f"the cells of `{path.name}` are read as separated by {_SEPARATORS[found]}")
+    rows = csv.reader(lines, delimiter=separator, strict=True)
     numbers: dict[str, tuple[int, str]] = {}
     texts: set[str] = set()
     try:
@@ -337,6 +346,12 @@ def _table_rows(path: Path, notes: list[str], separator: str = ",") -> Iterator[
             notes.append(f"`{name}` has numbers (row {number}: `{cell}`), which are read as text")
 
 
+def _separator(header: str, usual: str) -> str:
+    """Return what separates the cells of *header*: another than the *usual* if that is not in it."""
+    others = (one for one in _SEPARATORS if one in header)
+    return usual if usual in header else next(others, usual)
+
+
 def _is_number(cell: str) -> bool:
     try:
         float(cell)
@@ -353,7 +368,7 @@ def _paragraphs(path: Path, notes: list[str]) -> Iterator[Row]:
     """Yield the paragraphs of a text, which blank lines part."""
     lines: list[str] = []
     count = 0
-    for line in _chained("", _lines(path, "text")):
+    for line in _lines(path, "text"):
         if line.strip():
             lines.append(line)
         elif lines:

@@ -332,6 +332,19 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no role": ({"messages": [{"user": "x"}]}, "message 1 has no role: its keys are `user`"),
     "no content": ({"messages": [{"role": "user"}]}, "message 1 (`user`) has no `content`"),
+    "misspelt role": (
+        {"messages": [{"role": "user", "content": "x"}, {"role": "assistand", "content": "x"}]},
+        "`assistant` and `tool`: did you mean `assistant`, not `assistand`?",
+    ),
+    "misspelt keys": (
+        {"messages": [{"rol": "user", "Content": "x"}]},
+        "are needed: did you mean `role`, not `rol` and `content`, not `Content`?",
+    ),
+    "misspelt content": (
+        {"messages": [{"role": "user", "contentt": "x"}]},
+        "(`user`) has no `content`: did you mean `content`, not `contentt`?",
+    ),
+    "misspelt messages of one row": ({"messagess": []}, "did you mean `messages`, not `messagess`?"),
     "null": (talk({"content": None}), "message 2 (`assistant`) has no text in `content`: it is `null`"),
     "number": (talk({"content": 3}), "message 2 (`assistant`) has no text in `content`: it is the number 3"),
     "image": (talk({"content": [{"type": "image_url", "image_url": "x"}]}), "a part of type `image_url`"),
