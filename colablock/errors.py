@@ -210,7 +210,7 @@ class NoSolution(Unmet):
     """No set of versions meets every requirement.
 
     *because* is the chain of reasons, one sentence each, that ends at the user's
-    requirements.  *names* are the normalized names in conflict, sorted.  With
+    requirements; the message joins them.  *names* are the normalized names in conflict, sorted.  With
     *is_about_python*, another Python or platform may have a solution; with *is_universal*, none has.
     """
 
@@ -230,14 +230,16 @@ class NoSolution(Unmet):
         self.is_universal = is_universal
         self.because = tuple(map(masked, because))
         self.names = tuple(names)
-        super().__init__("\n".join([message, *(f"  {line}" for line in self.because)]), hint=hint)
+        lines = [f"  {'and' if at else 'because'} {line}" for at, line in enumerate(self.because)]
+        super().__init__("\n".join([message, *lines]), hint=hint)
 
 
 class FetchFailed(Unmet):
     """An index or a file could not be read over the network or from disk.
 
     With *is_passing*, a retry or a mirror may succeed.  With *is_blocked*, the network
-    refuses: a proxy, a firewall's certificate, or a status that forbids.
+    refuses: a proxy, a firewall's certificate, or a status that forbids.  *reason* is
+    the message without what was requested, if that was added.
     """
 
     reference = "fetch-failed"
@@ -251,11 +253,13 @@ class FetchFailed(Unmet):
         hint: str | None = None,
         is_passing: bool = False,
         is_blocked: bool = False,
+        reason: str = "",
     ) -> None:
         self.url = masked(url)
         self.status = status
         self.is_passing = is_passing
         self.is_blocked = is_blocked
+        self.reason = masked(reason or message)
         super().__init__(message, hint=hint)
 
     @property
@@ -272,6 +276,7 @@ class FetchFailed(Unmet):
             hint=hint or self.hint,
             is_passing=self.is_passing,
             is_blocked=self.is_blocked,
+            reason=self.reason,
         )
 
 

@@ -32,12 +32,15 @@ __all__ = [
     "Variant",
     "Verify",
     "entry_of",
+    "is_addition",
     "merged",
     "roots",
     "select_variant",
     "shadow_text",
     "variant_choices",
 ]
+
+_ADDED = "with: "  # what the path of an addition begins with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,10 +252,15 @@ def roots(matrix: Matrix, extra: Sequence[str] = ()) -> tuple[PackageEntry, ...]
     """
     wrong: list[str] = []
     read = ((line.strip(), _requirement(line, wrong)) for line in extra)
-    additions = tuple(entry_of(found, path=f"with: {line}") for line, found in read if found)
+    additions = tuple(entry_of(found, path=f"{_ADDED}{line}") for line, found in read if found)
     if wrong:
         raise InvalidInput("\n".join(wrong))
     return (*matrix.packages, *additions)
+
+
+def is_addition(path: str) -> bool:
+    """Whether *path* is that of an addition of the user, not of an entry of the matrix."""
+    return path.startswith(_ADDED)
 
 
 def _requirement(line: str, wrong: list[str]) -> Requirement | None:

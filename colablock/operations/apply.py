@@ -34,7 +34,6 @@ from colablock.planning.plan import ENV_EXISTS, Plan, Target, steps_text
 from colablock.planning.planned import PlannedChange
 from colablock.transaction import apply_record as applied
 from colablock.transaction import isolated_envs as envs
-from colablock.transaction.drift import SINCE
 from colablock.transaction.serialise import report_to_json
 from colablock.transaction.up_to_date import digest_of, request_key
 from colablock.verification.records import record_checks
@@ -105,9 +104,8 @@ def _unchanged_notes(
     planned: PlannedChange, report: Report, before: applied.ApplyRecord | None
 ) -> Iterator[str]:
     """Yield what differs from the last apply, *before*, and was accepted."""
-    since = [note for note in planned.plan.beforehand if note.startswith(SINCE)]
-    if since and report.passed:
-        yield from since
+    if planned.since and report.passed:
+        yield from planned.since
         yield f"{planned.matrix.name} admits what is installed now, so it stays"
     asked = report.python, planned.matrix.digest
     # The checks of another environment, or of another file, say nothing of these.

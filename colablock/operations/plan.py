@@ -74,7 +74,10 @@ def plan_change(session: Session, options: ApplyOptions, *, recover: bool = Fals
     if options.bundle is not None:
         planned = replace(planned, plan=replace(planned.plan, lock=str(options.bundle), lock_hosts=()))
     plan = replace(planned.plan, beforehand=(*since, *planned.plan.beforehand, *hidden, *proof, *more))
-    return replace(planned, plan=plan)
+    is_changed_here = plan.target is Target.KERNEL and not (options.runtime or recover)
+    if is_changed_here and is_interrupted(kernel.prefix, kernel.site):
+        plan = replace(plan, notes=(INTERRUPTED, *plan.notes), is_interrupted=True)
+    return replace(planned, plan=plan, since=since)
 
 
 def _asked(options: ApplyOptions) -> str:
@@ -267,23 +270,17 @@ def _read_state(session: Session, options: ApplyOptions, *, recover: bool) -> Sn
 
         sweep_home(session.home)
     snapshot = session.snapshot(options.python, options.protect)
-    if is_unfinished(snapshot.prefix, snapshot.site):
-        if recover:
-            from colablock.operations.rollback import recover_interrupted  # noqa: PLC0415 - hardly ever needed
+    if recover and is_unfinished(snapshot.prefix, snapshot.site):
+        from colablock.operations.rollback import recover_interrupted  # noqa: PLC0415 - hardly ever needed
 
-            recover_interrupted(session, snapshot.python)
-            snapshot = session.snapshot(options.python, options.protect)
-        elif is_interrupted(snapshot.prefix, snapshot.site):
-            snapshot = _with_note(snapshot, INTERRUPTED)
+        recover_interrupted(session, snapshot.python)
+        snapshot = session.snapshot(options.python, options.protect)
     if not options.python and snapshot.host is not Host.PLAIN and not session.in_kernel:
         # `!colablock` starts a process of its own.
         note = "this process cannot see which modules the notebook's kernel has loaded:"
-        snapshot = _with_note(snapshot, f"{note} restart the kernel after a change")
+        notes = (*snapshot.notes, f"{note} restart the kernel after a change")
+        snapshot = replace(snapshot, notes=notes)
     return comparable(snapshot)
-
-
-def _with_note(snapshot: Snapshot, note: str) -> Snapshot:
-    return replace(snapshot, notes=(*snapshot.notes, note))
 
 
 def _lock_store(session: Session, options: ApplyOptions, matrix: Matrix, settings: Settings) -> LockStore:
@@ -353,7 +350,9 @@ def _with_costs(session: Session, options: ApplyOptions, planned: PlannedChange)
         planned = replace(planned, digest=_digest_at_hand(planned))
         if _env_exists(session, planned.digest):
             every = tuple(step.name for step in plan.steps)
-            return replace(planned, plan=replace(plan, beforehand=(ENV_EXISTS,), at_hand=every))
+            return replace(
+                planned, plan=replace(plan, beforehand=(ENV_EXISTS,), at_hand=every, is_in_place=True)
+            )
         folder = session.home
     else:
         plan = replace(plan, import_risks=find_import_risks(plan, planned.snapshot))

@@ -90,7 +90,11 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One change to one distribution.  *requested*: the matrix or the user names it."""
+    """One change to one distribution.
+
+    *requested*: the matrix or the user names it.  *asked_by*, a name or a path of the matrix, has
+    the *requirement* that is the *reason*, if one is.
+    """
 
     action: Action
     name: NormalizedName
@@ -99,6 +103,8 @@ class Step:
     previous: str | None = None  # before it; None for an installation
     artifact: Artifact | None = None
     requested: bool = False
+    asked_by: str = ""
+    requirement: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +123,7 @@ class Breakage:
     *requirement* is the first of its requirements that no longer holds.
     *direct*: a version moved, or shared files are removed; otherwise only a
     removal breaks it.  *because* is the chain from the moved distribution to this one.
+    *tried* says which versions do not repair it, if some were tried.
     """
 
     name: NormalizedName
@@ -125,6 +132,7 @@ class Breakage:
     direct: bool
     because: tuple[str, ...]
     remedy: Remedy
+    tried: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,16 +188,8 @@ class Plan:
     import_risks: tuple[ImportRisk, ...] = ()
     beforehand: tuple[str, ...] = ()  # notes that only matter before the plan is applied
     at_hand: tuple[NormalizedName, ...] = ()  # what has its file on this machine already
-
-    @property
-    def is_in_place(self) -> bool:
-        """Whether an isolated environment of the steps exists, so that nothing is installed."""
-        return ENV_EXISTS in self.beforehand
-
-    @property
-    def is_interrupted(self) -> bool:
-        """Whether it is about what an interrupted change has left, and another one follows its undo."""
-        return INTERRUPTED in self.notes
+    is_in_place: bool = False  # the isolated environment exists, so nothing is installed
+    is_interrupted: bool = False  # an interrupted change left this state; after its undo the plan is another
 
     @property
     def needs_restart(self) -> bool:

@@ -12,6 +12,7 @@ from colablock._vendor.packaging.utils import InvalidName, NormalizedName, canon
 from colablock.environment.dependency_graph import DependencyGraph
 from colablock.environment.requirements import same_version
 from colablock.errors import InvalidInput, NotFound, PlanOutdated
+from colablock.matrix.model import is_addition
 from colablock.planning.plan import Remedy, Target
 from colablock.planning.shared_files import families, wheel_claim
 
@@ -43,7 +44,8 @@ class PlannedChange:
 
     *snapshot* is the state of the target, empty for an environment that is yet to be created.
     *not_kernel* says why the kernel was not chosen, where the choice was colablock's.  *digest* is
-    that of the lock, which names an isolated environment, or "" if it is not known yet.
+    that of the lock, which names an isolated environment, or "" if it is not known yet.  *since*
+    says what has changed since the last apply of the same request.
     """
 
     plan: Plan
@@ -53,6 +55,7 @@ class PlannedChange:
     preparer: WheelPreparer
     not_kernel: NotKernel | None = None
     digest: str = ""
+    since: tuple[str, ...] = ()
 
     def pins(self) -> dict[NormalizedName, str]:
         """Return the versions of the stack, by name."""
@@ -141,19 +144,17 @@ class PlannedChange:
         return lines
 
     def _lines(self, name: NormalizedName) -> list[str]:
-        lines = [_told(step) for step in self.plan.steps if step.name == name]
+        steps = [step for step in self.plan.steps if step.name == name]
+        lines = [_told(step) for step in steps]
         lines += [
             f"keep {name} {kept.version}: {kept.reason}" for kept in self.plan.kept if kept.name == name
         ]
         pin = self.resolution.pins.get(name)
         for parent in pin.parents if pin is not None else ():
-            asker = self._named(parent.name) or parent.path
-            asker = "`--with`" if asker.startswith("with: ") else asker
-            asked = f"{asker} asks for {parent.requirement}"
-            reasons = (f": {asked}", f": {asker} needs {parent.requirement}")
-            said = (line.endswith(reasons) or f": {asked}: " in line for line in lines)
-            if not any(said):  # the reason of its step
-                lines.append(asked)
+            asked = parent.name or parent.path, parent.requirement
+            if all(asked != (step.asked_by, step.requirement) for step in steps):  # else it is the reason
+                asker = "`--with`" if is_addition(parent.path) else self._named(parent.name) or parent.path
+                lines.append(f"{asker} asks for {parent.requirement}")
         chain = self._chain(name)
         if len(chain) > _PAIR:
             lines.append(f"chain: {' -> '.join([self.matrix.name, *map(self._named, chain)])}")
@@ -161,7 +162,7 @@ class PlannedChange:
             if breakage.name == name:
                 lines += [f"{link}" for link in breakage.because]
                 lines.append(f"so this plan breaks it; it is {_REMEDIES[breakage.remedy]}")
-                lines += [note for note in self.plan.notes if note.startswith(f"no repair of {name}:")]
+                lines += [breakage.tried] if breakage.tried else []
         return lines
 
     def _named(self, name: NormalizedName | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,8 @@ from colablock.environment.requirements import parse_requirement
 from colablock.environment.snapshot import Installed
 from colablock.errors import Refused
 from colablock.index.candidates import CandidateOrigin
-from colablock.planning.plan import Action, Artifact, Kept, Plan, Remedy, Step, Target
+from colablock.matrix.model import is_addition
+from colablock.planning.plan import Action, Artifact, Breakage, Kept, Plan, Remedy, Step, Target
 from colablock.planning.remedies import PlanDraft, Repair, judge_broken, needed_by_protected, why_kept
 from colablock.planning.shared_files import builds_in
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
     from colablock.environment.snapshot import Snapshot
     from colablock.matrix.model import Matrix, PackageEntry
-    from colablock.resolver.model import Pin, Resolution
+    from colablock.resolver.model import Parent, Pin, Resolution
 
 __all__ = ["make_plan"]
 
@@ -67,6 +68,7 @@ def make_plan(
     )
     _remove_absent(draft, matrix)
     judge_broken(draft, repair, broken)
+    breakages = tuple(_with_tried(one, repair) for one in draft.breakages)
     _refuse_mixed(draft, listed)
     steps = [*_removals(draft), *_installations(draft, resolution)]
     stale = {step.name: snapshot.loaded_otherwise(step.name, step.version) for step in steps}
@@ -80,21 +82,20 @@ def make_plan(
         python_version=str(snapshot.environment.python_version),
         steps=tuple(steps),
         kept=tuple(_kept(draft)),
-        breakages=tuple(draft.breakages),
+        breakages=breakages,
         unknown=_unknown(snapshot, steps),
         restart={name: modules for name, modules in sorted(stale.items()) if modules},
         fingerprint=fingerprint,
-        notes=(*notes, *draft.notes, *_tried(draft, repair)),
+        notes=(*notes, *draft.notes, *(one.tried for one in breakages if one.tried)),
         requirements=tuple(entry.requirement for entry in resolution.request.asked),
     )
 
 
-def _tried(draft: PlanDraft, repair: Repair | None) -> Iterator[str]:
-    """Yield what was tried to repair the distributions that are removed or left broken."""
-    for item in draft.breakages:
-        told = repair.tried(item.name) if repair is not None and item.remedy is not Remedy.REPAIR else None
-        if told is not None and item.direct:
-            yield told
+def _with_tried(breakage: Breakage, repair: Repair | None) -> Breakage:
+    """Add what was tried to repair a distribution that is removed or left broken."""
+    if repair is None or not breakage.direct or breakage.remedy is Remedy.REPAIR:
+        return breakage
+    return replace(breakage, tried=repair.tried(breakage.name) or "")
 
 
 def _unknown(snapshot: Snapshot, steps: Iterable[Step]) -> tuple[NormalizedName, ...]:
@@ -184,15 +185,18 @@ def _installations(draft: PlanDraft, resolution: Resolution) -> list[Step]:
         if before is not None and is_out_of_reach(draft.snapshot, before):
             draft.notes.append(f"{name} {before.version} is out of reach, and stays in `{before.path}`")
             before = None
+        reason, parent = _reason(draft, pin, resolution)
         steps.append(
             Step(
                 action=Action.REPLACE if before else Action.INSTALL,
                 name=name,
-                reason=_reason(draft, pin, resolution),
+                reason=reason,
                 version=str(pin.version),
                 previous=before.version if before else None,
                 artifact=_artifact(pin, draft.entries.get(name)),
                 requested=any(parent.name is None for parent in pin.parents) and name not in draft.repaired,
+                asked_by=(parent.name or parent.path) if parent else "",
+                requirement=parent.requirement if parent else "",
             )
         )
     return steps
@@ -222,23 +226,24 @@ def _owners_last(draft: PlanDraft, names: list[NormalizedName]) -> list[Normaliz
     return ordered
 
 
-def _reason(draft: PlanDraft, pin: Pin, resolution: Resolution) -> str:
+def _reason(draft: PlanDraft, pin: Pin, resolution: Resolution) -> tuple[str, Parent | None]:
     """Return the reason for this version: the matrix entry, the dependent, or the repair."""
     if pin.name in draft.repaired:
-        return f"{draft.repaired[pin.name]}; {pin.version} fits"
+        return f"{draft.repaired[pin.name]}; {pin.version} fits", None
     roots = [parent for parent in pin.parents if parent.name is None]
     needs = [parent for parent in pin.parents if parent.name is not None]
     if roots:
         entry = draft.entries.get(pin.name)
         why = f": {entry.why}" if entry is not None and entry.why else ""
-        return f"{roots[0].path} asks for {roots[0].requirement}{why}"
+        asker = "`--with`" if is_addition(roots[0].path) else roots[0].path
+        return f"{asker} asks for {roots[0].requirement}{why}", roots[0]
     before = draft.snapshot.installed.get(pin.name)
     movers = [one for one in needs if before is not None and _excludes(one.requirement, before.version)]
     if movers or (needs and pin.name not in resolution.released):
         parent = (movers or needs)[0]
         version = f" {draft.pins[parent.name].version}" if parent.name in draft.pins else ""
-        return f"{parent.name}{version} needs {parent.requirement}"
-    return resolution.released.get(pin.name, "part of the solution")
+        return f"{parent.name}{version} needs {parent.requirement}", parent
+    return resolution.released.get(pin.name, "part of the solution"), None
 
 
 def _excludes(line: str, version: str) -> bool:

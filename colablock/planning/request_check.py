@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from colablock._common.text import near
 from colablock._vendor.packaging.markers import Marker
@@ -16,7 +16,7 @@ from colablock.environment.markers_and_tags import Environment, markers_by_pytho
 from colablock.environment.snapshot import Snapshot
 from colablock.errors import FetchFailed, NoSolution, NotFound
 from colablock.lockfile.lock_source import LockSource
-from colablock.matrix.model import roots
+from colablock.matrix.model import is_addition, roots
 
 if TYPE_CHECKING:
     from colablock.index.candidates import CandidateSource
@@ -26,8 +26,15 @@ if TYPE_CHECKING:
 __all__ = ["check_additions", "check_ranges", "with_protected"]
 
 _LIKENESS = 0.75  # of a misspelt project: short names are alike by accident
-# A range, the sentence that says who asks for it, and where it applies.
-_Asked = tuple[SpecifierSet, str, Marker | None]
+
+
+class _Asked(NamedTuple):
+    """A range, the sentence that says who asks for it, and where it applies."""
+
+    specifier: SpecifierSet
+    text: str
+    marker: Marker | None
+    is_addition: bool = False
 
 
 def with_protected(snapshot: Snapshot, names: Iterable[str]) -> Snapshot:
@@ -55,23 +62,22 @@ def check_ranges(matrix: Matrix, with_: Sequence[str], environment: Environment)
         if entry.url is None:
             requirement = f"`{entry.name}{entry.specifier}`"
             text = f"{matrix.name} asks for {requirement} ({entry.path})"
-            asked[entry.name].append((entry.specifier, text, entry.marker))
+            is_added = is_addition(entry.path)
+            asked[entry.name].append(_Asked(entry.specifier, text, entry.marker, is_added))
     for limit in matrix.constraints:
         if limit.name in asked:
             text = f"{limit.path} allows only `{limit.name}{limit.specifier}`"
-            asked[limit.name].append((limit.specifier, text, limit.marker))
+            asked[limit.name].append(_Asked(limit.specifier, text, limit.marker))
     for name, wants in asked.items():
         conflict = _in_every_python(wants, environment, matrix.requires_python)
         if conflict:
-            sentences = [text for _, text, _ in conflict]
-            because = [f"{'and' if at else 'because'} {text}" for at, text in enumerate(sentences)]
             raise NoSolution(
                 _headline(name, conflict),
-                because=because,
+                because=[one.text for one in conflict],
                 names=[name],
                 is_about_python=False,
                 is_universal=True,
-                hint=_remedy(sentences, matrix),
+                hint=_remedy(conflict, matrix),
             )
 
 
@@ -93,8 +99,8 @@ def check_additions(request: Request, source: CandidateSource, with_: Iterable[s
         raise NoSolution(
             f"no index has `{entry.name}`",
             because=[
-                f"because {matrix.name} asks for `{entry.name}{entry.specifier}` ({entry.path})",
-                *([f"and it was searched for in {places}"] if places else []),
+                f"{matrix.name} asks for `{entry.name}{entry.specifier}` ({entry.path})",
+                *([f"it was searched for in {places}"] if places else []),
             ],
             names=[entry.name],
             is_about_python=False,
@@ -105,7 +111,7 @@ def check_additions(request: Request, source: CandidateSource, with_: Iterable[s
 
 def _headline(name: NormalizedName, conflict: Sequence[_Asked]) -> str:
     if len(conflict) == 1:
-        return f"`{name}{conflict[0][0]}` excludes every version"
+        return f"`{name}{conflict[0].specifier}` excludes every version"
     return f"no version of `{name}` meets every requirement"
 
 
@@ -113,11 +119,11 @@ def _in_every_python(
     wants: Sequence[_Asked], environment: Environment, allowed: SpecifierSet
 ) -> Sequence[_Asked]:
     """Return the fewest of *wants* that exclude each other in a Python; none if a Python has no conflict."""
-    if all(marker is None for _, _, marker in wants):
+    if all(one.marker is None for one in wants):
         return _fewest(wants)
     first: Sequence[_Asked] = ()
     for markers in markers_by_python(environment, allowed):
-        found = _fewest([one for one in wants if one[2] is None or one[2].evaluate(markers)])
+        found = _fewest([one for one in wants if one.marker is None or one.marker.evaluate(markers)])
         if not found:
             return ()
         first = first or found
@@ -134,17 +140,15 @@ def _fewest(wants: Sequence[_Asked]) -> Sequence[_Asked]:
 
 
 def _exclude(wants: Iterable[_Asked]) -> bool:
-    specifiers: Iterator[SpecifierSet] = (specifier for specifier, _, _ in wants)
     merged = SpecifierSet()
-    for specifier in specifiers:
-        merged &= specifier
+    for one in wants:
+        merged &= one.specifier
     return merged.is_unsatisfiable()
 
 
-def _remedy(sentences: Sequence[str], matrix: Matrix) -> str | None:
-    """Return what to do if an addition of the user is among them."""
-    added = [text for text in sentences if "(with: " in text]
-    if not added or len(added) == len(sentences):
+def _remedy(conflict: Sequence[_Asked], matrix: Matrix) -> str | None:
+    """Return what to do if some of them are additions of the user."""
+    if len({one.is_addition for one in conflict}) == 1:
         return None
     other = f"`colablock new NAME --extends {matrix.name}`"
     return f"Change the requirement in `--with`, or write a matrix with another range: {other}"

@@ -189,8 +189,7 @@ def _cause(error: Unmet, path: str) -> str:
     """Return in one clause why a build is not used, without what the matrix says at *path*."""
     if not isinstance(error, NoSolution):
         return error.message.splitlines()[0]
-    sentences = [line.partition(" ")[2] for line in error.because]
-    told = [line for line in sentences if path not in line][:_CAUSES]
+    told = [line for line in error.because if path not in line][:_CAUSES]
     return f"it does not fit, because {' and '.join(told)}" if told else "it does not fit the other versions"
 
 
@@ -289,8 +288,7 @@ class BlockedIndex:
     def note(self, taken: str | None) -> str:
         """Return the sentence that the variant *taken* is used in place of this one."""
         where = f"the index `{self.index.name}` at `{redacted(self.index.url)}`"
-        why = self.error.message.splitlines()[0].partition(": ")
-        reason = why[2] if where in why[0] and why[2] else self.error.message.splitlines()[0]
+        reason = self.error.reason.splitlines()[0]
         return f"variant {taken} in place of {self.variant}: {where} cannot be reached: {reason}"
 
 

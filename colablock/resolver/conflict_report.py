@@ -72,7 +72,7 @@ def explain(
         )
     return NoSolution(
         headline,
-        because=_joined(list(dict.fromkeys(lines))),
+        because=list(dict.fromkeys(lines)),
         names=names,
         is_about_python=is_about_python,
         is_universal=source is not None and not is_about_python and _is_universal(conflict, source),
@@ -419,10 +419,6 @@ def _refusals(conflict: Conflict, name: NormalizedName) -> Iterator[Rejection]:
     ordered = sorted(by_version, key=lambda version: version or Version("0"), reverse=True)
     for version in ordered[:_MOST_REFUSALS]:
         yield by_version[version]
-
-
-def _joined(lines: list[str]) -> list[str]:
-    return [f"{'because' if index == 0 else 'and'} {line}" for index, line in enumerate(lines)]
 
 
 def _and(words: Iterable[str]) -> str:

@@ -526,6 +526,8 @@ def test_after_a_crash_the_next_call_puts_back_what_was_interrupted_and_no_more(
     said = world.run("plan", "tiny", "--into", "kernel", "--python", venv.python).out
     assert said.startswith("tiny into the kernel: an interrupted change is undone first\n")
     assert "the next `apply` undoes it first, and plans again" in " ".join(said.split())
+    as_json = world.run("plan", "tiny", "--into", "kernel", "--python", venv.python, "--json").json
+    assert as_json["is_interrupted"] is True
     said = " ".join(world.run("history", "--python", venv.python).out.split())
     assert "change 1, " in said
     assert re.search(
@@ -663,6 +665,8 @@ def test_isolated_environments_are_listed_and_taken_away(world: World, venv: Ven
     planned = world.run("plan", "tiny", "--into", "env", COLABLOCK_HOME=home)
     assert "exists already: nothing has to be fetched" in " ".join(planned.out.split())
     assert planned.out.startswith("tiny into an isolated environment: nothing to do\n")
+    as_json = world.run("plan", "tiny", "--into", "env", "--json", COLABLOCK_HOME=home).json
+    assert (as_json["is_in_place"], as_json["is_interrupted"]) == (True, False)
     assert "\nInstalled (" in planned.out
     other = ("--into", "kernel", "--python", venv.python)
     assert world.run("apply", "tiny", *other, COLABLOCK_HOME=home).code == ExitCode.DONE

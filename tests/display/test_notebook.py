@@ -226,7 +226,7 @@ get_ipython().register_magic_function(Magic(run=run, main=lambda argv: 2), "line
     "line that fails": "%colablock plan demo",
     "error": """
 from colablock.errors import NoSolution
-raise NoSolution("no candidate fits `x`", because=("because a needs b",), hint="Ask for `c`")
+raise NoSolution("no candidate fits `x`", because=("a needs b",), hint="Ask for `c`")
 """,
 }
 

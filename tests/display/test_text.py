@@ -216,8 +216,8 @@ ERRORS: list[tuple[ColablockError, str]] = [
         NoSolution(
             "no candidate fits `example-kernels>=0.4`",
             because=(
-                "because example-kernels 0.4.0 and 0.4.1 need torch>=2.8",
-                "and the matrix keeps the preinstalled torch 2.6.0+cu124",
+                "example-kernels 0.4.0 and 0.4.1 need torch>=2.8",
+                "the matrix keeps the preinstalled torch 2.6.0+cu124",
             ),
             hint="Let `torch` be replaced with `--replace torch`, or ask for `example-kernels<0.4`",
         ),

@@ -320,14 +320,14 @@ def test_the_error_has_its_facts_as_attributes() -> None:
     error = report(CASES["diamond"], hint="Ask for less")
     assert error.names == ("c",)
     assert error.hint == "Ask for less"
-    assert error.because[0] == "because a 1 needs `c<2`"
+    assert error.because[0] == "a 1 needs `c<2`"
     assert error.exit_code is ExitCode.UNMET
 
 
 def test_a_parent_with_many_versions_gets_one_sentence() -> None:
     index = {f"a 1.{i}": [f"c==1.{i}"] for i in range(9)} | {f"c 1.{i}": [] for i in range(9)}
     error = report(ConflictCase(["a", "c>=2"], {**index, "c 2": []}, ""))
-    assert "and a 1.0 to 1.8 (9 versions tried) each need one version: from `c==1.8` to `c==1.0`" in (
+    assert "a 1.0 to 1.8 (9 versions tried) each need one version: from `c==1.8` to `c==1.0`" in (
         error.because
     )
 

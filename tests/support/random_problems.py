@@ -145,7 +145,7 @@ class RandomProblem:
                 roots.append(asked[1])
             elif allowed := re.search(r" allows only `(.+)`", line):
                 limits.append(allowed[1])
-            elif needed := re.fullmatch(r"(?:because|and) (\w+)(\[x\])? (.+) needs? `(.+)`", line):
+            elif needed := re.fullmatch(r"(\w+)(\[x\])? (.+) needs? `(.+)`", line):
                 name, extra, versions, need = needed.groups()
                 for version in self._named(name, versions):
                     index[f"{name} {version}"].append(f"{need}; extra == 'x'" if extra else need)
