@@ -94,7 +94,7 @@ def _check(call: Call) -> int:
     if args.html is not None:
         _write_page(args.html, checked, names, call.environ)
         if not args.quiet:
-            call.err.print(f"wrote {args.html}", markup=False, soft_wrap=True)
+            call.err.print(f"wrote {args.html}")
     if args.json:
         print_json({"checks": [one.facts() for one in checked]}, call.out)
     else:

@@ -267,7 +267,7 @@ def agreed(call: Call, question: str) -> bool:
     """
     if not can_ask(call):
         return True
-    call.err.print(f"{question} [y/N] ", end="", markup=False)
+    call.err.print(f"{question} [y/N] ", end="")
     try:
         return sys.stdin.readline().strip().lower() in {"y", "yes"}
     except KeyboardInterrupt:

@@ -114,11 +114,9 @@ def _bundle(call: Call) -> int:
         print_json(made.facts(), call.out)
     elif not args.quiet:
         done = f"wrote {made.path}:" if made.is_changed else f"{made.path} is up to date:"
-        call.out.print(f"{done} {made.summary}", markup=False, soft_wrap=True)
+        call.out.print(f"{done} {made.summary}")
         call.out.print(
             f"Apply it without a network: `colablock apply --bundle {shlex.quote(str(made.path))}`",
-            markup=False,
-            soft_wrap=True,
         )
     return ExitCode.DONE
 
@@ -151,5 +149,5 @@ def _export(call: Call) -> int:
         if args.output is not None:
             lines.append(f"wrote {args.output}" + (f": {exported.target}" if exported.target else ""))
         for line in lines:
-            call.err.print(line, markup=False, soft_wrap=True)
+            call.err.print(line)
     return ExitCode.DONE

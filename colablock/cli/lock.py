@@ -133,10 +133,10 @@ def _print_results(call: Call, made: Sequence[LockResult]) -> None:
     elif not args.quiet:
         for one in made:
             for line in _lines(one, call.err.width, checked=args.check):
-                call.err.print(line, markup=False, soft_wrap=True)
+                call.err.print(line)
         for path in dict.fromkeys(one.recorded for one in made if one.recorded is not None):
-            call.err.print(f"wrote        {path}", markup=False, soft_wrap=True)
-            call.err.print(f"{'':<13}why there is no lock, for `check`", markup=False)
+            call.err.print(f"wrote        {path}")
+            call.err.print(f"{'':<13}why there is no lock, for `check`")
 
 
 def _lines(one: LockResult, width: int, *, checked: bool) -> Iterator[str]:

@@ -139,10 +139,8 @@ def main(
         _discard_output()
         return _print_error(machine_error(error), args, out, err)
     except Exception:  # noqa: BLE001 - a bug in colablock has its own exit code
-        err.print(masked(traceback.format_exc()), markup=False, highlight=False)
-        err.print(
-            "This is a bug in colablock. Please report it with the output of `colablock info`.", markup=False
-        )
+        err.print(masked(traceback.format_exc()), highlight=False)
+        err.print("This is a bug in colablock. Please report it with the output of `colablock info`.")
         return ExitCode.BUG
     return code
 
@@ -219,14 +217,14 @@ def _print_interrupt(interrupt: Interrupted, args: argparse.Namespace, out: Cons
         error = {"reference": "interrupted", "message": str(interrupt), "hint": None}
         print_json({"error": error, "exit_code": int(ExitCode.INTERRUPTED)}, out)
     else:
-        err.print(str(interrupt), soft_wrap=True)
+        err.print(str(interrupt))
 
 
 def _print_error(error: ColablockError, args: argparse.Namespace, out: Console, err: Console) -> int:
     from colablock.display.text import render_error
 
     if args.verbose:
-        err.print(masked(traceback.format_exc()), markup=False)
+        err.print(masked(traceback.format_exc()))
     if args.json:
         value = {"error": {"reference": error.reference, "message": str(error), "hint": error.hint}}
         print_json({**value, "exit_code": int(error.exit_code)}, out)

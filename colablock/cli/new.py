@@ -118,12 +118,12 @@ def _new(call: Call) -> int:
     if args.json:
         print_json(_as_json(written), call.out)
     elif not args.quiet:
-        call.err.print(f"wrote {written.output}{_counted(written)}", markup=False, soft_wrap=True)
+        call.err.print(f"wrote {written.output}{_counted(written)}")
         for note in written.notes:
             print_note(call, note)
-        call.err.print("\nNext, after you have filled in every `why`:", markup=False)
+        call.err.print("\nNext, after you have filled in every `why`:")
         for command in written.following:
-            call.err.print(f"  {command}", markup=False, soft_wrap=True)
+            call.err.print(f"  {command}")
     return ExitCode.DONE
 
 
@@ -168,7 +168,7 @@ def _schema(call: Call) -> int:
     if call.args.json:
         print_json({"output": str(path)}, call.out)
     elif not call.args.quiet:
-        call.err.print(f"wrote {path}", markup=False)
+        call.err.print(f"wrote {path}")
     return ExitCode.DONE
 
 
@@ -212,7 +212,7 @@ def _new_config(call: Call) -> int:
     if args.output is None:
         call.out.file.write(text)
     elif not args.quiet:
-        call.err.print(f"wrote {args.output}", markup=False, soft_wrap=True)
+        call.err.print(f"wrote {args.output}")
     for note in () if args.quiet else notes:
         print_note(call, note)
     return ExitCode.DONE

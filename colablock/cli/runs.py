@@ -70,7 +70,7 @@ def follow_run(
     is_quiet = call.args.quiet or call.args.json
     summary, fault = await_mirror(
         summary,
-        lambda text: None if is_quiet else call.err.print(text, markup=False, soft_wrap=True),
+        lambda text: None if is_quiet else call.err.print(text),
         environ=call.environ,
         target=mirror,
     )
@@ -126,8 +126,6 @@ def _stop(call: Call) -> int:
     elif not call.args.quiet:
         call.err.print(
             f"asked {run_id} to stop: it saves a checkpoint after its current step, and ends",
-            markup=False,
-            soft_wrap=True,
         )
     return ExitCode.DONE
 
@@ -141,7 +139,7 @@ def _plot(call: Call) -> int:
     if call.args.json:
         print_json({"id": run_id, "written": str(output.absolute())}, call.out)
     elif not call.args.quiet:
-        call.err.print(f"wrote {output}", markup=False, soft_wrap=True)
+        call.err.print(f"wrote {output}")
     return ExitCode.DONE
 
 

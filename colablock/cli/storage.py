@@ -63,7 +63,7 @@ def _dir(call: Call) -> int:
     if call.args.json:
         print_json({"folder": str(folder)}, call.out)
     else:
-        call.out.print(str(folder), markup=False, soft_wrap=True)
+        call.out.print(str(folder))
     return ExitCode.DONE
 
 
@@ -76,12 +76,12 @@ def _info(call: Call) -> int:
     if call.args.json:
         print_json({"folder": str(folder), "kinds": [asdict(kind) for kind in kinds]}, call.out)
         return ExitCode.DONE
-    call.out.print(str(folder), markup=False, soft_wrap=True)
+    call.out.print(str(folder))
     for kind in kinds:
         size = size_text(kind.size)
-        call.out.print(f"  {size:>9} in {kind.entries:>6}  {kind.about}", markup=False, soft_wrap=True)
+        call.out.print(f"  {size:>9} in {kind.entries:>6}  {kind.about}")
     if not kinds:
-        call.out.print("  the cache is empty", markup=False)
+        call.out.print("  the cache is empty")
     return ExitCode.DONE
 
 
@@ -128,10 +128,10 @@ def _print_result(call: Call, removed: PruneResult) -> int:
         what = (
             f"removed {removed.entries} entries: {size_text(removed.size)} freed" if removed.entries else ""
         )
-        call.err.print(what or "there was nothing to remove", markup=False)
+        call.err.print(what or "there was nothing to remove")
         if removed.left:
             words = f"left {removed.left}: in use by another process, or not yours to remove"
-            call.err.print(words, markup=False)
+            call.err.print(words)
     return ExitCode.DONE
 
 
@@ -177,5 +177,5 @@ def _remove_env(call: Call) -> int:
     if call.args.json:
         print_json({"removed": built_to_json(removed)}, call.out)
     elif not call.args.quiet:
-        call.err.print(f"removed {removed.folder}: {tree_text(removed.size, removed.shared)}", markup=False)
+        call.err.print(f"removed {removed.folder}: {tree_text(removed.size, removed.shared)}")
     return ExitCode.DONE

@@ -169,7 +169,7 @@ def _print_hosts(call: Call) -> int:
         print_json({"hosts": [{"host": host, "command": words} for host, words in found.items()]}, call.out)
         return ExitCode.DONE
     for host, words in found.items():
-        call.out.print(f"# on {host}\n{shlex.join(words)}", markup=False, soft_wrap=True, highlight=False)
+        call.out.print(f"# on {host}\n{shlex.join(words)}", highlight=False)
     return ExitCode.DONE
 
 
@@ -190,7 +190,7 @@ def _submit(call: Call, config: TrainConfig, versions: Mapping[str, str]) -> int
     if args.json:
         print_json({"script": str(done.script), "job": done.job}, call.out)
     elif not args.quiet:
-        call.out.print(f"submitted job {done.job}: `{done.script}`", markup=False, soft_wrap=True)
+        call.out.print(f"submitted job {done.job}: `{done.script}`")
     return ExitCode.DONE
 
 
@@ -261,9 +261,7 @@ def _print_started(call: Call, run: NamedRun) -> int:
             {"id": run.id, "folder": str(run.folder.path), "state": run.folder.state().value}, call.out
         )
     else:
-        call.out.print(
-            f"{run.id} is {run.folder.state().value}: `colablock runs follow {run.id}`", markup=False
-        )
+        call.out.print(f"{run.id} is {run.folder.state().value}: `colablock runs follow {run.id}`")
     return ExitCode.DONE
 
 

@@ -55,6 +55,8 @@ _LEAST = 12  # columns; a cell that is cut to fewer tells nothing
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 _CLAUSE_END = re.compile(r"[,;:] ")
 _UNIT = re.compile(r"(?<=\d) (?=(?:%|[kKMGT]i?B|s|min|h|d)(?!\w))")
+# Half a command does something else, and a path is copied whole.  Other quotations may be sentences.
+_QUOTED = re.compile(rf"(?<!\w)`(?:(?:{PROGRAM} |pip |[~./])[^`]+|[^`]{{1,60}})`")
 _STYLES = {  # of rich
     Tone.PLAIN: "",
     Tone.STRONG: "bold",
@@ -393,9 +395,10 @@ def _split(words: Words, style: str) -> Iterator[list[TextSpan]]:
     """Yield each word, which may have several styles.  A unit stays with its number, and code is one word."""
     word: list[TextSpan] = []
     for span in spans_of(words):
-        text = (
-            span.text.replace(" ", _NO_BREAK) if span.tone is Tone.CODE else _UNIT.sub(_NO_BREAK, span.text)
-        )
+        if span.tone is Tone.CODE:
+            text = span.text.replace(" ", _NO_BREAK)
+        else:
+            text = _QUOTED.sub(_unbroken, _UNIT.sub(_NO_BREAK, span.text))
         for at, part in enumerate(text.split(" ")):
             if at and word:
                 yield word
@@ -404,6 +407,10 @@ def _split(words: Words, style: str) -> Iterator[list[TextSpan]]:
                 word.append(TextSpan(part.replace(_NO_BREAK, " "), _STYLES[span.tone] or style))
     if word:
         yield word
+
+
+def _unbroken(found: re.Match[str]) -> str:
+    return found[0].replace(" ", _NO_BREAK)
 
 
 def _trimmed(line: Sequence[TextSpan]) -> list[TextSpan]:

@@ -129,6 +129,21 @@ def test_further_lines_of_a_pair_are_for_verbose_text() -> None:
     assert lines(pairs, verbose=True) == ["  a  1", "    from a file"]
 
 
+@pytest.mark.parametrize(
+    "code",
+    ["colablock apply mine --into env --python 3.12", "/home/of some/body/mine.toml", "pip install mine"],
+)
+def test_a_command_or_a_path_is_in_one_line(code: str) -> None:
+    text = f"after some words `{code}`, and a few more"
+    note, item = Note(label="next", text=text), Items((Item(text=text, notes=(text,)),))
+    shown = to_text(Document(blocks=(note, item)), width=40)
+    failed = error_text(Refused(f"{text}\n{text}", hint=text), width=40)
+    assert (shown.count(f"`{code}`"), failed.count(f"`{code}`")) == (3, 3)
+    said = "the index says `that it is closed for a long time, as many others are today`"
+    lines = to_text(Document(blocks=(Note(text=said),)), width=40).splitlines()
+    assert max(map(len, lines)) <= 40
+
+
 def test_last_column_is_wrapped_or_cut() -> None:
     row = GridRow(cells=("name", "a text that is longer than the room for it"))
     assert lines(Grid(rows=(row,))) == ["name  a text that is longer than the", "      room for it"]

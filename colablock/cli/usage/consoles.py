@@ -78,9 +78,11 @@ def _rich_console(
             raise BrokenPipeError  # rich would exit with code 1
 
         # Every line of every command comes through here, and may quote names and messages of others.
+        # It is not wrapped: paths and commands are copied from it, and a terminal joins its own lines.
         def print(self, *objects: Any, **options: Any) -> None:
             said = (as_called(one, program) if isinstance(one, str) else one for one in objects)
-            super().print(*map(_shown, said), **{"markup": False, **options})
+            usual = {"markup": False, "soft_wrap": _is_text(objects)}
+            super().print(*map(_shown, said), **{**usual, **options})
 
         def out(self, *objects: Any, **options: Any) -> None:
             super().out(*map(_shown, objects), **options)
@@ -132,13 +134,13 @@ class PlainConsole:
         self.file.write(text.expandtabs())
         self.file.flush()
 
-    def print(self, *objects: Any, soft_wrap: bool = False, end: str = "\n", **options: Any) -> None:
-        """Write *objects* as text; with *soft_wrap* in lines that are not wrapped."""
-        if soft_wrap and all(isinstance(one, str) for one in objects):
+    def print(self, *objects: Any, end: str = "\n", **options: Any) -> None:
+        """Write *objects*; text is not wrapped."""
+        if _is_text(objects):
             said = (_shown(as_called(one, self.program)) for one in objects)
             self.write_plain(f"{' '.join(map(str, said))}{end}")
         else:
-            self._rich.print(*objects, soft_wrap=soft_wrap, end=end, **options)
+            self._rich.print(*objects, end=end, **options)
 
 
 def _publisher(shell: Shell | None) -> Callable[[Document], None] | None:
@@ -148,6 +150,10 @@ def _publisher(shell: Shell | None) -> Callable[[Document], None] | None:
     from colablock.display.notebook import publish
 
     return staticmethod(partial(publish, shell=shell, in_python=False))
+
+
+def _is_text(objects: tuple[object, ...]) -> bool:
+    return all(isinstance(one, str) for one in objects)
 
 
 def _shown(value: object) -> object:
