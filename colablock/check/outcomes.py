@@ -38,7 +38,16 @@ if TYPE_CHECKING:
     from colablock.matrix.model import Matrix
     from colablock.matrix.packed_locks import LockFile
 
-__all__ = ["MatrixChecker", "Outcome", "Regression", "Verdict", "broken_since", "differences", "outcomes_of"]
+__all__ = [
+    "Difference",
+    "MatrixChecker",
+    "Outcome",
+    "Regression",
+    "Verdict",
+    "broken_since",
+    "differences",
+    "outcomes_of",
+]
 
 
 class Verdict(Enum):
@@ -141,25 +150,43 @@ def broken_since(outcomes: Iterable[Outcome]) -> tuple[Regression, ...]:
     return tuple(found.values())
 
 
-def differences(before: Sequence[Outcome], now: Sequence[Outcome]) -> tuple[str, ...]:
-    """Return the differences between the outcomes *before* and *now*, a line each, oldest runtime first."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """One difference to the committed results, on a runtime with an accelerator, or "" of all of them.
+
+    *advice* says what to do about it, if that is not to write the new results.
+    """
+
+    text: str
+    runtime: str = ""
+    accelerator: str = "none"
+    advice: str = ""
+
+    def __str__(self) -> str:
+        where = self.runtime if self.accelerator == "none" else f"{self.runtime} with {self.accelerator}"
+        return ": ".join(filter(None, (where, self.text, self.advice)))
+
+
+def differences(before: Sequence[Outcome], now: Sequence[Outcome]) -> tuple[Difference, ...]:
+    """Return the differences between the outcomes *before* and *now*, oldest runtime first."""
     old = {(one.runtime, one.accelerator): one for one in before}
     new = {(one.runtime, one.accelerator): one for one in now}
-    lines = []
-    for key, one in new.items():
-        title, was = _title(key), old.get(key)
-        if was is None:
-            lines.append(f"{title}: new, {one.verdict.value}: {one.reason}")
-        elif was.verdict is not one.verdict:
-            lines.append(f"{title}: {was.verdict.value} -> {one.verdict.value}: {one.reason}")
-        elif was != one:
-            lines += [f"{title}: {text}" for text in _details(was, one)]
-    return (*lines, *(f"{_title(key)}: no longer recorded" for key in old if key not in new))
+    texts = {key: tuple(_changes(old.get(key), one)) for key, one in new.items()}
+    texts.update((key, ("no longer recorded",)) for key in old if key not in new)
+    return tuple(
+        Difference(text=text, runtime=runtime, accelerator=accelerator)
+        for (runtime, accelerator), changed in texts.items()
+        for text in changed
+    )
 
 
-def _title(key: tuple[str, str]) -> str:
-    runtime, accelerator = key
-    return runtime if accelerator == "none" else f"{runtime} with {accelerator}"
+def _changes(was: Outcome | None, one: Outcome) -> Iterator[str]:
+    if was is None:
+        yield f"new, {one.verdict.value}: {one.reason}"
+    elif was.verdict is not one.verdict:
+        yield f"{was.verdict.value} -> {one.verdict.value}: {one.reason}"
+    elif was != one:
+        yield from _details(was, one)
 
 
 def _details(was: Outcome, one: Outcome) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from colablock._common.decoding import Malformed, decode, fitted, read_bounded
 from colablock._common.fs import write_atomic
 from colablock._common.limits import RUN_FILE
-from colablock.check.outcomes import Outcome, Verdict, broken_since, differences
+from colablock.check.outcomes import Difference, Outcome, Verdict, broken_since, differences
 from colablock.errors import InvalidInput
 from colablock.matrix.model import Matrix
 
@@ -23,7 +23,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatrixCheck:
-    """The results of a check of one matrix, and the differences to the committed results (*drift*).
+    """The results of a check of one matrix, and the *differences* to the committed results.
 
     *imports* are the findings about imports, as JSON values; None if imports were not examined.
     *path* is the file to write, and *before* says in words which results were compared with.
@@ -36,10 +36,16 @@ class MatrixCheck:
     path: Path
     outcomes: tuple[Outcome, ...]
     imports: tuple[Mapping[str, Any], ...] | None = None
-    drift: tuple[str, ...] = ()
-    is_first: bool = False  # there were no committed results
+    differences: tuple[Difference, ...] = ()
+    is_first: bool = False  # there were no committed results, which is the first difference
     before: str = ""
+
     asked: str = ""
+
+    @property
+    def drift(self) -> tuple[str, ...]:
+        """The differences, a line each."""
+        return tuple(map(str, self.differences))
 
     @property
     def is_empty(self) -> bool:
@@ -103,15 +109,18 @@ def compared(
     elif committed is not None and committed.digest == matrix.digest:
         found = committed.imports
     if committed is None:
-        drift: tuple[str, ...] = (f"there are no committed results in `{path}`: `--update` writes them",)
+        text = f"there are no committed results in `{path}`"
+        drift: tuple[Difference, ...] = (Difference(text=text, advice="`--update` writes them"),)
     else:
         drift = differences(committed.outcomes, outcomes)
         if imports is not None and found != committed.imports:
-            drift = (*drift, "the findings about imports differ")
+            drift = (*drift, Difference(text="the findings about imports differ"))
         if drift and committed.digest != matrix.digest:
-            drift = ("the matrix has changed since these results were written", *drift)
+            text = "the matrix has changed since these results were written"
+            drift = (Difference(text=text), *drift)
     if found is None and replaces_requirements(matrix):
-        drift = (*drift, "the imports of replaced packages have not been examined: pass `--imports`")
+        text = "the imports of replaced packages have not been examined"
+        drift = (*drift, Difference(text=text, advice="pass `--imports`"))
     return MatrixCheck(
         matrix=matrix.name,
         asked=asked or matrix.name,
@@ -120,7 +129,7 @@ def compared(
         path=path,
         outcomes=tuple(outcomes),
         imports=found,
-        drift=drift,
+        differences=drift,
         is_first=committed is None,
         before=f"{before} of {committed.date}" if committed is not None and committed.date else before,
     )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from colablock.check.advisories import Advisory, AuditedRelease, AuditResult
-    from colablock.check.outcomes import Outcome
+    from colablock.check.outcomes import Difference, Outcome
     from colablock.check.results_file import MatrixCheck
     from colablock.display.view import Block
 
@@ -62,9 +62,9 @@ def check_document(checked: MatrixCheck, *, updated: bool = False) -> Document:
 
 def _empty(checked: MatrixCheck, *, updated: bool) -> Iterator[Block]:
     """Yield that there are no results: the locks come first, then `--update`."""
-    drift = checked.drift[1:] if checked.is_first else checked.drift
-    if drift:
-        yield _drift_section("Drift", _grouped(drift))
+    told = checked.differences[1:] if checked.is_first else checked.differences
+    if told:
+        yield _drift_section("Drift", _grouped(told))
     what = "nothing is written to" if updated else "there is nothing to write to"
     text = f"no runtime has a lock that is up to date: {what} `{checked.path}`"
     yield Note(label="no results", text=text, tone=Tone.WARN)
@@ -78,19 +78,19 @@ def _lock_first(checked: MatrixCheck) -> Note:
 
 def _compared(checked: MatrixCheck, *, updated: bool) -> Iterator[Block]:
     """Yield what the comparison with the committed results says, and what to do next."""
-    if not checked.drift:
+    if not checked.differences:
         dated = f", now with the date of today in `{checked.path}`" if updated else ""
         text = f"the results are {checked.before}{dated}"
         yield Note(label="unchanged", text=text, tone=Tone.GOOD)
     else:
         drift = "Drift" if not checked.is_first else "Nothing to compare with"
         drift = f"Written to {checked.path}" if updated else drift
-        told = checked.drift[1:] if updated and checked.is_first else checked.drift
+        told = checked.differences[1:] if updated and checked.is_first else checked.differences
         first = ("these are the first results: commit them",) if updated and checked.is_first else ()
         yield _drift_section(drift, (*first, *_grouped(told)))
     if any(one.lacks_lock for one in checked.outcomes):
         yield _lock_first(checked)
-    elif checked.drift and not updated and not any("`--" in line for line in checked.drift):
+    elif checked.differences and not updated and not any(one.advice for one in checked.differences):
         yield Note(label="next", text="if that is meant, `--update` writes the new results")
 
 
@@ -98,26 +98,26 @@ def _drift_section(title: str, lines: Iterable[str]) -> Section:
     return Section(title=title, body=(Items(tuple(Item(text=_joined(line)) for line in lines)),))
 
 
-def _grouped(drift: Sequence[str]) -> Iterator[str]:
+def _grouped(differences: Sequence[Difference]) -> Iterator[str]:
     """Yield each difference once, with the runtimes and the cards that it is about."""
-    groups: dict[str, list[str]] = {}
-    for line in drift:
-        target, _, what = line.partition(": ")
-        groups.setdefault(what if " " not in target.replace(" with ", "/") else "", []).append(line)
-    for what, lines in groups.items():
-        if not what or len(lines) == 1:
-            yield from lines
+    groups: dict[str, list[Difference]] = {}
+    for one in differences:
+        groups.setdefault(one.text, []).append(one)
+    for text, alike in groups.items():
+        if len(alike) == 1:
+            yield str(alike[0])
             continue
         cards_of: dict[str, list[str]] = {}
-        for line in lines:
-            runtime, _, card = line.partition(": ")[0].partition(" with ")
-            cards_of.setdefault(runtime, []).extend([card] if card else [])
+        for one in alike:
+            cards_of.setdefault(one.runtime, []).extend(
+                [one.accelerator] if one.accelerator != "none" else []
+            )
         runtimes_of: dict[tuple[str, ...], list[str]] = {}
         for runtime, cards in cards_of.items():
             runtimes_of.setdefault(tuple(dict.fromkeys(cards)), []).append(runtime)
         for named, runtimes in runtimes_of.items():
             about = ", ".join(runtimes)
-            yield f"{about} ({' '.join(named)}): {what}" if named else f"{about}: {what}"
+            yield f"{about} ({' '.join(named)}): {text}" if named else f"{about}: {text}"
 
 
 def _grid(outcomes: Sequence[Outcome]) -> Grid:

@@ -102,7 +102,7 @@ def test_the_first_regressed_runtime_is_named(
 def test_differences_are_listed_line_by_line(
     before: list[Outcome], now: list[Outcome], lines: list[str]
 ) -> None:
-    assert list(differences(before, now)) == lines
+    assert [str(one) for one in differences(before, now)] == lines
 
 
 # Claims

@@ -3,12 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from colablock.check.outcomes import Outcome, Verdict
+from colablock.check.outcomes import Difference, Outcome, Verdict
 from colablock.check.results_file import MatrixCheck
 from colablock.display.check_view import check_document
 from colablock.display.text import to_text
 
 LONG = Path("/home/of-somebody/with-a-long-name/matrices-of-a-team/that-keeps-many/good.checks.json")
+NONE = Difference(text="there are no committed results in `x`", advice="`--update` writes them")
 
 
 def outcome(runtime: str, verdict: str, accelerator: str = "T4", **facts: Any) -> Outcome:
@@ -31,7 +32,7 @@ def test_check_as_text() -> None:
         outcome("colab-2-gpu", "env", "L4", python="3.11.9", capabilities={"rope": "holds"}),
         outcome("colab-2-gpu", "none", "P100"),
         imports=[{"severity": "error", "package": "own", "detail": "imports colours"}],
-        drift=("colab-1-cpu: new\nand more",),
+        differences=(Difference(text="new\nand more", runtime="colab-1-cpu"),),
     )
     assert to_text(check_document(checked)).splitlines() == [
         "good: Shapes",
@@ -76,15 +77,21 @@ def test_a_download_of_unknown_size_is_named() -> None:
 
 
 def test_path_of_the_results_is_not_broken() -> None:
-    text = to_text(check_document(check(drift=("a drift",)), updated=True), width=60)
+    text = to_text(check_document(check(differences=(Difference(text="a drift"),)), updated=True), width=60)
     assert f"\nWritten to\n  {LONG}\n  a drift" in text
 
 
 def test_the_same_difference_is_told_once() -> None:
-    cards = ("", " with T4", " with L4")
-    drift = [f"colab-{at}-gpu{card}: kernel -> unknown: no lock" for at in (1, 2) for card in cards]
-    drift += ["colab-3-gpu: no longer recorded", "the findings about imports differ"]
-    text = to_text(check_document(check(drift=tuple(drift))))
+    found = [
+        Difference(text="kernel -> unknown: no lock", runtime=f"colab-{at}-gpu", accelerator=card)
+        for at in (1, 2)
+        for card in ("none", "T4", "L4")
+    ]
+    found.append(Difference(text="no longer recorded", runtime="colab-3-gpu"))
+    found.append(Difference(text="the findings about imports differ"))
+    checked = check(differences=tuple(found))
+    assert checked.drift[1] == "colab-1-gpu with T4: kernel -> unknown: no lock"
+    text = to_text(check_document(checked))
     assert text.split("Drift\n")[1].split("\n\n")[0].splitlines() == [
         "  colab-1-gpu, colab-2-gpu (T4 L4): kernel -> unknown: no lock",
         "  colab-3-gpu: no longer recorded",
@@ -93,7 +100,7 @@ def test_the_same_difference_is_told_once() -> None:
 
 
 def test_first_results_are_no_drift_once_they_are_written() -> None:
-    first = check(drift=("there are no committed results in `x`",), is_first=True)
+    first = check(differences=(NONE,), is_first=True)
     assert "there are no committed results" in to_text(check_document(first))
     text = to_text(check_document(first, updated=True), width=60)
     assert text.endswith(f"Written to\n  {LONG}\n  these are the first results: commit them")
@@ -108,16 +115,19 @@ def test_the_verdict_is_said_also_where_nothing_has_changed() -> None:
 
 
 def test_what_has_no_results_is_not_called_drift() -> None:
-    text = to_text(check_document(check(drift=("there are no committed results in `x`",), is_first=True)))
+    text = to_text(check_document(check(differences=(NONE,), is_first=True)))
+    assert "there are no committed results in `x`: `--update` writes them" in text
+    assert "next:" not in text
     assert "Nothing to compare with\n" in text
     assert "Drift" not in text
 
 
 def test_a_difference_names_only_the_pairs_that_have_it() -> None:
-    drift = tuple(
-        f"colab-{at}: env, was kernel" for at in ("1-gpu with T4", "2-gpu with T4", "3-gpu with L4")
+    found = tuple(
+        Difference(text="env, was kernel", runtime=f"colab-{at}-gpu", accelerator=card)
+        for at, card in ((1, "T4"), (2, "T4"), (3, "L4"))
     )
-    text = to_text(check_document(check(drift=drift)))
+    text = to_text(check_document(check(differences=found)))
     assert text.split("Drift\n")[1].split("\n\n")[0].splitlines() == [
         "  colab-1-gpu, colab-2-gpu (T4): env, was kernel",
         "  colab-3-gpu (L4): env, was kernel",
