@@ -139,7 +139,7 @@ def test_a_command_or_a_path_is_in_one_line(code: str) -> None:
     shown = to_text(Document(blocks=(note, item)), width=40)
     failed = error_text(Refused(f"{text}\n{text}", hint=text), width=40)
     assert (shown.count(f"`{code}`"), failed.count(f"`{code}`")) == (3, 3)
-    said = "the index says `that it is closed for a long time, as many others are today`"
+    said = "the index says `that it is closed for a long time, as many others are today, too`"
     lines = to_text(Document(blocks=(Note(text=said),)), width=40).splitlines()
     assert max(map(len, lines)) <= 40
 
