@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from colablock._common.once_map import OnceMap
-from colablock._common.urls import Url, redacted
+from colablock._common.urls import Url, local_path, redacted
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
@@ -69,8 +69,10 @@ class IndexSource:
     knows about the archive of an entry or the files of an index, for when its host cannot be reached.  Names
     in *settled* are installed, so nothing is prefetched for them.  With
     *takes_unhashed* a file that its page lists without a strong hash is a
-    candidate; whoever locks it has to fetch and hash it.  *reads* has what other solves of this call have
-    read through *fetcher*.
+    candidate; whoever locks it has to fetch and hash it.  With *is_portable* the result is for
+    other machines, so a folder of this one has no build that the matrix prefers, unless
+    *links_override* says that the user has named it.  *reads* has what other solves of this call
+    have read through *fetcher*.
 
     Otherwise candidates are ordered newest first, those with the preferred local label first.
     Offline, those whose file is at hand come first, and *unreached* has the names of which not all
@@ -93,6 +95,7 @@ class IndexSource:
         unwanted_labels: frozenset[str] = frozenset(),
         known: KnownArchives | None = None,
         takes_unhashed: bool = False,
+        is_portable: bool = False,
         reads: ReadOnce | None = None,
     ) -> None:
         self._fetcher = fetcher
@@ -111,6 +114,7 @@ class IndexSource:
         self._reader = MetadataSource(fetcher, build)
         self._known = known
         self._takes_unhashed = takes_unhashed
+        self._is_portable = is_portable and not links_override
         self._reads = reads or ReadOnce()
         self._files = self._reads.judged(policy.environment)
         self._claims: dict[NormalizedName, str] = {}  # names that packages of a named index require
@@ -137,6 +141,7 @@ class IndexSource:
         settled: Container[NormalizedName] = (),
         known: KnownArchives | None = None,
         takes_unhashed: bool = False,
+        is_portable: bool = False,
         reads: ReadOnce | None = None,
     ) -> IndexSource:
         """Return the source that *matrix* (its variant selected) describes for *environment*."""
@@ -164,6 +169,7 @@ class IndexSource:
             unwanted_labels=frozenset({"cpu"}) if for_cards else frozenset(),
             known=known,
             takes_unhashed=takes_unhashed,
+            is_portable=is_portable,
             reads=reads,
         )
 
@@ -317,6 +323,9 @@ class IndexSource:
     def _linked(self, name: NormalizedName, policy: Policy) -> ProjectCandidates:
         """Return the candidates in find-links, to which `exclude-newer` does not apply."""
         files = self._find_links.files(name)
+        entry = self._entries.get(name)
+        if self._is_portable and entry is not None and entry.prefer_local:
+            files = [file for file in files if local_path(file.url) is None]
         files = [*map(_without_hash_too, files)] if self._takes_unhashed else files
         origin = CandidateOrigin.FIND_LINKS
         judged = judge_files(name, files, replace(policy, exclude_newer=None), origin=origin)

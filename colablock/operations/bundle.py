@@ -31,7 +31,13 @@ from colablock.lockfile.store import LockHead, lock_file_name, read_head
 from colablock.lockfile.tool_table import DELTA
 from colablock.matrix.model import select_variant
 from colablock.network.fetcher import Fetcher
-from colablock.operations.lock import lock_matrix, lock_state, nothing_installed, up_to_date_lock
+from colablock.operations.lock import (
+    lock_matrix,
+    lock_state,
+    lock_with_links,
+    nothing_installed,
+    up_to_date_lock,
+)
 from colablock.operations.plan import solver_for
 from colablock.operations.session import Session, comparable
 from colablock.planning.options import ApplyOptions, LockOptions
@@ -155,7 +161,10 @@ def _lock_for(
     output = scratch / lock_file_name(session.matrix(options.name).name, options.runtime or "complete")
     wanted = LockOptions(python_version=python_version, platform=platform, output=output, has_files=True)
     existing = up_to_date_lock(session, options, wanted) if options.use_locks else None
-    return existing or lock_matrix(session, replace(options, use_locks=False), wanted).path, None
+    if existing is None:
+        return lock_matrix(session, replace(options, use_locks=False), wanted).path, None
+    better = lock_with_links(session, options, wanted) if options.runtime is None else None
+    return better.path if better is not None else existing, None
 
 
 def _runtime_here(session: Session, options: ApplyOptions) -> tuple[str | None, Snapshot | None]:

@@ -41,6 +41,7 @@ from colablock.operations.plan import solver_for
 from colablock.operations.session import Session
 from colablock.planning.options import ApplyOptions, LockOptions
 from colablock.planning.planned import PlannedChange
+from colablock.planning.sources import source_notes
 from colablock.resolver.model import Pin
 from colablock.runtimes.catalog import load_runtime, runtime_names
 
@@ -57,6 +58,7 @@ __all__ = [
     "lock_all",
     "lock_matrix",
     "lock_state",
+    "lock_with_links",
     "nothing_installed",
     "up_to_date_lock",
     "write_wheels",
@@ -100,6 +102,27 @@ def lock_matrix(session: Session, options: ApplyOptions, wanted: LockOptions) ->
 def lock_state(session: Session, options: ApplyOptions, wanted: LockOptions, state: Snapshot) -> LockResult:
     """Make a delta over *state*, the live state of an environment.  Raises as `lock_matrix` does."""
     return _lock_runtime(_LockRun.of(session, options, wanted), state)
+
+
+def lock_with_links(session: Session, options: ApplyOptions, wanted: LockOptions) -> LockResult | None:
+    """Make the lock that an apply on this machine uses: the one beside the matrix with builds of find-links.
+
+    None if no build there takes the place of one of the lock.  Raises as `lock_matrix` does.
+    """
+    run = _LockRun.of(session, options, wanted)
+    environment = _target_environment(wanted)
+    path = _path(run, target := _target_of(run.matrix, environment))
+    run = run.for_variant(options.variant or target.variant)
+    beside = solver_for(session, run.options, nothing_installed())
+    if not beside.settings.find_links:
+        return None
+    solver = replace(_solver(run, beside.kernel, path), lock_store=beside.lock_store)
+    resolution, preparer = solver.from_nothing(environment, solver.kernel.python)
+    if not any(pin.candidate.origin is CandidateOrigin.FIND_LINKS for pin in resolution.pins.values()):
+        return None
+    for note in source_notes(resolution, solver.matrix, preparer.source, ""):
+        session.reporter.note(note)
+    return _write(run, path, target=target.title, solver=solver, resolution=resolution, preparer=preparer)
 
 
 def lock_all(session: Session, options: ApplyOptions, wanted: LockOptions) -> Iterator[LockResult]:
@@ -292,6 +315,7 @@ def _solver(run: _LockRun, kernel: Snapshot, path: LockFile) -> Solver:
         preferred=preferred,
         expected=_expected(run, path, preferred, redacted(solver.settings.default_index)),
         takes_unhashed=True,
+        is_portable=not run.wanted.has_files,
     )
 
 

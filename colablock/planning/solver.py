@@ -93,6 +93,7 @@ class Solver:
     python: str | None = None  # named by the user
     must_hold: frozenset[tuple[NormalizedName, str]] = frozenset()  # see Request
     takes_unhashed: bool = False  # files without a strong hash, for a lock that hashes what it fetches
+    is_portable: bool = False  # a lock for other machines
     unfixed: frozenset[NormalizedName] = frozenset()  # may keep their installed version beside a lock
     copies_first: bool = True  # offline, prefer the files of a lock that this machine has
 
@@ -376,6 +377,7 @@ class Solver:
             locked=locked,
             is_named=self.lock is not None,
             takes_unhashed=self.takes_unhashed,
+            is_portable=self.is_portable,
             copies_first=self.copies_first,
             is_here=bool(self.kernel.python),
             reads=reads,

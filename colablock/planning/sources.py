@@ -70,6 +70,7 @@ def candidate_source(
     locked: LockSource | None,
     is_named: bool,
     takes_unhashed: bool = False,
+    is_portable: bool = False,
     copies_first: bool = True,
     is_here: bool = True,
     reads: ReadOnce | None = None,
@@ -78,7 +79,8 @@ def candidate_source(
 
     Find-links of this call replace packages of the lock, unless the user has named the lock (*is_named*).
     Folders of the machine replace a package only by a build that the matrix prefers and the lock has not,
-    and only for a target on this machine (*is_here*).  Offline, the files of a lock that this machine has a
+    and only for a target on this machine (*is_here*).  A lock for other machines (*is_portable*) has no
+    such build.  Offline, the files of a lock that this machine has a
     copy of come first, unless *copies_first* is false.
     """
     if locked is not None and settings.offline and copies_first:
@@ -105,6 +107,7 @@ def candidate_source(
         settled=settled,
         known=standing,
         takes_unhashed=takes_unhashed,
+        is_portable=is_portable,
         reads=reads,
     )
     return OverriddenLock(locked, index, labels) if locked is not None else index

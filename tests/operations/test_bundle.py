@@ -21,9 +21,10 @@ from colablock.display.text import to_text
 from colablock.errors import BadDistribution, FetchFailed, InvalidInput, NoSolution, Refused
 from colablock.operations.apply import apply_matrix
 from colablock.operations.bundle import BundleResult, make_bundle
+from colablock.operations.lock import lock_matrix
 from colablock.operations.plan import plan_change
 from colablock.operations.session import Session, from_bundle
-from colablock.planning.options import ApplyOptions
+from colablock.planning.options import ApplyOptions, LockOptions
 from colablock.planning.plan import Target
 from colablock.runtimes.catalog import load_recording, save_recording
 from colablock.transaction.isolated_envs import prune_home, remove_env
@@ -204,6 +205,30 @@ def versions(place: Place, **options: object) -> dict[str, str]:
     into = place.folder / place.machine / "wheels"
     planned.preparer.gather(planned.plan, into, Notes())
     return {str(name): version.partition("+")[0] for name, version in planned.pins().items()}
+
+
+def test_a_bundle_has_the_builds_that_an_apply_here_would_take(place: Place) -> None:
+    """Also in place of those of the lock beside the matrix: its files go with it."""
+    entry = '\n[packages.lines]\nprefer-local = "cpu"\n'
+    place.matrix.write_text(MATRIX.replace("[verify]", f"{entry}[verify]"))
+    lock_matrix(place.session(), ApplyOptions(name=str(place.matrix)), LockOptions())
+    links = place.folder / "links"
+    make_wheel(links, "lines", "1.0+cpu")
+    plain = {one.path for one in place.make().manifest.members}
+    assert "files/lines-1.0-py3-none-any.whl" in plain
+    for variable in ({"PIP_FIND_LINKS": str(links)}, {"COLABLOCK_FIND_LINKS": str(links)}):
+        session = place.session(**variable)
+        made = make_bundle(session, ApplyOptions(name=str(place.matrix)), place.bundle)
+        members = {one.path for one in made.manifest.members}
+        assert {"files/lines-1.0+cpu-py3-none-any.whl", "files/shapes-1.0-py3-none-any.whl"} <= members
+        assert "files/lines-1.0-py3-none-any.whl" not in members
+        assert isinstance(session.reporter, Notes)
+        assert "; lines 1.0+cpu is from find-links, not from the lock" in "\n".join(session.reporter.notes)
+    shutil.rmtree(links)
+    there = place.elsewhere()
+    report = apply_matrix(there.gone(), there.options())
+    assert report.passed
+    assert {"lines": "1.0+cpu"}.items() <= dict(plan_change(there.gone(), there.options()).pins()).items()
 
 
 def test_a_bundle_for_a_recorded_runtime_has_the_difference(place: Place) -> None:

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from colablock.errors import FetchFailed
+from colablock.lockfile.export import Format
 from colablock.network.settings import read_settings
 from colablock.operations.apply import apply_matrix
+from colablock.operations.export import export_lock
 from colablock.operations.lock import lock_matrix
 from colablock.operations.plan import plan_change
 from colablock.operations.session import Session
@@ -388,6 +390,27 @@ def test_links_of_the_machine_do_not_change_what_an_index_has(place: Place) -> N
     text = made.text.decode()
     assert "file:" not in text
     assert made.moved == ("colours 1.0 -> 2.0", "lines 1.0 -> 2.0", "shapes 1.0 -> 2.0")
+
+
+def test_a_lock_for_other_machines_has_no_build_of_a_folder_of_this_one(place: Place) -> None:
+    """A bundle has its files with it, so it has the builds that an apply here would take."""
+    entry = '\n[packages.lines]\nversion = "<4"\nprefer-local = "cpu"\n'
+    Path(place.matrix).write_text(MATRIX.replace(', "lines"', "") + entry)
+    links = place.links(("lines", "2.0+cpu"), ("crayons", "1.0"))
+    session = place.session(PIP_FIND_LINKS=str(links))
+    options = ApplyOptions(name=place.matrix)
+    assert isinstance(session.reporter, Notes)
+    without_lock = export_lock(session, options, form=Format.CONSTRAINTS).text
+    lock_matrix(session, options, LockOptions(upgrade=True))
+    for text in (without_lock, export_lock(session, options, form=Format.CONSTRAINTS).text):
+        assert "lines==2.0\n" in text
+    assert not any("works on this machine only" in note for note in session.reporter.notes)
+    named = replace(options, find_links=(str(links),))
+    made = lock_matrix(session, named, LockOptions(dry=True))
+    assert made.moved == ("lines 2.0 -> 2.0+cpu",)
+    only_here = lock_matrix(session, replace(options, with_=("crayons",)), LockOptions(dry=True))
+    assert b"crayons-1.0-py3-none-any.whl" in only_here.text
+    assert "the lock works on this machine only: it names local files of crayons" in session.reporter.notes
 
 
 def test_a_lock_takes_the_names_of_the_links_of_the_call_and_keeps_the_others(place: Place) -> None:
