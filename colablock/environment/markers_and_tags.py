@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import field
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from colablock._records import dataclass
 from colablock._vendor.packaging.specifiers import SpecifierSet
@@ -21,6 +21,9 @@ from colablock._vendor.packaging.tags import (
 )
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from colablock._vendor.packaging.markers import Marker
 
 __all__ = ["Environment", "environment_for", "markers_by_python", "platform_family"]
 
@@ -61,6 +64,9 @@ class Environment:
     # Threads may ask at the same time: each list gets its one value when that is whole.
     _ranks: list[dict[str, int]] = field(default_factory=list, init=False, repr=False, compare=False)
     _pairs: list[set[tuple[str, str]]] = field(default_factory=list, init=False, repr=False, compare=False)
+    _held: list[dict[tuple[int, str], tuple[Marker, bool]]] = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
 
     @property
     def ranks(self) -> Mapping[str, int]:
@@ -75,6 +81,17 @@ class Environment:
         if not self._pairs:
             self._pairs.append({(tag.interpreter, tag.abi) for tag in self.tags})
         return self._pairs[0]
+
+    def holds(self, marker: Marker, extra: str = "") -> bool:
+        """Whether *marker* holds here, with *extra*.  The answer is kept: lines of requirements are shared."""
+        if not self._held:
+            self._held.append(_answers(tuple(sorted(self.markers.items()))))
+        held = self._held[0]
+        found = held.get((id(marker), extra))
+        if found is None:
+            # It keeps the marker, so that no other one gets its id.
+            found = held[id(marker), extra] = marker, marker.evaluate({**self.markers, "extra": extra})
+        return found[1]
 
     @property
     def python_version(self) -> Version:
@@ -106,6 +123,12 @@ class Environment:
         except (KeyError, TypeError, ValueError, InvalidVersion) as error:
             message = f"the interpreter reports invalid facts: {error!r}"
             raise InvalidInput(message) from error
+
+
+@lru_cache(maxsize=64)
+def _answers(markers: tuple[tuple[str, str], ...]) -> dict[tuple[int, str], tuple[Marker, bool]]:
+    """Return the answers of `holds`, which environments with the same *markers* share."""
+    return {}
 
 
 @lru_cache(maxsize=64)

@@ -167,8 +167,7 @@ def applies(requirement: Requirement, environment: Environment, extra: str = "")
     """
     if requirement.marker is None:
         return not extra
-    markers = dict(environment.markers)
-    is_plain = requirement.marker.evaluate({**markers, "extra": ""})
+    is_plain = environment.holds(requirement.marker)
     if not extra:
         return is_plain
-    return not is_plain and requirement.marker.evaluate({**markers, "extra": extra})
+    return not is_plain and environment.holds(requirement.marker, extra)

@@ -86,12 +86,16 @@ def make_lock(
         packages=packages,
         tool={CREATED_BY: lock_table(resolution, matrix, origin or LockOrigin(), all_files=all_files)},
     )
-    lock.validate()
     return lock
 
 
 def write_lock(lock: Pylock) -> bytes:
-    """Return the bytes of the lock file.  The same lock gives the same bytes."""
+    """Return the bytes of the lock file, which is a valid one.  The same lock gives the same bytes."""
+    lock.validate()
+    return _text_of(lock)
+
+
+def _text_of(lock: Pylock) -> bytes:
     text = tomli_w.dumps(dict(lock.to_dict()), multiline_strings=False)
     return _STRING.sub(_unescaped, text).encode()
 
@@ -105,7 +109,7 @@ def _unescaped(match: re.Match[str]) -> str:
 
 def lock_digest(lock: Pylock) -> str:
     """Return the sha256 (hex) of the bytes of the lock, which names the environment made from it."""
-    return hashlib.sha256(write_lock(lock)).hexdigest()
+    return hashlib.sha256(_text_of(lock)).hexdigest()
 
 
 def read_lock(path: LockFile, cache: Cache | None = None) -> Pylock:

@@ -86,6 +86,7 @@ class Cache:
         self._temporary = None if writable else Scratch()
         self.folder = self._temporary.path if self._temporary else folder
         self._read_only: tuple[Path, ...] = () if writable or self.distrust else (folder,)
+        self._verified: dict[str, tuple[int, int, int]] = {}  # the files that this process has verified
         if self.distrust is not None:
             return
         _remove_unfinished(folder)
@@ -158,19 +159,25 @@ class Cache:
         """Return the cached file with this hash, or None.
 
         The file is hashed again unless its size, mtime, start and end are those
-        of the last verification.  A file that has changed is removed.
+        of the last verification.  This object looks at start and end once, for zeros that a crash
+        has left.  A file that has changed is removed.
         """
         for folder in (self.folder, *self._read_only):
             path = folder / _place_of("files", sha256)
             with contextlib.suppress(OSError):
+                state = _state(path)
+                if self._verified.get(str(path)) == state:
+                    return path
                 stamp = _stamp(path, sampled=True)
                 if self.read("stamps", sha256) == stamp:
                     self.note_use("stamps", sha256)
-                    return path
-                if file_digest(path) == sha256:
+                elif file_digest(path) == sha256:
                     self.write("stamps", sha256, stamp)
-                    return path
-                path.unlink()
+                else:
+                    path.unlink()
+                    continue
+                self._verified[str(path)] = state
+                return path
         return None
 
     def note_use(self, kind: str, key: str) -> None:
@@ -270,9 +277,9 @@ def _checksum(data: bytes) -> bytes:
     return f"{zlib.crc32(data):08x} {len(data)}".encode()
 
 
-def _place_of(kind: str, key: str) -> Path:
+def _place_of(kind: str, key: str) -> str:
     name = key if _is_digest(key) else hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
-    return Path(kind, name[:2], name)
+    return f"{kind}/{name[:2]}/{name}"
 
 
 def _stamp(path: Path, *, sampled: bool = False) -> bytes:
@@ -288,6 +295,11 @@ def _stamp(path: Path, *, sampled: bool = False) -> bytes:
             stream.seek(max(0, status.st_size - _SAMPLE))
             parts.append(hashlib.sha256(ends + stream.read()).hexdigest())
     return " ".join(parts).encode()
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _is_digest(text: str) -> bool:

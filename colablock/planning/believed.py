@@ -34,16 +34,22 @@ _SHOWN = 5  # requirements in a message
 
 
 def check_believed(
-    artifact: Artifact, wheel: Path, *, fetcher: Fetcher, environment: Environment, states_requires: bool
+    artifact: Artifact,
+    wheel: Path,
+    *,
+    fetcher: Fetcher,
+    environment: Environment,
+    states_requires: bool,
+    known: CoreMetadata | None = None,
 ) -> None:
     """Raise BadDistribution if *wheel* is not what the plan believed it to be.
 
     The hash of *wheel* was compared already, so its METADATA is kept by that hash.
     With *states_requires* False, the source does not tell the requirements (a lock of
-    another tool).  If the cache has other metadata of the file than the wheel, the
-    entry is removed.
+    another tool).  *known* is what `known_metadata` has returned already.  If the cache has other
+    metadata of the file than the wheel, the entry is removed.
     """
-    found = known_metadata(artifact, wheel.name, fetcher.cache)
+    found = known or known_metadata(artifact, wheel.name, fetcher.cache)
     if found is None:
         with wheel.open("rb") as stream:
             found = read_wheel_metadata(stream, wheel.name)

@@ -71,6 +71,7 @@ class UnpackedStore:
         self._unfinished = scratch / UNPACKED if self._cache is None else self._cache.unfinished
         self._own: list[Path] = []  # folders that no other process uses
         self._boot = _boot()
+        self._umask = safe_umask()
 
     def has(self, sha256: str, filename: str) -> bool:
         """Whether there is an entry of this user, so that the wheel probably needs no further disk space."""
@@ -126,7 +127,7 @@ class UnpackedStore:
 
     def _entry(self, cache: Cache, sha256: str, filename: str) -> Path:
         """Return the path of an entry.  Its key has all that decides on its files and on their checks."""
-        return cache.path(UNPACKED, f"{sha256} {filename} {safe_umask():03o} {RULES}")
+        return cache.path(UNPACKED, f"{sha256} {filename} {self._umask:03o} {RULES}")
 
     def _read(self, entry: Path) -> StoredWheel | None:
         """Return the wheel of an entry; None if it is missing, or not as it was written."""
