@@ -9,25 +9,12 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from colablock._common.text import PROGRAM
 from colablock._masking import masked
 from colablock._version import __version__
-from colablock.cli import (
-    apply,
-    check,
-    explain,
-    export,
-    lock,
-    new,
-    rollback,
-    runs,
-    runtime,
-    storage,
-    train,
-)
-from colablock.cli import list as list_command
 from colablock.cli.common import Call, print_json
 from colablock.cli.usage import completion
 from colablock.cli.usage.called_as import called_as
@@ -60,8 +47,29 @@ _STATES = {
 }
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser.  `docs/generate.py` writes the reference page of the command line from it."""
+#: The modules of this package by the commands that they add, in the order of the reference page.
+_MODULES = {
+    "apply": ("plan", "apply", "run", "verify", "why"),
+    "train": ("train", "smoke"),
+    "runs": ("runs",),
+    "explain": ("explain",),
+    "lock": ("lock",),
+    "export": ("export", "bundle"),
+    "check": ("check", "audit"),
+    "rollback": ("rollback", "history"),
+    "runtime": ("runtime",),
+    "new": ("new", "schema", "new-config"),
+    "storage": ("env", "cache"),
+    "list": ("list", "show", "info"),
+    "usage.completion": ("completion",),
+}
+
+
+def build_parser(command: str = "") -> argparse.ArgumentParser:
+    """Return the parser.  `docs/generate.py` writes the reference page of the command line from it.
+
+    With the name of a *command*, it has that one and those of its module: the others take time to load.
+    """
     parser = Parser(
         prog="colablock",
         description="Resolve, install and prove a QLoRA training stack on a hosted notebook.",
@@ -70,23 +78,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"colablock {__version__}")
     parser.set_defaults(shown=parser, json=False, verbose=False)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    groups = (
-        apply,
-        train,
-        runs,
-        explain,
-        lock,
-        export,
-        check,
-        rollback,
-        runtime,
-        new,
-        storage,
-        list_command,
-        completion,
-    )
-    for group in groups:
-        group.add(commands)
+    wanted = [module for module, names in _MODULES.items() if command in names] or [*_MODULES]
+    for module in wanted:
+        import_module(f"colablock.cli.{module}").add(commands)
     return parser
 
 
@@ -147,7 +141,7 @@ def main(
 
 def _parsed(argv: list[str]) -> argparse.Namespace:
     """Return the arguments.  With `run` and `train`, nothing after the first ``--`` is parsed."""
-    parser = build_parser()
+    parser = build_parser(argv[0] if argv else "")
     if argv[:1] not in (["run"], ["train"]) or "--" not in argv:
         return parser.parse_args(argv)
     at = argv.index("--")

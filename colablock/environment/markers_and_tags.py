@@ -83,7 +83,7 @@ class Environment:
         return self._pairs[0]
 
     def holds(self, marker: Marker, extra: str = "") -> bool:
-        """Whether *marker* holds here, with *extra*.  The answer is kept: lines of requirements are shared."""
+        """Whether *marker* holds here, with *extra*.  The answer is kept: many ask for the same marker."""
         if not self._held:
             self._held.append(_answers(tuple(sorted(self.markers.items()))))
         held = self._held[0]
@@ -126,7 +126,9 @@ class Environment:
 
 
 @lru_cache(maxsize=64)
-def _answers(markers: tuple[tuple[str, str], ...]) -> dict[tuple[int, str], tuple[Marker, bool]]:
+def _answers(
+    markers: tuple[tuple[str, str], ...],  # noqa: ARG001 - the key
+) -> dict[tuple[int, str], tuple[Marker, bool]]:
     """Return the answers of `holds`, which environments with the same *markers* share."""
     return {}
 

@@ -78,7 +78,7 @@ def make_lock(
         for name, pin in sorted(listed.items())
     ]
     version = environment.python_version
-    lock = Pylock(
+    return Pylock(
         lock_version=Version("1.0"),
         environments=[_environment_marker(environment)],
         requires_python=SpecifierSet(f"=={version.major}.{version.minor}.*"),
@@ -86,7 +86,6 @@ def make_lock(
         packages=packages,
         tool={CREATED_BY: lock_table(resolution, matrix, origin or LockOrigin(), all_files=all_files)},
     )
-    return lock
 
 
 def write_lock(lock: Pylock) -> bytes:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colablock._common.urls import redacted
-from colablock.check.import_risks import find_import_risks
 from colablock.environment.notebook_host import Host
 from colablock.environment.site import is_interrupted, is_unfinished
 from colablock.environment.snapshot import Snapshot
@@ -355,6 +354,8 @@ def _with_costs(session: Session, options: ApplyOptions, planned: PlannedChange)
             )
         folder = session.home
     else:
+        from colablock.check.import_risks import find_import_risks  # noqa: PLC0415 - of the kernel only
+
         plan = replace(plan, import_risks=find_import_risks(plan, planned.snapshot))
         if options.undo:
             plan = replace(plan, undo_cost=undo_cost(plan, planned.snapshot))

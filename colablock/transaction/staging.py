@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,6 @@ from colablock._common.fs import file_digest, make_private
 from colablock._common.reporter import Reporter
 from colablock._common.text import count
 from colablock._records import dataclass
-from colablock._vendor.packaging.direct_url import ArchiveInfo, DirectUrl
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.environment.record import Row, read_record, recorded_paths
 from colablock.environment.site import Site, read_site
@@ -154,10 +154,13 @@ def install_wheels(
 
 def _refuse_mixed(site: str, records: Mapping[str, Sequence[Row]], steps: Iterable[Step]) -> None:
     """Raise Refused if two of *steps* that own the same files are builds of one package of two versions."""
-    owners: dict[str, dict[str, str]] = {}
-    for info, rows in records.items():
+    times = Counter(row.path for rows in records.values() for row in rows)
+    shared = {path for path, number in times.items() if number > 1}
+    owners: dict[str, dict[str, str]] = {path: {} for path in shared}
+    for info, rows in records.items() if shared else ():
         for row in rows:
-            owners.setdefault(row.path, {})[info] = row.hash
+            if row.path in shared:
+                owners[row.path][info] = row.hash
     mixed = {info for by in owners.values() if len(set(by.values())) > 1 for info in by}
     if not mixed:
         return
@@ -185,6 +188,8 @@ def _own_files(step: Step) -> dict[str, str]:
 
 def _direct_url(artifact: Artifact) -> str:
     """Return the text of direct_url.json (PEP 610) for an archive."""
+    from colablock._vendor.packaging.direct_url import ArchiveInfo, DirectUrl  # noqa: PLC0415 - seldom needed
+
     hashes = dict(sorted(artifact.hashes.items(), key=lambda item: item[0] != "sha256"))
     origin = DirectUrl(url=artifact.url, archive_info=ArchiveInfo(hashes=hashes or None))
     return json.dumps(origin.to_dict(generate_legacy_hash=True), sort_keys=True)

@@ -22,6 +22,7 @@ from colablock.environment.record import Row, hash_text, write_record
 from colablock.errors import BadDistribution
 from colablock.index.wheel_check import script_entries
 from colablock.unpacking.store import StoredWheel
+from colablock.unpacking.unpack import UnpackedFile
 
 __all__ = ["Layout", "lay_out"]
 
@@ -83,30 +84,41 @@ def _rows(stored: StoredWheel, layout: Layout, root: str, own: Mapping[str, str]
     info = stored.wheel.info
     left = {f"{info}/{name}" for name in _OF_INSTALLERS}
     data = f"{info.removesuffix('.dist-info')}.data/"
+    tree, target = str(stored.folder), layout.folders[root]
+    are_linked = stored.is_own and not layout.copies  # an installed file must not be another user's
     for file in stored.wheel.files:
-        if file.path in left:
+        path = file.path
+        if path in left:
             continue
-        scheme, path = root, file.path
         if path.startswith(data):
-            scheme, _, path = path.removeprefix(data).partition("/")
-        place = _path(scheme, path, info)
-        source = f"{stored.folder}/{file.path}"
-        script = _script_text(source, layout.python) if scheme == "scripts" else None
-        if script is not None:
-            yield _written(layout, root, scheme, place, script, mode=0o777)
+            yield _row_of_data(stored, file, layout, root, path.removeprefix(data))
             continue
-        destination = f"{layout.folders[scheme]}/{place}"
+        source, destination = f"{tree}/{path}", f"{target}/{path}"
         _make_folder(destination, layout)
-        # An installed file must not be another user's.
-        if scheme == "scripts" or layout.copies or not stored.is_own or not _is_linked(source, destination):
-            _copy(source, destination, layout, is_script=scheme == "scripts")
-        yield Row(_recorded(layout, root, scheme, place), file.hash, str(file.size))
+        if not (are_linked and _is_linked(source, destination)):
+            _copy(source, destination, layout, is_script=False)
+        yield Row(path, file.hash, str(file.size))
     points = Path(stored.folder, info, "entry_points.txt")
     for name, target in _scripts(points).items():
         made = (_shebang(layout.python) + _entry_text(target)).encode()
         yield _written(layout, root, "scripts", name, made, mode=0o777)
     for name, text in own.items():
         yield _written(layout, root, root, f"{info}/{name}", text.encode(), mode=0o666)
+
+
+def _row_of_data(stored: StoredWheel, file: UnpackedFile, layout: Layout, root: str, path: str) -> Row:
+    """Put *file* in place, which has the *path* in the ``.data`` folder of the wheel; return its row."""
+    scheme, _, path = path.partition("/")
+    place = _path(scheme, path, stored.wheel.info)
+    source = f"{stored.folder}/{file.path}"
+    script = _script_text(source, layout.python) if scheme == "scripts" else None
+    if script is not None:
+        return _written(layout, root, scheme, place, script, mode=0o777)
+    destination = f"{layout.folders[scheme]}/{place}"
+    _make_folder(destination, layout)
+    if scheme == "scripts" or layout.copies or not stored.is_own or not _is_linked(source, destination):
+        _copy(source, destination, layout, is_script=scheme == "scripts")
+    return Row(_recorded(layout, root, scheme, place), file.hash, str(file.size))
 
 
 def _path(scheme: str, path: str, info: str) -> str:

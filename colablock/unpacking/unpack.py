@@ -124,17 +124,17 @@ def differing(
     With *hashed*, the contents are read, too.  The owners of the files are added to *owners*.
     """
     owners = set() if owners is None else owners
-    for file in wheel.files:
-        path = f"{folder}/{file.path}"
+    tree = str(folder)
+    for path, found, size, mode, mtime in wheel.files:
         try:
-            status = os.lstat(path)
+            status = os.lstat(f"{tree}/{path}")
         except OSError:
-            return file.path
-        if (status.st_size, status.st_mode, status.st_mtime_ns) != (file.size, file.mode, file.mtime):
-            return file.path
+            return path
+        if status.st_size != size or status.st_mode != mode or status.st_mtime_ns != mtime:
+            return path
         owners.add(status.st_uid)
-        if hashed and digest(Path(path), file.hash.partition("=")[0]) != file.hash:
-            return file.path
+        if hashed and digest(Path(tree, path), found.partition("=")[0]) != found:
+            return path
     return None
 
 

@@ -110,11 +110,21 @@ def version(name: str) -> str | None:
     None: nothing is found.  Python 3.9 finds `a.b` only by that name, not by `a-b`.
     """
     try:
-        return importlib.metadata.version(name) or ""
+        return metadata_of(importlib.metadata.distribution(name))["Version"] or ""
     except importlib.metadata.PackageNotFoundError:
         return None
     except Exception:  # noqa: BLE001 (of newer versions, for a folder without metadata)
         return ""
+
+
+def metadata_of(found: importlib.metadata.Distribution, known: dict[str, Any] = {}) -> Any:  # noqa: B006
+    """Return the metadata of a distribution, which is parsed once: both lists of the facts have it."""
+    folder = str(getattr(found, "_path", ""))
+    if not folder:
+        return found.metadata
+    if folder not in known:
+        known[folder] = found.metadata
+    return known[folder]
 
 
 def distributions() -> Iterator[dict[str, Any]]:
@@ -124,7 +134,7 @@ def distributions() -> Iterator[dict[str, Any]]:
         if folder.name.startswith(("~", "-")):
             continue  # left by an uninstallation that was interrupted: no name leads to it
         try:
-            metadata = found.metadata
+            metadata = metadata_of(found)
         except Exception:  # noqa: BLE001, S112 (of newer versions, for a folder without metadata)
             continue
         if metadata["Name"] and metadata["Version"]:

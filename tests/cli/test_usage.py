@@ -144,6 +144,13 @@ def leaves(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser
     return found or {parser.prog.removeprefix("colablock "): parser}
 
 
+def test_the_parser_of_one_command_is_that_of_all_commands() -> None:
+    every = leaves(build_parser())
+    for name, command in every.items():
+        (alone,) = (one for path, one in leaves(build_parser(name.split()[0])).items() if path == name)
+        assert alone.format_help() == command.format_help()
+
+
 def test_every_command_has_a_group_and_two_examples_that_parse(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     parser = build_parser()
