@@ -27,15 +27,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.contests import CONTESTS, MATRIX, Command, Contest, Ground, Side
 from tests.support.recorded_index import RecordedIndex
 from tests.support.server import IndexServer
-
-if sys.version_info >= (3, 11):
-    pass
-else:
-    pass
-
-from benchmarks.contests import CONTESTS, MATRIX, Command, Contest, Ground, Side
 
 # How a registry is reached is no setting of a tool; all else of theirs would change the contest.
 REACHING = frozenset({"PIP_CERT", "PIP_PROXY"})
@@ -196,15 +190,25 @@ def as_values(outcomes: Sequence[Outcome], runs: int, index_url: str | None) -> 
         {**asdict(outcome), "ratio": median(outcome.ratios), "reached": outcome.reached}
         for outcome in outcomes
     ]
-    on = {
+    on = {**measured_on(), "index": "named" if index_url else "recorded, on 127.0.0.1"}
+    return {"runs": runs, "on": on, "contests": rows}
+
+
+def measured_on() -> dict[str, Any]:
+    """Return what a measurement is made on."""
+    return {
         "date": datetime.now(timezone.utc).date().isoformat(),
         "python": platform.python_version(),
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 1),
-        "index": "named" if index_url else "recorded, on 127.0.0.1",
     }
-    return {"runs": runs, "on": on, "contests": rows}
+
+
+def add_to(path: Path, values: Mapping[str, Any]) -> None:
+    """Write *values* into a file of results, beside those of other benchmarks."""
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    path.write_text(f"{json.dumps({**known, **values}, indent=2)}\n", encoding="utf-8")
 
 
 def write_results(path: Path, values: Mapping[str, Any]) -> None:
@@ -212,8 +216,7 @@ def write_results(path: Path, values: Mapping[str, Any]) -> None:
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     new = {(one["about"], one["beside"]): one for one in values["contests"]}
     contests = [new.pop((one["about"], one["beside"]), one) for one in known.get("contests", ())]
-    written = {**known, **values, "contests": [*contests, *new.values()]}
-    path.write_text(f"{json.dumps(written, indent=2)}\n", encoding="utf-8")
+    add_to(path, {**values, "contests": [*contests, *new.values()]})
 
 
 def main() -> int:

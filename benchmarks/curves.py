@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import atexit
-import json
 import math
 import os
 import re
@@ -24,6 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.bench import add_to
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
 from colablock.environment.snapshot import Installed, Snapshot
@@ -177,9 +177,7 @@ def main() -> int:
         )
         print(f"{curve.about}: {points}; exponent {curve.exponent:.2f}")
     if options.output is not None:
-        text = options.output.read_text(encoding="utf-8") if options.output.is_file() else "{}"
-        value = {**json.loads(text), "curves": [{**asdict(one), "exponent": one.exponent} for one in found]}
-        options.output.write_text(f"{json.dumps(value, indent=2)}\n", encoding="utf-8")
+        add_to(options.output, {"curves": [{**asdict(one), "exponent": one.exponent} for one in found]})
     return 0
 
 

@@ -1,6 +1,6 @@
 """Apply a real stack beside uv: the same wheels, the same interpreter, taking turns.
 
-    python -m benchmarks.real_stack LOCK WHEELS [--python PYTHON] [--runs N] [--only WORD]
+    python -m benchmarks.real_stack LOCK WHEELS [--python PYTHON] [--runs N] [--only WORD] [--output FILE]
 
 LOCK is a pylock.toml of ``qlora-2026`` for PYTHON, and WHEELS a folder with its wheels; neither tool
 reaches a network.  ``colablock lock qlora-2026 --variant cpu --output LOCK`` makes the first, and
@@ -21,7 +21,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-from benchmarks.bench import Outcome, clean, hold, table
+from benchmarks.bench import Outcome, add_to, as_values, clean, hold, measured_on, table
 from benchmarks.contests import MATRIX, UNPROVEN, Contest, Ground, Side
 
 IMPORTS = (
@@ -81,6 +81,7 @@ def main() -> int:
     parser.add_argument("--python", default=sys.executable, help="interpreter (default: the running one)")
     parser.add_argument("--runs", type=int, default=3, metavar="N", help="turns that count (default: 3)")
     parser.add_argument("--only", metavar="WORD", default="", help="only contests whose name has WORD")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="add them to this file of results")
     args = parser.parse_args()
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory(prefix="colablock-bench-") as name:
@@ -90,6 +91,9 @@ def main() -> int:
             if args.only in contest.about:
                 print(f"{contest.about}, beside {contest.theirs.label} ...", file=sys.stderr)
                 outcomes.append(hold(contest, ground, args.runs))
+                if args.output is not None:
+                    values = as_values(outcomes, args.runs, None) | {"on": measured_on()}
+                    add_to(args.output, {"real-stack": values})
     print(table(outcomes))
     return 0
 

@@ -26,7 +26,7 @@ GIB = 2**30
 MEMORY_PAGE = ROOT / "docs" / "explanation" / "memory.md"
 MEASURED = ROOT / "tests" / "data" / "memory-h100.toml"
 SPEED_PAGE = ROOT / "docs" / "explanation" / "speed.md"
-RESULTS = ROOT / "benchmarks" / "results.json"  # of benchmarks.bench and benchmarks.curves
+RESULTS = ROOT / "benchmarks" / "results.json"  # of the modules of benchmarks
 
 
 def memory_page() -> str:
@@ -40,19 +40,55 @@ def memory_page() -> str:
 def speed_page() -> str:
     """Return the page of the speed, with the results of the benchmarks."""
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    return filled(SPEED_PAGE, {"contests": contests_table(results), "curves": curves_table(results)})
+    tables = {"contests": contests_table(results), "curves": curves_table(results)}
+    tables |= {"real-stack": real_stack_table(results["real-stack"]), "way": way_table(results["way"])}
+    return filled(SPEED_PAGE, tables)
 
 
 def contests_table(results: Mapping[str, Any]) -> str:
     """Return what was measured on, and a row for each contest."""
-    on = results["on"]
-    where = "a real index" if on["index"] == "named" else "an index on 127.0.0.1"
-    turns = sorted({len(one["ours"]) for one in results["contests"]})
+    where = "a real index" if results["on"]["index"] == "named" else "an index on 127.0.0.1"
     about = (
-        f"On {on['date']}, with {where}, Python {on['python']} and {on['cores']} cores of a {on['machine']}"
-        f" machine with a load of {on['load']}: medians of {' or '.join(map(str, turns))} turns. The rows of"
-        " `apply` have an index on 127.0.0.1.\n\n"
+        f"{measured_on(results['on'])}, with {where}: medians of {turns_of(results['contests'])} turns. The"
+        " rows of `apply` have an index on 127.0.0.1.\n\n"
     )
+    return about + rows_of(results["contests"])
+
+
+def real_stack_table(results: Mapping[str, Any]) -> str:
+    """Return what was measured on, and a row for each contest of the real stack."""
+    about = f"{measured_on(results['on'])}: medians of {turns_of(results['contests'])} turns.\n\n"
+    return about + rows_of(results["contests"])
+
+
+def way_table(results: Mapping[str, Any]) -> str:
+    """Return what was measured on, and a row for each part of the way to the first step."""
+
+    def row(one: Mapping[str, Any]) -> tuple[str, ...]:
+        floor = f"{median(one['floor']):.1f}" if one["floor"] else ""
+        return one["about"], f"{median(one['ours']):.1f}", floor, one["beside"]
+
+    fetched = f"{results['fetched'] / 1e6:.0f} MB"
+    about = (
+        f"{measured_on(results['on'])}, with a real index, from which {fetched} are fetched: medians of"
+        f" {turns_of(results['parts'])} turns.\n\n"
+    )
+    return about + table("part", "seconds", "done plainly", "what that is", rows=map(row, results["parts"]))
+
+
+def measured_on(on: Mapping[str, Any]) -> str:
+    """Return the date and the machine of a measurement."""
+    machine = f"{on['cores']} cores of a {on['machine']} machine with a load of {on['load']}"
+    return f"On {on['date']}, Python {on['python']} and {machine}"
+
+
+def turns_of(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return how many turns were taken."""
+    return " or ".join(map(str, sorted({len(one["ours"]) for one in rows})))
+
+
+def rows_of(contests: Sequence[Mapping[str, Any]]) -> str:
+    """Return the table of *contests*."""
 
     def row(one: Mapping[str, Any]) -> tuple[str, ...]:
         ratios = [mine / other for mine, other in zip(one["ours"], one["theirs"], strict=True)]
@@ -71,7 +107,7 @@ def contests_table(results: Mapping[str, Any]) -> str:
 
     head = ("what", "beside", "seconds, ours / other", "ratio", "of the turns")
     more = ("processor, s", "ratio of processor times", "memory, MiB", "goal")
-    return about + table(*head, *more, rows=map(row, results["contests"]))
+    return table(*head, *more, rows=map(row, contests))
 
 
 def curves_table(results: Mapping[str, Any]) -> str:
