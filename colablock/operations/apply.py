@@ -225,15 +225,16 @@ def _apply_to_env(session: Session, options: ApplyOptions, planned: PlannedChang
     existing = envs.read_env(session.home, digest)
     if existing is not None:
         session.reporter.note(ENV_EXISTS)
-    python = existing.python if existing is not None else _build_env(session, options, planned, digest)
-    checks = prove(
-        python,
-        verify=planned.matrix.verify,
-        pins=planned.pins(),
-        environ=session.environ,
-        bytecode=(str(Path(python).parents[1]),),
-        reporter=session.reporter,
-    )
+    with interrupted_as(lambda: UNCHANGED if existing is not None else _left_of_build(session.home, digest)):
+        python = existing.python if existing is not None else _build_env(session, options, planned, digest)
+        checks = prove(
+            python,
+            verify=planned.matrix.verify,
+            pins=planned.pins(),
+            environ=session.environ,
+            bytecode=(str(Path(python).parents[1]),),
+            reporter=session.reporter,
+        )
     if not all(check.passed for check in checks) and not options.keep:
         if existing is not None:
             raise NotProven(_failures(checks, "the environment existed before and is unchanged"))
@@ -243,6 +244,14 @@ def _apply_to_env(session: Session, options: ApplyOptions, planned: PlannedChang
     envs.select_env(session.home, planned.matrix.name, digest)
     report = _report(planned, python, checks, changed=existing is None)
     return replace(report, lock_digest=digest)
+
+
+def _left_of_build(home: Path, digest: str) -> str:
+    """Return the state after an interrupt of the build of an environment, or of its proof."""
+    if envs.read_env(home, digest) is None:
+        return UNCHANGED
+    removes = f"`colablock env remove {digest[:12]}` removes it"
+    return f"The isolated environment is built, but not proven: apply again to use it; {removes}."
 
 
 def _interpreter(session: Session, options: ApplyOptions, short: str) -> str:

@@ -84,6 +84,45 @@ def test_an_interrupted_apply_says_which_state_it_left(
         assert venv.versions()["colours"] == "1.0"  # type: ignore[index]
 
 
+@pytest.mark.parametrize(
+    ("station", "is_built"),
+    [("colablock.transaction.isolated_envs._fill", False), ("colablock.operations.apply.prove", True)],
+)
+def test_an_interrupted_build_says_whether_its_environment_is_there(
+    station: str,
+    is_built: bool,
+    environ: Mapping[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ["apply", "painting.toml", "--into", "env", "--python", sys.executable]
+
+    def built() -> list[str]:
+        capsys.readouterr()
+        assert main(["env", "list", "--json"], environ) == ExitCode.DONE
+        return [one["lock"] for one in json.loads(capsys.readouterr().out)["environments"]]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(station, interrupt)
+        assert main(command, environ) == ExitCode.INTERRUPTED
+    said = capsys.readouterr().err.splitlines()[-1]
+    left = built()
+    assert (len(left), said == AS_IT_WAS) == (int(is_built), not is_built)
+    if is_built:
+        assert said == (
+            "Interrupted. The isolated environment is built, but not proven: apply again to use it; "
+            f"`colablock env remove {left[0][:12]}` removes it."
+        )
+        with monkeypatch.context() as patched:  # it was there before this call
+            patched.setattr(station, interrupt)
+            assert main(command, environ) == ExitCode.INTERRUPTED
+        assert capsys.readouterr().err.splitlines()[-1] == AS_IT_WAS
+        assert main(command, environ) == ExitCode.DONE
+        assert "exists already" in " ".join(capsys.readouterr().err.split())
+        assert main(["env", "remove", left[0][:12]], environ) == ExitCode.DONE
+    assert built() == []
+
+
 @pytest.mark.parametrize("name", sorted({*colablock.__all__, "check"} - {"ColablockError", "__version__"}))
 @pytest.mark.usefixtures("environ")
 def test_the_functions_of_the_front_door_say_it_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
