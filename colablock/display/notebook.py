@@ -246,7 +246,7 @@ def restart_prompt(modules: Sequence[str], *, shell: Shell | None = None, colab:
     if shell is None or not modules:
         return
     packages = _packages(modules)
-    text = f"Restart the kernel before you go on: it has loaded the old {some_of(packages, 6)}"
+    text = f"Restart the kernel before you go on: it has loaded {some_of(packages, 6)} as they were before"
     publish(Document(blocks=(Note(text=Span(text, Tone.STRONG)),)), shell)
     if in_colab() if colab is None else colab:
         shell.display_pub.publish({_COLAB: {"pip_warning": {"packages": packages}, "id": uuid.uuid4().hex}})
@@ -263,7 +263,9 @@ def restart_kernel(modules: Sequence[str], *, then: str = "", shell: Shell | Non
         return
     shell.kernel.do_shutdown(restart=True)
     names = one_line(some_of(_packages(modules), 6))
-    raise KernelRestarts(f"The kernel restarts because it has loaded the old {names}{then and f': {then}'}")
+    raise KernelRestarts(
+        f"The kernel restarts because it has loaded {names} as they were before{then and f': {then}'}"
+    )
 
 
 def _packages(modules: Sequence[str]) -> list[str]:

@@ -60,10 +60,10 @@ def test_a_restart_is_asked_for_where_the_kernel_was_asked_for(world: World, ker
     apply = f"report = colablock.apply('painting.toml', into='kernel')\n{SHOW}"
     before, applied, second = run(world, kernel_venv, "import colablock, colours", apply, apply)
     assert before == []
-    assert "Restart the kernel before you go on: it has loaded the old colours" in shown(applied)
+    assert "Restart the kernel before you go on: it has loaded colours as they were before" in shown(applied)
     assert "Restart the kernel" in shown(applied, "text/html")
     assert "kernel True True\n" in shown(applied)
-    assert "has loaded the old colours" in shown(second)
+    assert "has loaded colours as they were before" in shown(second)
     assert shown(second).endswith("kernel False True\n")
     # What a restarted kernel finds: nothing to do, and the new one in place.
     after, used = run(
@@ -85,14 +85,14 @@ def test_the_magic_sees_its_kernel_and_shows_html(world: World, kernel_venv: Ven
     assert "colours would change while loaded" in " ".join(shown(planned).split())
     assert "cannot see which modules" not in shown(planned)
     assert '<div class="colablock">' in shown(applied, "text/html")
-    assert "Restart the kernel before you go on: it has loaded the old colours" in shown(applied)
+    assert "Restart the kernel before you go on: it has loaded colours as they were before" in shown(applied)
     assert "restart=" not in shown(applied)  # the command was written in the words of the command line
     assert "next: %colablock run painting -- python YOUR_SCRIPT.py" in shown(applied)
     assert shown(ran) == "2.0\n"
     # The version that the kernel has loaded is back on disk.
     assert '<div class="colablock">' in shown(undone, "text/html")
     assert "Restart the kernel" not in shown(undone)
-    assert "has loaded the old colours" in shown(again)
+    assert "has loaded colours as they were before" in shown(again)
 
 
 async def restarted(world: World, venv: Venv, cell: str) -> list[str]:
@@ -145,7 +145,7 @@ def test_a_kernel_restarts_by_itself_and_goes_on(world: World, kernel_venv: Venv
     )
     first, second = asyncio.run(restarted(world, kernel_venv, cell))
     # Nothing more runs with the old modules: not the rest of the cell, nor the cell behind it.
-    assert first.endswith("The kernel restarts because it has loaded the old colours: run this cell again")
+    assert first.endswith("because it has loaded colours as they were before: run this cell again")
     assert "Traceback" not in first
     assert not (world.folder / "behind").exists()
     assert "nothing was changed" in second

@@ -121,6 +121,6 @@ def test_the_way_back_is_one_call(cells: dict[str, list[dict[str, Any]]]) -> Non
     assert f"qlora-2026: remove 1, install {ADDED}" in shown(cells["told"])
     said = shown(cells["back"])
     assert "The environment is as it was before change 1 (qlora-2026)." in said
-    assert "Restart the kernel before you go on: it has loaded the old bitsandbytes, trl" in said
+    assert "Restart the kernel before you go on: it has loaded bitsandbytes, trl as they were before" in said
     assert "[1] 0" in shown(cells["gone"])
     assert cells["gone"][-1]["ename"] == "PackageNotFoundError"

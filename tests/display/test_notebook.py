@@ -55,7 +55,7 @@ def test_restart_prompt_is_a_sentence() -> None:
     shell = FakeShell()
     restart_prompt(["numpy", "numpy.linalg", "PIL._imaging"], shell=shell, colab=False)
     assert shell.display_pub.plain() == [
-        "Restart the kernel before you go on: it has loaded the old PIL, numpy"
+        "Restart the kernel before you go on: it has loaded PIL, numpy as they were before"
     ]
     restart_prompt([], shell=shell, colab=True)
     assert len(shell.display_pub.sent) == 1
@@ -75,7 +75,7 @@ def test_kernel_restarts_only_if_it_has_loaded_old_modules() -> None:
     shell = FakeShell()
     restart_kernel([], shell=shell)
     assert shell.kernel.ends == []
-    with pytest.raises(KernelRestarts, match="has loaded the old PIL, numpy: go on below"):
+    with pytest.raises(KernelRestarts, match="has loaded PIL, numpy as they were before: go on below"):
         restart_kernel(["numpy", "numpy.linalg", "PIL._imaging"], then="go on below", shell=shell)
     assert shell.kernel.ends == [True]
 
