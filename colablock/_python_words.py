@@ -11,7 +11,7 @@ import re
 import shlex
 import sys
 
-__all__ = ["code_in_python", "in_python"]
+__all__ = ["ELSEWHERE", "code_in_python", "in_python"]
 
 # Options without a value, where the Python argument is not `name=True`.
 _FLAGS = {"--no-undo": "undo=False", "--no-lock": "use_locks=False", "--no-wait": "wait=False"}
@@ -74,6 +74,11 @@ _LISTS = frozenset(
 )
 _NUMBERS = frozenset({"--drop"})  # without a number: all
 _KEYWORDS = {"--not": "not_", "--with": "with_"}
+#: Options of colablock by the names that they have elsewhere, and that are like no name of ours.
+ELSEWHERE = {
+    **dict.fromkeys(("env", "environment", "isolated", "target", "venv"), "into"),
+    **dict.fromkeys(("index", "index_url"), "default_index"),
+}
 _FUNCTIONS = frozenset(
     {
         "apply",

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import ParamSpec, TypeVar
 
 from colablock._common.text import near
+from colablock._python_words import ELSEWHERE
 from colablock.errors import ColablockError, InvalidCall, interrupted_as
 
 __all__ = ["front_door"]
@@ -96,6 +97,10 @@ def _mistake(function: Callable[..., object], error: TypeError, odd: list[str]) 
         told = f"cannot use an argument: {' and '.join(odd)} ({told})"
     elif missing:
         told = f"needs {missing[1].replace(chr(39), '`')}"
-    hint = near(unknown[1], names) if unknown else None
+    hint = None
+    if unknown:
+        # A likeness of 0.6 takes `restart` for what `target` means.
+        meant = ELSEWHERE.get(unknown[1])
+        hint = f"did you mean `{meant}`?" if meant in names else near(unknown[1], names, likeness=0.7)
     takes = f"takes {', '.join(names)}" if names else "takes no argument"
     return InvalidCall(f"`{spoken}()` {told}", hint=hint or f"`{spoken}()` {takes}")

@@ -244,6 +244,7 @@ def history(*, python: str | os.PathLike[str] | None = None, drop: int | bool | 
     can no longer be undone.
     """
     from colablock.operations.rollback import drop_stashes, list_changes, list_interrupted, list_undone
+    from colablock.transaction.isolated_envs import has_envs
 
     with open_session(quiet=True) as session:
         if drop is not None and drop is not False:
@@ -251,7 +252,8 @@ def history(*, python: str | os.PathLike[str] | None = None, drop: int | bool | 
         undone = list_undone(session, _path_text(python))
         changes = list_changes(session, _path_text(python))
         begun = list_interrupted(session, _path_text(python))
-    return Rows(changes).shown_as(partial(history_document, undone=undone, begun=begun))
+        built = has_envs(session.home)
+    return Rows(changes).shown_as(partial(history_document, undone=undone, begun=begun, has_envs=built))
 
 
 @front_door("Nothing was changed.")

@@ -145,6 +145,8 @@ def _history(call: Call) -> int:
         list_interrupted,
         list_undone,
     )
+    from colablock.transaction.apply_record import home_folder
+    from colablock.transaction.isolated_envs import has_envs
     from colablock.transaction.serialise import change_to_json
 
     args = call.args
@@ -160,5 +162,6 @@ def _history(call: Call) -> int:
         written = {"changes": [change_to_json(change) for change in changes], "undone": past, **more}
         print_json(written, call.out)
     else:
-        render(history_document(changes, damaged, undone, begun), call.out)
+        built = has_envs(home_folder(call.environ))
+        render(history_document(changes, damaged, undone, begun, has_envs=built), call.out)
     return ExitCode.DONE

@@ -140,23 +140,30 @@ def history_document(
     damaged: Sequence[DamagedChange] = (),
     undone: Sequence[PastChange] = (),
     begun: BegunChange | None = None,
+    *,
+    has_envs: bool = False,
 ) -> Document:
     """Return the changes of an environment, what is kept to undo each, and those that were undone.
 
-    *begun* is one that is under way, or was interrupted.
+    *begun* is one that is under way, or was interrupted.  With *has_envs* the list of the isolated
+    environments is named: an apply there is no change of this one.
     """
-    past = [Section(title="Undone", body=(Items(tuple(map(_past, undone))),))] if undone else []
+    past: list[Block] = [Section(title="Undone", body=(Items(tuple(map(_past, undone))),))] if undone else []
     if begun is not None:
         past.insert(0, Section(title="Not finished", body=(Items((_begun(begun),)),), tone=Tone.WARN))
+    text = "isolated environments are not changed, but built: `colablock env list` lists them"
+    built = [Note(label="note", text=text)] if has_envs else []
     if not changes and not damaged:
         if begun is not None:
-            return Document(blocks=tuple(past))
+            return Document(blocks=(*past, *built))
         nothing = "colablock has changed nothing in this environment"
-        return Document(blocks=(Note(text=f"{nothing} that is not undone" if past else nothing), *past))
+        return Document(
+            blocks=(Note(text=f"{nothing} that is not undone" if past else nothing), *past, *built)
+        )
     items = [(one.number, _change(one)) for one in changes]
     items += [(one.number, _damaged(one)) for one in damaged]
     listed = Items(tuple(item for _, item in sorted(items, key=lambda one: one[0])))
-    return Document(blocks=(listed, *past))
+    return Document(blocks=(listed, *past, *built))
 
 
 def _past(change: PastChange) -> Item:

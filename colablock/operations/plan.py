@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colablock._common.urls import redacted
+from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.environment.notebook_host import Host
 from colablock.environment.site import is_interrupted, is_unfinished
 from colablock.environment.snapshot import Snapshot
@@ -102,7 +103,7 @@ def explain_plan(
     """
     if absent is not None:
         return _why_not(session, options, absent)
-    if package is not None and options.bundle is None:
+    if options.bundle is None:
         _check_order(session, options.name, package)
     planned = _with_other_matrices(session, options, plan_change(session, options))
     lines = planned.why(package)
@@ -113,15 +114,34 @@ def explain_plan(
     return lines
 
 
-def _check_order(session: Session, name: str, package: str) -> None:
-    """Raise NotFound if *name* is no matrix and *package* is one: they are the wrong way round."""
+def _check_order(session: Session, name: str, package: str | None) -> None:
+    """Raise NotFound with the right command if *name* is no matrix, but a package, or *package* is one."""
     try:
         session.matrix(name)
     except NotFound as error:
-        if package in {one.name for one in list_matrices(environ=session.environ)}:
-            hint = f"The matrix comes first: `colablock why {package} {name}`"
+        known = {one.name for one in list_matrices(environ=session.environ)}
+        matrix = package if package in known else None if package else _matrix_with(session, name)
+        if matrix is not None:
+            hint = f"The matrix comes first: `colablock why {matrix} {name}`"
             raise NotFound(error.message, hint=hint) from error
         raise
+
+
+def _matrix_with(session: Session, package: str) -> str | None:
+    """Return the matrix that *package* is most likely meant of: the last one applied, or one that has it."""
+    name = canonicalize_name(package)
+    listed = {one.name: one.matrix for one in list_matrices(environ=session.environ) if not one.shadowed_by}
+    for last in applied.load_all(session.home):
+        if last.name in listed and name in last.pins:
+            return last.name
+    found = []
+    for one, matrix in listed.items():
+        if matrix is None:
+            continue
+        others = (entry for variant in matrix.variants.values() for entry in variant.packages)
+        if any(entry.name == name for entry in (*matrix.packages, *others)):
+            found.append(one)
+    return max(found, key=lambda one: (-len(one), one), default=None)  # `qlora-2026`, not one that extends it
 
 
 def _why_not(session: Session, options: ApplyOptions, text: str) -> list[str]:

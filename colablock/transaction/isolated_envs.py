@@ -56,6 +56,7 @@ __all__ = [
     "build_env",
     "discard_env",
     "env_folder",
+    "has_envs",
     "is_own_interpreter",
     "list_envs",
     "prune_home",
@@ -285,6 +286,11 @@ def list_envs(home: Path) -> tuple[BuiltEnvironment, ...]:
             )
         )
     return tuple(sorted(built, key=_place_in_list))
+
+
+def has_envs(home: Path) -> bool:
+    """Whether *home* has an isolated environment."""
+    return bool(_folders(home))
 
 
 def remove_env(home: Path, name: str) -> BuiltEnvironment:

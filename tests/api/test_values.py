@@ -47,6 +47,8 @@ def test_a_signature_lists_every_argument(name: str) -> None:
 MISTAKES = {
     "plan('x', verbos=1)": ("`colablock.plan()` got an unexpected keyword argument 'verbos'", "`verbose`?"),
     "apply('x', int='env')": ("`colablock.apply()` got an unexpected keyword argument 'int'", "`into`?"),
+    "apply('x', target='env')": ("an unexpected keyword argument 'target'", "did you mean `into`?"),
+    "history(target='x')": ("an unexpected keyword argument 'target'", "takes python, drop"),
     "verify()": ("`colablock.verify()` needs `name`", "`colablock.verify()` takes name, quiet"),
     "run()": ("`colablock.run()` needs `name` and `argv`", "takes name, argv"),
     "plan('a', 'b')": (

@@ -675,6 +675,10 @@ def test_isolated_environments_are_listed_and_taken_away(world: World, venv: Ven
     assert "exists already: nothing has to be fetched" in " ".join(again.err.split())
     assert "Install (" not in again.err + again.out
     assert "the apply made" not in again.out  # that was in the other environment
+    listed = "isolated environments are not changed, but built: `colablock env list` lists them"
+    for python in (venv.python, sys.executable):  # with a change of its own, and without one
+        history = world.run("history", "--python", python, COLABLOCK_HOME=home)
+        assert " ".join(history.out.split()).endswith(f"note: {listed}")
     wrong = world.run("env", "remove", "tinny", COLABLOCK_HOME=home)
     assert (wrong.code, "colablock env list" in wrong.err) == (ExitCode.USAGE, True)
     removed = world.run("env", "remove", "tiny", "--json", COLABLOCK_HOME=home)

@@ -8,7 +8,8 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
-from colablock._common.text import near
+from colablock._common.text import near, nearest
+from colablock._python_words import ELSEWHERE
 from colablock.cli.usage.examples import EXAMPLES, GROUPS, REFERENCE, WHERE
 from colablock.errors import InvalidInput
 
@@ -80,8 +81,10 @@ class Parser(argparse.ArgumentParser):
             option = word.partition("=")[0]
             if option.startswith("--") and option not in known:
                 begun = [one for one in known if one.startswith(option) and option != "--"]
-                hint = f"did you mean `{begun[0]}`?" if begun else near(option, known)
                 key = option.removeprefix("--").replace("-", "_")
+                meant = f"--{ELSEWHERE.get(key, '').replace('_', '-')}"
+                begun += [meant] if meant in known else []
+                hint = f"did you mean `{begun[0]}`?" if begun else _near_option(option, known)
                 if key in self.settings():
                     value = word.partition("=")[2] or next(iter(args[args.index(word) + 1 :]), "VALUE")
                     hint = f"`--set {key}={value}` sets that key of the config"
@@ -110,6 +113,12 @@ class Parser(argparse.ArgumentParser):
             lines = ["", "examples:", *lines, "", f"more: {REFERENCE}#{anchor} {WHERE}"]
         text = super().format_help().rstrip("\n")
         return "\n".join([text, *lines, ""])
+
+
+def _near_option(option: str, known: Iterable[str]) -> str | None:
+    """Return the hint that names the nearest of *known*; what all begin with makes none of them alike."""
+    found = nearest(option.removeprefix("--"), [one.removeprefix("--") for one in known])
+    return f"did you mean `--{found}`?" if found else None
 
 
 def add_group(commands: Any, name: str, help_text: str, description: str) -> Any:
