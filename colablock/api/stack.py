@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -379,7 +379,8 @@ def open_session(*, quiet: bool) -> Iterator[Session]:
     sweep()
     with reporter_for(None, quiet=quiet, notebook=True, told=told_in_cell()) as reporter:
         try:
-            yield Session(environ=os.environ, reporter=reporter, in_kernel=in_notebook())
+            with closing(Session(environ=os.environ, reporter=reporter, in_kernel=in_notebook())) as session:
+                yield session
         except OSError as error:
             raise machine_error(error) from error
 

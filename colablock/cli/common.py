@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -251,7 +251,9 @@ def session_of(call: Call) -> Iterator[Session]:
     is_quiet, in_cell = call.args.quiet or call.args.json, call.shell is not None
     made = reporter_for(call.err, quiet=is_quiet, notebook=in_cell, environ=call.environ, told=call.told)
     with made as reporter:
-        yield Session(environ=call.environ, reporter=reporter, in_kernel=in_cell, noted=call.noted)
+        session = Session(environ=call.environ, reporter=reporter, in_kernel=in_cell, noted=call.noted)
+        with closing(session):
+            yield session
 
 
 def can_ask(call: Call) -> bool:

@@ -122,7 +122,9 @@ class IndexSource:
         self._recalled: dict[NormalizedName, KnownArchive] = {}  # from a lock: their index is away
         self._judged: OnceMap[tuple[NormalizedName, str | None], ProjectCandidates] = OnceMap()
         self._metadata: OnceMap[tuple[object, ...], Metadata] = OnceMap()
-        self._ahead = Prefetcher(self._entries, settled, policy.environment, offline=fetcher.offline)
+        self._ahead = Prefetcher(
+            self._reads, self._entries, settled, policy.environment, offline=fetcher.offline
+        )
         self.unreached: dict[NormalizedName, FetchFailed] = {}
         self._errors = self.unreached if fetcher.offline else None
 
@@ -216,10 +218,6 @@ class IndexSource:
         """Fetch the pages of names that will probably be needed, and their metadata in these *versions*."""
         self._ahead.expected = versions
         self.prefetch(versions)
-
-    def close(self) -> None:
-        """Start no further background work."""
-        self._ahead.close()
 
     # -- one name
 

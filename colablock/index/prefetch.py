@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import field
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ _WORKERS = 16  # threads; most of them wait for the network
 
 @dataclass(slots=True, eq=False)
 class ReadOnce:
-    """What the solves of one call share: pages, the judged files of projects, and metadata.
+    """What the solves of one call share: pages, the judged files of projects, metadata, and threads.
 
     All of it is read through one fetcher.  The judged files are those for one environment, the last.
     """
@@ -41,6 +42,9 @@ class ReadOnce:
     _judged: tuple[Environment | None, OnceMap[tuple[object, ...], ProjectCandidates]] = field(
         default_factory=lambda: (None, OnceMap())
     )
+    _pool: ThreadPoolExecutor | None = None
+    _is_closed: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def judged(self, environment: Environment) -> OnceMap[tuple[object, ...], ProjectCandidates]:
         """Return the judged files for *environment*."""
@@ -48,26 +52,43 @@ class ReadOnce:
             self._judged = environment, OnceMap()
         return self._judged[1]
 
+    def ahead(self, work: Callable[..., None], *arguments: object) -> None:
+        """Do *work* in the background, unless this is closed."""
+        with self._lock:
+            if self._is_closed:
+                return
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(max_workers=_WORKERS, thread_name_prefix="colablock-index")
+            with suppress(RuntimeError):  # the interpreter shuts down
+                self._pool.submit(work, *arguments)
+
+    def close(self, *, wait: bool = False) -> None:
+        """Start no further work in the background: at its end, a process does all that is waiting."""
+        with self._lock:
+            self._is_closed = True
+            if self._pool is not None:
+                self._pool.shutdown(wait=wait, cancel_futures=True)
+
 
 class Prefetcher:
     """Has a source read what it will probably be asked for.
 
     It gets the source with each call: one that it kept would refer to itself, and keep the cache locked until
-    a collection.  *entries* are the packages of the matrix.  Nothing is fetched for names in *settled*, which
-    are installed.  *expected* are versions that will probably be chosen.
+    a collection.  *reads* has the threads.  *entries* are the packages of the matrix.  Nothing is fetched for
+    names in *settled*, which are installed.  *expected* are versions that will probably be chosen.
     """
 
     def __init__(
         self,
+        reads: ReadOnce,
         entries: Mapping[NormalizedName, PackageEntry],
         settled: Container[NormalizedName],
         environment: Environment,
         *,
         offline: bool,
     ) -> None:
-        self._entries, self._settled = entries, settled
+        self._reads, self._entries, self._settled = reads, entries, settled
         self._environment, self._offline = environment, offline
-        self._pool: ThreadPoolExecutor | None = None
         self._started: set[NormalizedName] = set()
         self._lock = threading.Lock()
         self.expected: Mapping[NormalizedName, Version | None] = {}
@@ -78,18 +99,7 @@ class Prefetcher:
             if name in self._started or self._offline:
                 return
             self._started.add(name)
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(max_workers=_WORKERS, thread_name_prefix="colablock-index")
-            try:
-                self._pool.submit(self._fetch_likely, source, name, specifier)
-            except RuntimeError:  # the pool is closed, or the interpreter shuts down
-                return
-
-    def close(self) -> None:
-        """Start no further background work."""
-        with self._lock:
-            if self._pool is not None:
-                self._pool.shutdown(wait=False, cancel_futures=True)
+        self._reads.ahead(self._fetch_likely, source, name, specifier)
 
     def _fetch_likely(self, source: CandidateSource, name: NormalizedName, specifier: SpecifierSet) -> None:
         """Fetch the page of *name*, the metadata of its likeliest candidate, and the requirements of that."""

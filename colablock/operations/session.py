@@ -59,6 +59,11 @@ class Session:
     #: The fetchers of this session by their settings, each with what the solves have read with it.
     readers: dict[Settings, tuple[Fetcher, ReadOnce]] = field(default_factory=dict, init=False, repr=False)
 
+    def close(self) -> None:
+        """Read nothing further in the background."""
+        for _, reads in self.readers.values():
+            reads.close()
+
     @property
     def home(self) -> Path:
         """The folder of isolated environments, apply records and runs."""

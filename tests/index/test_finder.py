@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -23,6 +24,7 @@ from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
+from colablock.api.stack import open_session
 from colablock.environment.markers_and_tags import environment_for
 from colablock.environment.snapshot import Installed
 from colablock.errors import BadDistribution, FetchFailed
@@ -30,13 +32,16 @@ from colablock.index.build import Builder
 from colablock.index.candidates import Candidate, CandidateOrigin, File, ProjectCandidates, Reason
 from colablock.index.evaluator import FilesByVersion, Policy, judge_files
 from colablock.index.finder import IndexSource
+from colablock.index.prefetch import ReadOnce
 from colablock.index.simple_api import Listing, parse_page
 from colablock.matrix.model import Index, Matrix, Options, PackageEntry, SystemRequirements, Variant
 from colablock.network.fetcher import Fetcher
+from colablock.network.settings import Settings
 from tests.support.fetching import source_of
 from tests.support.fixtures import index_fixture
 from tests.support.server import Fault, IndexServer
 from tests.support.small_matrices import entry
+from tests.support.timing import PATIENCE
 from tests.support.wheels import make_sdist, make_wheel
 
 pytestmark = pytest.mark.requirements
@@ -415,13 +420,14 @@ def test_one_page_is_that_of_a_project_and_of_links(server: IndexServer, tmp_pat
 
 
 def test_expected_versions_are_fetched_before_somebody_asks(server: IndexServer, fetcher: Fetcher) -> None:
-    source = source_of(fetcher, server.url)
+    reads = ReadOnce()
+    source = source_of(fetcher, server.url, reads=reads)
     source.expect({DEMO: Version("1.0"), NormalizedName("unknown"): None})
     wanted = {"/files/demo-1.0-py3-none-any.whl.metadata", "/simple/demo/", "/simple/unknown/"}
     deadline = time.monotonic() + 30
     while not wanted <= set(server.paths) and time.monotonic() < deadline:
         time.sleep(0.01)
-    source.close()
+    reads.close()
     # What demo 1.0 requires is fetched in advance, too.
     assert {path for path in server.paths if not re.search(r"/dep[-/]", path)} == wanted
 
@@ -754,14 +760,14 @@ def test_installed_candidates_have_their_own_metadata(fetcher: Fetcher) -> None:
 
 
 def test_prefetching_fetches_requirements_ahead(server: IndexServer, fetcher: Fetcher) -> None:
-    source = source_of(fetcher, server.url, entries=entries_of("demo", specifier=SpecifierSet("==1.0")))
+    reads = ReadOnce()
+    entries = entries_of("demo", specifier=SpecifierSet("==1.0"))
+    source = source_of(fetcher, server.url, entries=entries, reads=reads)
     source.prefetch([DEMO])
-    assert source._ahead._pool is not None
     deadline = time.monotonic() + 30
     while len(server.requests) < 4 and time.monotonic() < deadline:
         time.sleep(0.01)  # a page and a metadata file of demo 1.0 and of dep
-    source.close()
-    source._ahead._pool.shutdown(wait=True)
+    reads.close(wait=True)
     server.forget_requests()
     one, dep = source.judge(DEMO).candidates[1], source.judge(NormalizedName("dep")).candidates[0]
     assert lines(source.metadata(one).requires) == ["dep>=1"]
@@ -770,12 +776,33 @@ def test_prefetching_fetches_requirements_ahead(server: IndexServer, fetcher: Fe
 
 
 def test_prefetching_never_raises(fetcher: Fetcher) -> None:
-    source = source_of(fetcher, "http://127.0.0.1:9/simple/")
+    reads = ReadOnce()
+    source = source_of(fetcher, "http://127.0.0.1:9/simple/", reads=reads)
     source.prefetch([DEMO])
     with pytest.raises(FetchFailed):
         source.judge(DEMO)
-    source.close()
+    reads.close()
     source.prefetch([NormalizedName("late")])
+
+
+def test_what_waits_to_be_read_ahead_is_not_read_after_the_end_of_the_call() -> None:
+    """The process would end only when all of it is read."""
+    reads, gate = ReadOnce(), threading.Event()
+    done: list[int] = []
+
+    def work(number: int) -> None:
+        gate.wait(PATIENCE)
+        done.append(number)
+
+    for number in range(100):
+        reads.ahead(work, number)
+    with open_session(quiet=True) as session:
+        settings = Settings(default_index=Url("http://127.0.0.1:9/simple/"))
+        session.readers[settings] = Fetcher(os.environ), reads
+    reads.ahead(work, 100)
+    gate.set()
+    reads.close(wait=True)
+    assert set(done) <= set(range(16))
 
 
 def test_the_source_of_a_matrix_follows_markers_and_options(

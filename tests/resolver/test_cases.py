@@ -20,6 +20,7 @@ from colablock.environment.markers_and_tags import environment_for
 from colablock.errors import Unmet
 from colablock.index.build import Builder
 from colablock.index.finder import IndexSource
+from colablock.index.prefetch import ReadOnce
 from colablock.matrix.model import Constraint, Matrix, Options, entry_of
 from colablock.network.fetcher import Fetcher
 from colablock.resolver.conflict_report import explain
@@ -64,10 +65,12 @@ def own_pins(world: ServedCase, cache: Path) -> tuple[Mapping[str, str] | None, 
     """Return the pins of colablock in *world*; None and the report if it finds no solution."""
     matrix, environment = _matrix(world), environment_for(world.case.python, world.case.platform)
     fetcher = Fetcher(os.environ, cache=cache)
+    reads = ReadOnce()
     source = IndexSource.for_matrix(
         matrix,
         environment=environment,
         fetcher=fetcher,
+        reads=reads,
         default_index=world.server.url,
         find_links=(str(world.local),) if world.case.find_links else (),
         build=Builder(
@@ -88,7 +91,7 @@ def own_pins(world: ServedCase, cache: Path) -> tuple[Mapping[str, str] | None, 
     except Unmet as error:
         return None, str(error)
     finally:
-        source.close()
+        reads.close()
     return {name: str(pin.version) for name, pin in pins.items()}, ""
 
 

@@ -15,6 +15,7 @@ from colablock._vendor.packaging.pylock import Pylock
 from colablock._vendor.packaging.requirements import Requirement
 from colablock.environment.markers_and_tags import Environment
 from colablock.index.finder import IndexSource
+from colablock.index.prefetch import ReadOnce
 from colablock.lockfile.pylock import make_lock, write_lock
 from colablock.matrix.model import Matrix, entry_of
 from colablock.network.fetcher import Fetcher
@@ -48,9 +49,11 @@ def solved(
     """Return the resolution of *roots* from the index of *server*, and the matrix that asks for them."""
     packages = tuple(entry_of(Requirement(root), path="requirements") for root in roots)
     matrix = Matrix(name="demo", source="demo.toml", digest="d" * 64, packages=packages, **facts)
+    reads = ReadOnce()
     source = IndexSource.for_matrix(
         matrix,
         environment=environment,
+        reads=reads,
         fetcher=Fetcher(os.environ),
         default_index=url or server.url,
         find_links=find_links,
@@ -58,7 +61,7 @@ def solved(
     try:
         return resolve(Request(environment=environment, roots=packages), source), matrix
     finally:
-        source.close()
+        reads.close()
 
 
 def lock_of(server: IndexServer, *roots: str, **facts: Any) -> Pylock:
