@@ -81,7 +81,12 @@ padding:.5em .7em;margin:.3em 0 .5em;border-radius:4px;white-space:pre-wrap;over
 .colablock.colablock td,.colablock.colablock th{text-align:left;vertical-align:baseline;border:0;\
 padding:.12em .9em .12em 0;font-size:13px;max-width:none;white-space:normal}
 .colablock.colablock :is(td,th):not(:last-child){width:1px;overflow-wrap:normal;white-space:nowrap}
-.colablock.colablock :is(td,th):last-child{min-width:7em}
+.colablock.colablock :is(td,th){@container (max-width:36em){padding-right:.5em;font-size:12px}}
+.colablock.colablock :is(td,th):last-child{min-width:7em;\
+@container (max-width:36em){min-width:6em;padding-right:0}}
+.colablock.colablock :is(th,td:first-child):not(:last-child){@container (max-width:36em)\
+{width:auto;white-space:normal}}
+.colablock.colablock time{white-space:nowrap}
 .colablock.colablock .cl-tag{display:inline-block;padding:0 .5em;margin:.1em .4em .1em 0;border-radius:3px;\
 font-size:12px;font-weight:600;background:rgba(127,127,127,.18)}
 .colablock.colablock .cl-good{background:rgba(46,160,67,.28)}
@@ -97,6 +102,7 @@ font-size:12px;font-weight:600;background:rgba(127,127,127,.18)}
 """.strip()
 
 _SHORT = 16  # characters; leads of at most as many get a narrow column
+_DATE = re.compile(r"(?<![\w-])\d{4}-\d\d-\d\d(?![\w-])")
 _TINTS = {Tone.GOOD: "cl-tag cl-good", Tone.WARN: "cl-tag cl-warn", Tone.BAD: "cl-tag cl-bad"}
 
 
@@ -120,7 +126,13 @@ def _marked_up(text: str) -> str:
 
 
 def _words(words: Words) -> str:
-    return "".join(map(_span, spans_of(words)))
+    spans = spans_of(words)
+    parts = []
+    for before, span in zip((None, *spans), spans, strict=False):
+        is_apart = before is not None and before.tone in _TINTS and span.text.startswith(": ")
+        # A tag stands apart by its tint: a colon after it is for plain text.
+        parts.append(_span(Span(span.text[2:], span.tone) if is_apart else span))
+    return "".join(parts)
 
 
 def _span(span: Span) -> str:
@@ -185,7 +197,7 @@ def _(block: Items) -> str:
 
 def _item(item: Item) -> str:
     outcome = _span(item.outcome) if item.outcome is not None else ""
-    notes = " ".join(map(_words, item.notes))
+    notes = "<br>".join(map(_words, item.notes))
     return f"<li><span>{_words(item.text)}</span><span>{outcome}{notes}</span></li>"
 
 
@@ -204,8 +216,12 @@ def _(block: Grid) -> str:
     return f"<table>{f'<thead><tr>{head}</tr></thead>' if head else ''}<tbody>{body}</tbody></table>"
 
 
+def _time(found: re.Match[str]) -> str:
+    return f"<time>{found[0]}</time>"  # not broken at its hyphens
+
+
 def _row(row: GridRow, columns: list[int]) -> str:
-    cells = "".join(f"<td>{_words(row.cells[at])}</td>" for at in columns)
+    cells = "".join(f"<td>{_DATE.sub(_time, _words(row.cells[at]))}</td>" for at in columns)
     below = f'<tr><td colspan="{len(columns)}">{_block(row.below)}</td></tr>' if row.below is not None else ""
     return f"<tr>{cells}</tr>{below}"
 

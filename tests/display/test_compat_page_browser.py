@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from colablock.display.compat_page import render_page
+from colablock.display.html import to_html
+from colablock.display.info_view import list_document
 from tests.support.checks import MATRICES, RUNTIMES, checks
 from tests.support.timing import PATIENCE
 
@@ -279,6 +281,22 @@ def test_import_findings_open_in_the_panel(open_page: Open) -> None:
     page.get_by_role("link", name="2 import findings, 1 error").click()
     assert page.locator(".panel h3").inner_text() == "qlora-2024: 2 import findings, 1 error"
     assert page.locator(".panel").get_by_text("no requirement of axolotl leads to gradio").is_visible()
+
+
+def test_a_table_of_a_notebook_fits_a_phone(browser: Browser) -> None:
+    proof = {"date": "2026-11-29", "old": False, "earlier": False}
+    trained = [{"card": card, **proof} for card in ("CPU", "NVIDIA H200")]
+    evidence = {**dict.fromkeys(("resolved", "applied", "imported"), proof), "trained": trained}
+    matrix = {"name": "qlora-2026-12-axolotl", "summary": "Train", "evidence": evidence}
+    runtime = {"name": "colab-2026.08-gpu", "python": "3.12.13", "torch": "2.11.0+cu128"}
+    facts = {"matrices": [matrix], "runtimes": [{**runtime, "distributions": 703, "date": "2026-08-19"}]}
+    page = browser.new_page(viewport={"width": 400, "height": 900})
+    page.set_content(to_html(list_document(facts)))
+    widths = "[...document.querySelectorAll('table')].map(one => one.scrollWidth - one.clientWidth)"
+    assert page.evaluate(widths) == [0, 0, 0]
+    # A date is in one line.
+    lines = "[...document.querySelectorAll('time')].map(one => one.getClientRects().length)"
+    assert page.evaluate(lines) == [1] * 6
 
 
 def test_dark_mode_follows_the_browser(open_page: Open) -> None:

@@ -43,7 +43,7 @@ PLANS = sorted(path.stem for path in CASES.glob("plan-*.json"))
 REPORTS = sorted(path.stem for path in CASES.glob("report-*.json"))
 ALLOWED = {
     *("b", "code", "details", "div", "li", "p", "pre", "span", "style", "summary", "ul"),
-    *("table", "tbody", "td", "th", "thead", "tr"),
+    *("br", "table", "tbody", "td", "th", "thead", "time", "tr"),
 }
 HOSTILE = '<script>alert("1")</script>&amp;\'"><img src=x onerror=y>'
 
@@ -94,6 +94,20 @@ def test_every_style_rule_starts_at_our_own_class() -> None:
             (
                 '<ul><li><span>x</span><span><span class="cl-tag cl-bad">removed</span>'
                 '<span class="cl-soft">why</span></span></li></ul>'
+            ),
+        ),
+        (
+            Items((Item(text=(Span("env", Tone.WARN), ": a"), notes=("one", "two")),)),
+            (
+                '<ul><li><span><span class="cl-tag cl-warn">env</span>a</span>'
+                "<span>one<br>two</span></li></ul>"
+            ),
+        ),
+        (
+            Grid(rows=(GridRow(cells=("a", "CPU 2026-11-29*", "x-2026-11-29")),)),
+            (
+                "<table><tbody><tr><td>a</td><td>CPU <time>2026-11-29</time>*</td><td>x-2026-11-29</td>"
+                "</tr></tbody></table>"
             ),
         ),
         (Names(("a 1", "b 2")), '<div class="cl-many"><span>a 1</span> <span>b 2</span></div>'),
