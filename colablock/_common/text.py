@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, TypeVar
 
 __all__ = [
     "PROGRAM",
     "as_called",
+    "changes",
     "count",
     "decoded",
     "memory_text",
@@ -23,6 +24,8 @@ __all__ = [
     "size_text",
     "some_of",
 ]
+
+Name = TypeVar("Name", bound=str)
 
 #: The command, as messages write it.
 PROGRAM: Final = "colablock"
@@ -130,6 +133,20 @@ def seconds_text(seconds: float) -> str:
 def count(number: int, noun: str, plural: str | None = None) -> str:
     """Return *number* and *noun*: ``1 file``, ``2 files``."""
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def changes(before: Mapping[Name, object], after: Mapping[Name, object]) -> list[str]:
+    """Return a line for each name whose version is another, is new or is gone: ``torch 2.8 -> 2.9``."""
+    lines = []
+    for name in sorted(before.keys() | after.keys()):
+        old, new = before.get(name), after.get(name)
+        if old is None:
+            lines.append(f"+ {name} {new}")
+        elif new is None:
+            lines.append(f"- {name} {old}")
+        elif old != new:
+            lines.append(f"{name} {old} -> {new}")
+    return lines
 
 
 def some_of(items: Sequence[str], limit: int) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from colablock._common.fs import write_atomic
-from colablock._common.text import near
+from colablock._common.text import changes, near
 from colablock._common.urls import local_path, redacted
 from colablock._records import dataclass
 from colablock._vendor.packaging.utils import NormalizedName
@@ -360,7 +360,8 @@ def _write(
     if local and not wanted.has_files:
         note(f"the lock works on this machine only: it names local files of {', '.join(local)}")
     before = path.read_bytes() if path.is_file() else None
-    moved = tuple(_moves(run.versions(path), {p.name: p.version for p in lock.packages if p.version}))
+    earlier = run.versions(path)
+    moved = changes(earlier, {p.name: p.version for p in lock.packages if p.version}) if earlier else ()
     if file is not None and text != before:
         write_atomic(file, text)
     return LockResult(
@@ -369,7 +370,7 @@ def _write(
         path=path,
         text=text,
         packages=len(lock.packages),
-        moved=moved,
+        moved=tuple(moved),
         is_changed=text != before,
         is_new=before is None,
         hosts=tuple(sorted(_hosts(lock))),
@@ -513,17 +514,3 @@ def _check_upgrades(run: _LockRun, path: LockFile) -> None:
     for name in sorted(unknown - known):
         hint = near(name, known) or "`--upgrade` moves every package"
         raise NotFound(f"`{name}` cannot be upgraded: no lock of `{run.matrix.name}` has it", hint=hint)
-
-
-def _moves(
-    before: Mapping[NormalizedName, Version], after: Mapping[NormalizedName, Version]
-) -> Iterator[str]:
-    """Yield a line for each pin that was added, removed or moved; nothing where there was no lock."""
-    for name in sorted(before.keys() | after.keys()) if before else ():
-        old, new = before.get(name), after.get(name)
-        if old is None:
-            yield f"+ {name} {new}"
-        elif new is None:
-            yield f"- {name} {old}"
-        elif old != new:
-            yield f"{name} {old} -> {new}"

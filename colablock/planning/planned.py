@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from colablock._common.text import near, size_text
+from colablock._common.text import changes, near, size_text
 from colablock._records import dataclass
 from colablock._vendor.packaging.utils import InvalidName, NormalizedName, canonicalize_name
 from colablock.environment.dependency_graph import DependencyGraph
@@ -266,11 +266,7 @@ def changes_between(before: PlannedChange, after: PlannedChange) -> list[str]:
     """
     there = after.not_kernel.planned if after.not_kernel else None
     compared = there if there is not None and before.plan.target is Target.KERNEL else after
-    old, new = before.pins(), compared.pins()
-    both = sorted(old.keys() & new.keys())
-    lines = [f"{name} {old[name]} -> {new[name]}" for name in both if old[name] != new[name]]
-    lines += [f"+ {name} {new[name]}" for name in sorted(new.keys() - old.keys())]
-    lines += [f"- {name} {old[name]}" for name in sorted(old.keys() - new.keys())]
+    lines = changes(before.pins(), compared.pins())
     if len(lines) > _MOST_CHANGES:
         lines[_MOST_CHANGES:] = [f"and {len(lines) - _MOST_CHANGES} more"]
     if before.plan.target is not after.plan.target:

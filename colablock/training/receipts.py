@@ -152,6 +152,8 @@ def keep_receipt(receipt: Receipt, home: Path) -> None:
 
     One that did not pass is not kept, nor is that in whose place it is.  The newest of a matrix are kept.
     """
+    if not is_plain_name(receipt.matrix):
+        return
     folder = home / RECEIPTS / receipt.matrix
     facts = (receipt.variant, receipt.runner, receipt.compute_capability, sorted(receipt.versions.items()))
     name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]

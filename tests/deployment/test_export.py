@@ -33,7 +33,7 @@ from tests.support.fixtures import world_fixture
 from tests.support.paths import ROOT
 from tests.support.runtime import site_of
 from tests.support.wheels import make_sdist, make_wheel, tar_bytes
-from tests.support.world import Done, World
+from tests.support.world import World, succeeds
 
 DATA = ROOT / "tests" / "data"
 TINY = DATA / "locks" / "pylock.tiny--py312.toml"
@@ -77,11 +77,6 @@ def fill(folder: Path) -> None:
 
 
 world = world_fixture(fill, scope="module")
-
-
-def succeeds(done: Done) -> Done:
-    assert done.code == 0, done.err
-    return done
 
 
 @pytest.mark.parametrize("form", NAMES)

@@ -21,7 +21,7 @@ from tests.support.fixtures import world_fixture
 from tests.support.runtime import make_venv, site_of
 from tests.support.server import Fault, IndexServer
 from tests.support.wheels import make_sdist, make_wheel, tar_bytes
-from tests.support.world import Done, World
+from tests.support.world import World, succeeds
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -386,11 +386,6 @@ def plain_lock(world: World) -> Path:
 
 def pins(text: str) -> list[str]:
     return [line.removesuffix(" \\") for line in text.splitlines() if re.match(r"[a-z]", line)]
-
-
-def succeeds(done: Done) -> Done:
-    assert done.code == 0, done.err
-    return done
 
 
 def test_an_export_of_a_lock_equals_an_export_that_resolves(

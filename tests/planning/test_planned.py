@@ -181,7 +181,7 @@ def test_what_is_not_in_the_plan_is_explained(case: str, world: World) -> None:
 def test_additions_are_compared_with_the_plan_without(world: World) -> None:
     text = told(world, "harmless", "tints", "tints<1", "lines==1.0")
     assert (
-        "with `tints<1`, `lines==1.0`, compared to the plan without:\ntints 1.0 -> 0.5\n+ lines 1.0" in text
+        "with `tints<1`, `lines==1.0`, compared to the plan without:\n+ lines 1.0\ntints 1.0 -> 0.5" in text
     )
     assert "`--with` asks for tints<1" in text
     assert told(world, "harmless", "tints", "tints>=1").endswith(

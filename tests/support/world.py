@@ -91,6 +91,12 @@ class Done:
         return json.loads(self.out)
 
 
+def succeeds(done: Done) -> Done:
+    """Return *done*, which has to have exit code 0."""
+    assert done.code == 0, done.err
+    return done
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
     """An index, and folders for commands.  *extra* variables are set for every command."""

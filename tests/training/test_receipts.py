@@ -179,6 +179,8 @@ def test_the_last_smoke_runs_of_a_machine_count_like_receipts_beside_the_matrix(
     keep_receipt(replace(mine, versions={"trl": "1.20"}, after=9.0), home)  # it learns no more
     assert len(kept_receipts(home, "tiny")) == MOST_KEPT - 1
     assert kept_receipts(home, "../receipts/tiny") == ()
+    keep_receipt(replace(mine, matrix="../tiny"), home)
+    assert not (home / "tiny").exists()
     locked = tmp_path / "locked"
     locked.write_text("no folder")
     keep_receipt(mine, locked)  # what cannot be written is not kept

@@ -211,22 +211,24 @@ def settings_of(job: Mapping[str, Any], folder: "Path | None" = None) -> "dict[s
     written = [
         os.path.realpath(one) for one in (folder, *folders) if isinstance(one, (str, Path)) and str(one)
     ]
-    config = {name: there(one, written) for name, one in job["config"].items() if name not in _OF_A_HOST}
+    config = {
+        name: with_digests(one, written) for name, one in job["config"].items() if name not in _OF_A_HOST
+    }
     decided = {name: job.get(name) for name in _OF_THE_RUN}
     data = sorted((folder / "data").glob("*.parquet")) if folder is not None else []
-    tokens = {f"tokens in {file.name}": there(str(file)) for file in data}
+    tokens = {f"tokens in {file.name}": with_digests(str(file)) for file in data}
     return {**config, **decided, **tokens, COMMIT: commit_of(job), "runner": Path(job["entry"]).name}
 
 
-def there(value: Any, written: "Sequence[str]" = ()) -> Any:
+def with_digests(value: Any, written: "Sequence[str]" = ()) -> Any:
     """Return *value* with a digest in place of each path of this host that is there.
 
     Other ranks write to the folders *written* meanwhile, which may be below such a path.
     """
     if isinstance(value, (list, tuple)):
-        return [there(one, written) for one in value]
+        return [with_digests(one, written) for one in value]
     if isinstance(value, dict):
-        return {name: there(one, written) for name, one in value.items()}
+        return {name: with_digests(one, written) for name, one in value.items()}
     is_path = isinstance(value, str) and (value.startswith("/") or value.endswith(_FILES))
     if not is_path or not value.strip("/"):
         return value

@@ -166,7 +166,7 @@ def test_paths_may_differ_between_hosts_and_what_is_there_may_not(
 
 @pytest.mark.parametrize("text", ["/no/place", "/{{ a }} text", "/" + "a" * 5000, "/a\0b", "no.json", "/"])
 def test_a_value_that_only_looks_like_a_path_is_compared_itself(text: str) -> None:
-    assert ranks.there({"a": [text, 1, None]}) == {"a": [text, 1, None]}
+    assert ranks.with_digests({"a": [text, 1, None]}) == {"a": [text, 1, None]}
 
 
 def test_of_large_folders_only_sizes_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +185,7 @@ def test_of_large_folders_only_sizes_are_compared(tmp_path: Path, monkeypatch: p
         folder.mkdir()
         for name, text in files.items():
             (folder / name).write_text(text)
-        found.append(ranks.there(str(folder)))
+        found.append(ranks.with_digests(str(folder)))
     assert found[0] == found[1] != found[2]
     assert found[3] == found[4] == "more than 3 files"
 
