@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from colablock._common.text import some_of
 from colablock.environment.accelerator import detect
-from colablock.errors import Refused
+from colablock.errors import Refused, Unmet
 from colablock.matrix.model import select_variant
 from colablock.operations.last_apply import drifts_since, last_apply, last_report
 from colablock.operations.session import Session
@@ -79,20 +79,34 @@ def proven_environment(session: Session, name: str) -> ProvenEnvironment:
 def run_smoke(session: Session, name: str, *, runner: str | None = None) -> Receipt:
     """Train a tiny model in the environment of the last apply of *name*; see `smoke.smoke`.
 
-    Later plans on this machine say so if that passes, and no longer say it if it does not.
+    Later plans on this machine say so if that passes, and no longer say it if it does not, or fails.
     """
     from colablock.training.preflight.machine import visible  # noqa: PLC0415 - only training reads YAML
-    from colablock.training.receipts import keep_receipt  # noqa: PLC0415
+    from colablock.training.receipts import drop_receipt, keep_receipt  # noqa: PLC0415
     from colablock.training.runs.runners import runner_of  # noqa: PLC0415
     from colablock.training.smoke import smoke  # noqa: PLC0415
 
     proven = proven_environment(session, name)
-    receipt = smoke(
-        proven,
-        runner=runner_of(runner or proven.runner).name,
-        accelerator=visible(proven.accelerator, session.environ),
-        environ=session.environ,
-        reporter=session.reporter,
-    )
-    keep_receipt(receipt, session.home)
+    runner = runner_of(runner or proven.runner).name
+    accelerator = visible(proven.accelerator, session.environ)
+    passed = True
+    try:
+        receipt = smoke(
+            proven,
+            runner=runner,
+            accelerator=accelerator,
+            environ=session.environ,
+            reporter=session.reporter,
+        )
+        passed = receipt.passed
+    except Unmet as error:
+        passed = isinstance(error, Refused)  # then nothing was tried
+        raise
+    finally:
+        if not passed and drop_receipt(proven, runner, accelerator, session.home):
+            session.reporter.note(
+                "an earlier smoke run of this stack passed, and no longer counts as a proof"
+            )
+    if passed:
+        keep_receipt(receipt, session.home)
     return receipt

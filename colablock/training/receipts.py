@@ -31,6 +31,7 @@ from colablock.transaction.apply_record import RECEIPTS
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
+    from colablock.training.preflight.facts import ProvenEnvironment
 
 __all__ = [
     "STALE",
@@ -39,6 +40,7 @@ __all__ = [
     "asks_for",
     "card_key",
     "covering_receipt",
+    "drop_receipt",
     "is_old",
     "keep_receipt",
     "kept_receipts",
@@ -148,23 +150,38 @@ def read_receipts(source: str) -> tuple[Receipt, ...]:
 
 
 def keep_receipt(receipt: Receipt, home: Path) -> None:
-    """Write *receipt* to *home*, in the place of one for the same stack on such a card, if it can be written.
+    """Write *receipt*, which passed, to *home* in place of one for the same stack and card, if possible.
 
-    One that did not pass is not kept, nor is that in whose place it is.  The newest of a matrix are kept.
+    The newest of a matrix are kept.
     """
     if not is_plain_name(receipt.matrix):
         return
-    folder = home / RECEIPTS / receipt.matrix
-    facts = (receipt.variant, receipt.runner, receipt.compute_capability, sorted(receipt.versions.items()))
-    name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+    file = _kept_file(home, receipt, receipt.runner, receipt.compute_capability)
     with suppress(OSError):
-        if not receipt.passed:
-            (folder / f"{name}.json").unlink(missing_ok=True)
-            return
-        write_private(folder / f"{name}.json", (json.dumps(receipt_to(receipt), indent=2) + "\n").encode())
-        newest_first = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+        write_private(file, (json.dumps(receipt_to(receipt), indent=2) + "\n").encode())
+        kept = file.parent.glob("*.json")
+        newest_first = sorted(kept, key=lambda path: path.stat().st_mtime, reverse=True)
         for path in newest_first[MOST_KEPT:]:
             path.unlink(missing_ok=True)
+
+
+def drop_receipt(stack: ProvenEnvironment, runner: str, accelerator: Accelerator, home: Path) -> bool:
+    """Delete the kept receipt of *stack* for such a card; return whether there was one."""
+    device = accelerator.devices[0] if accelerator.kind == "cuda" else None
+    file = _kept_file(home, stack, runner, device.compute_capability if device else None)
+    try:
+        file.unlink()
+    except OSError:
+        return False
+    return True
+
+
+def _kept_file(
+    home: Path, stack: Receipt | ProvenEnvironment, runner: str, compute_capability: str | None
+) -> Path:
+    facts = (stack.variant, runner, compute_capability, sorted(stack.versions.items()))
+    name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+    return home / RECEIPTS / stack.matrix / f"{name}.json"
 
 
 def kept_receipts(home: Path, name: str) -> tuple[Receipt, ...]:

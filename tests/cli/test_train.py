@@ -382,10 +382,29 @@ def test_smoke_writes_a_receipt(shell: CommandLine) -> None:
     assert (written["passed"], written["matrix"], written["runner"]) == (True, "tiny", "trl")
     assert written["versions"]["bitsandbytes"] == "0.50.2"
     assert shell("plan", str(shell.matrix), "--into", "kernel") == 0
-    assert f"training with it is proven on a CPU ({written['date'][:10]})" in shell.told
+    proof = f"training with it is proven on a CPU ({written['date'][:10]})"
+    assert proof in shell.told
+    assert shell("smoke", "tiny", "--runner", "unsloth") == 1  # it is refused
+    assert shell("plan", str(shell.matrix), "--into", "kernel") == 0
+    assert proof in shell.told
     assert shell("smoke", "tiny", "--json", "--quiet") == 0
     assert shell.json["passed"] is True
     assert shell.err == ""
+
+
+@pytest.mark.parametrize("fails", [{"STAND_IN_SPEED": "0"}, {"STAND_IN_FAILS_AT": "10"}])
+def test_a_smoke_run_that_does_not_pass_takes_the_proof_away(
+    fails: dict[str, str], shell: CommandLine
+) -> None:
+    """Whether its loss does not fall, or it ends with an error."""
+    assert shell("smoke", "tiny") == 0
+    assert shell("smoke", "tiny", **fails) == 1
+    lost = "an earlier smoke run of this stack passed, and no longer counts as a proof"
+    assert lost in shell.said
+    assert shell("plan", str(shell.matrix), "--into", "kernel") == 0
+    assert "is proven on a CPU" not in shell.told
+    assert shell("smoke", "tiny", **fails) == 1
+    assert lost not in shell.said
 
 
 def test_smoke_with_another_runner_may_fail(shell: CommandLine) -> None:

@@ -16,11 +16,13 @@ from colablock.errors import InvalidInput
 from colablock.matrix.catalog import find_matrix
 from colablock.operations.info import list_facts
 from colablock.training.evidence import passed_receipts, proofs_of, remarks_of
+from colablock.training.preflight.facts import ProvenEnvironment
 from colablock.training.receipts import (
     MOST_KEPT,
     Receipt,
     card_key,
     covering_receipt,
+    drop_receipt,
     is_old,
     keep_receipt,
     kept_receipts,
@@ -176,7 +178,11 @@ def test_the_last_smoke_runs_of_a_machine_count_like_receipts_beside_the_matrix(
         proof_note(source, "tiny", Accelerator(), **stack)
         == f"training with it is proven on a CPU ({CPU.date[:10]})"
     )
-    keep_receipt(replace(mine, versions={"trl": "1.20"}, after=9.0), home)  # it learns no more
+    proven = ProvenEnvironment(
+        matrix="tiny", python="", lock="", runner=None, variant="cpu", versions={"trl": "1.20"}
+    )
+    assert drop_receipt(proven, mine.runner, Accelerator(), home)  # it learns no more
+    assert not drop_receipt(proven, mine.runner, Accelerator(), home)
     assert len(kept_receipts(home, "tiny")) == MOST_KEPT - 1
     assert kept_receipts(home, "../receipts/tiny") == ()
     keep_receipt(replace(mine, matrix="../tiny"), home)
