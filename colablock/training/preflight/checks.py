@@ -371,4 +371,5 @@ _PARTS = {
     "optimizer": "optimizer states",
     "context": "the CUDA context",
     "gathered": "layers gathered from all cards",
+    "loading": "the whole model while it is loaded",
 }

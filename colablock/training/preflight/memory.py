@@ -35,6 +35,9 @@ activations
 gathered
     With FSDP, the weights that are whole at that moment: the head, and three decoder layers: the one that
     is computed with, the next one, and the buffer that it arrives in.
+loading
+    If a runner shards a quantised model that each rank has loaded as a whole: what this needs beyond the
+    parts above and below.
 loss
     The logits in float32, times the number of copies that the runner holds at once; or the logits
     of one tile if the runner computes the loss in tiles.  A head in float32 adds a cast copy in c.
@@ -117,6 +120,8 @@ class RunnerProfile:
     copy of the head in float32.  *half_adapters* is true if the adapters of a quantised model are
     cast to bfloat16 when the precision is bf16.  *fused_layers* is true if the runner replaces the
     layers of a model with a gated MLP by its own kernels, which compute most values again.
+    *loads_whole* is true if each rank loads the whole model before it is sharded: on its card if it
+    is quantised, else in the memory of the host.
     """
 
     since: str
@@ -128,6 +133,7 @@ class RunnerProfile:
     head_in_float32: bool = False
     half_adapters: bool = False
     fused_layers: bool = False
+    loads_whole: bool = False
 
 
 # The log-softmax, its gradient and the gradient of the logits, in float32.  With 3, the estimates of two
@@ -177,7 +183,9 @@ RUNNER_PROFILES: Mapping[str, tuple[RunnerProfile, ...]] = {  # newest first
         RunnerProfile(
             since="0.8",
             logits=_FULL,
-            source="axolotl loaders/model.py: casts embeddings back to the type of the weights",
+            loads_whole=True,
+            source="axolotl loaders/model.py: casts embeddings back to the type of the weights; "
+            "each rank loads the model",
         ),
         RunnerProfile(
             since="0",
@@ -295,6 +303,10 @@ def estimate(config: TrainConfig, shape: ModelShape, setting: Setting) -> Estima
         **({"loss": loss} if loss >= working else {"one layer": working}),
     }
     allocated = sum(parts.values())
+    if setting.shards is not None and setting.profile.loads_whole and _is_quantized(config, shape):
+        whole = shape.linear_parameters * _QUANTIZED + shape.embedding_parameters * s
+        if whole > allocated:
+            parts["loading"], allocated = whole - allocated, whole
     parts["slack"] = allocated * COEFFICIENTS.slack
     parts["context"] = COEFFICIENTS.context if on_card else COEFFICIENTS.interpreter
     if setting.processes > 1 and on_card:
@@ -326,9 +338,11 @@ def _sharded(
 
 def held_in_memory(config: TrainConfig, shape: ModelShape, setting: Setting, *, processes: int) -> int:
     """Return the bytes of a model in the memory of a host while *processes* of it load it for FSDP."""
-    c = setting.precision.size
+    c, loads_whole = setting.precision.size, setting.profile.loads_whole
     if not _is_quantized(config, shape):
-        return shape.parameters * c  # one process of the host reads them
+        return shape.parameters * c * (processes if loads_whole else 1)  # else one process reads them
+    if loads_whole:
+        return 0  # it is on the cards
     parts = shape.linear_parameters * _PACKED * processes / (setting.shards or 1)
     return round(parts + processes * shape.embedding_parameters * c)
 

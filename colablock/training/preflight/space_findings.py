@@ -38,7 +38,7 @@ def loading_findings(
     if shards is not None:
         whole = held_in_memory(config, shape, setting, processes=processes)
         ram += whole
-        why += f", and the model has {memory_text(whole)} before each card takes its part"
+        why += f", and the model has {memory_text(whole)} before each card takes its part" if whole else ""
     if ram > machine.ram_free:
         yield Finding(
             level=Level.REFUSE,

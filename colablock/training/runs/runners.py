@@ -32,7 +32,6 @@ _OF_SHARDS = (  # keys of axolotl's `fsdp_config` with the values that accelerat
     "auto_wrap_policy",
     "state_dict_type",
     "reshard_after_forward",
-    "cpu_ram_efficient_loading",
     "offload_params",
 )
 
@@ -317,7 +316,13 @@ def _conditional_keys(config: TrainConfig, decisions: RunDecisions) -> Iterator[
         yield "use_tensorboard", True
     if decisions.is_sharded:
         usual = Sharding().values()
-        shards = {"final_state_dict_type": "FULL_STATE_DICT", **{name: usual[name] for name in _OF_SHARDS}}
+        shards = {
+            "final_state_dict_type": "FULL_STATE_DICT",
+            # With true, axolotl 0.18 leaves the other ranks without the constants of 4-bit weights, and their
+            # optimizers without the weights to train.
+            "cpu_ram_efficient_loading": False,
+            **{name: usual[name] for name in _OF_SHARDS},
+        }
         yield "fsdp_version", config.fsdp_version or 2
         yield "fsdp_config", {**shards, **config.fsdp_config}
     if decisions.pads_with_eos and decisions.eos_token:

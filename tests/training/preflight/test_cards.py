@@ -64,7 +64,9 @@ CASES: list[tuple[list[Any], Mapping[str, Any], bool, int, bool]] = [
     ([A100_80] * 2, {"adapter": Adapter.LORA}, False, 2, True),  # half of the 16-bit weights on each
     ([A100_80] * 4, {"adapter": Adapter.LORA}, True, 4, True),
     ([A100_80] * 4, {"runner": "unsloth", "adapter": Adapter.LORA}, False, 1, False),
-    ([RTX_4090] * 4, {"runner": "axolotl"}, True, 4, True),
+    ([RTX_4090] * 4, {"runner": "axolotl"}, False, 4, True),  # each card holds the whole while it is loaded
+    ([A100_40] * 2, {"runner": "axolotl"}, False, 2, True),
+    ([A100_80] * 2, {"runner": "axolotl", "shard": ShardMode.FSDP}, True, 2, True),
     ([A100_80] * 2, {"ranks": 1}, True, 1, False),  # as asked for, with one card left over
     ([RTX_4090] * 4, {"ranks": 1}, False, 1, False),
     ([RTX_4090] * 4, {"ranks": 1, "shard": ShardMode.FSDP}, False, 1, False),
@@ -237,5 +239,8 @@ def test_a_host_holds_a_sharded_model_once() -> None:
     whole = held_in_memory(config, shape, usual, processes=8)
     assert whole / GIB == pytest.approx(31.9 + 8 * 3.9, rel=0.01)  # embeddings once for each process
     assert held_in_memory(config, shape, usual, processes=4) == pytest.approx(whole / 2, rel=0.01)
-    lora = held_in_memory(replace(config, adapter=Adapter.LORA), shape, usual, processes=8)
-    assert lora == shape.parameters * 2
+    lora = replace(config, adapter=Adapter.LORA)
+    assert held_in_memory(lora, shape, usual, processes=8) == shape.parameters * 2
+    each = replace(usual, profile=runner_profile("axolotl", "0.18.0"))  # loads it on the card, or in memory
+    assert held_in_memory(config, shape, each, processes=8) == 0
+    assert held_in_memory(lora, shape, each, processes=8) == shape.parameters * 2 * 8

@@ -78,7 +78,7 @@ SHARDS = {
     "state_dict_type": "SHARDED_STATE_DICT",
     "final_state_dict_type": "FULL_STATE_DICT",
     "reshard_after_forward": True,
-    "cpu_ram_efficient_loading": True,
+    "cpu_ram_efficient_loading": False,
     "offload_params": False,
 }
 CASES: list[tuple[str, TrainConfig, RunDecisions, dict[str, Any]]] = [
