@@ -84,7 +84,11 @@ if source is None:
         raise FileNotFoundError("there is no colablock-*.whl here: upload it UPLOAD")
     source = found[0]
 
-%pip install -q "{source}\"""",
+%pip install -q "{source}"
+
+from importlib.metadata import version
+
+version("colablock")  # an error here: nothing was installed""",
     "about-data": "## Write ten rows of data",
     "data": """\
 import json

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,20 @@ def test_the_install_cell_finds_a_clone(world: World, tmp_path: Path, host: str)
     assert not any(output["output_type"] == "error" for output in (*install, *where)), shown(install)
     assert clone.as_uri() in shown(where)
     assert "qlora-2026" in shown(where)
+
+
+@pytest.mark.parametrize("page", [*HOSTS, "README"])
+def test_the_install_cell_stops_where_pip_has_failed(tmp_path: Path, page: str) -> None:
+    """Else the folder of the clone is imported, and a kernel keeps that until it restarts."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    cell = text.split("```python\n")[1].split("```")[0] if page == "README" else cells_of(page)["install"]
+    (tmp_path / "colablock" / "matrices").mkdir(parents=True)
+    (tmp_path / "colablock" / "matrices" / "qlora-2026.toml").touch()
+    code = "".join(line for line in cell.splitlines(keepends=True) if not line.startswith("%pip "))
+    without_site = [sys.executable, "-S", "-c", code]
+    done = subprocess.run(without_site, cwd=tmp_path, env={}, capture_output=True, text=True, check=False)
+    last = "importlib.metadata.PackageNotFoundError: No package metadata was found for colablock"
+    assert done.stderr.splitlines()[-1] == last
 
 
 @pytest.mark.parametrize("host", HOSTS)
