@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
+import threading
+from contextlib import suppress
 
-__all__ = ["main"]
+__all__ = ["main", "run"]
+
+
+def run() -> None:
+    """Run the command line, and end this process.
+
+    Freeing its objects one by one takes 20 ms, so only the exit handlers run.  With another thread, or under
+    a debugger or profiler, Python ends as usual.
+    """
+    code = main()
+    tools = getattr(sys, "monitoring", None)  # Python 3.12
+    is_watched = sys.gettrace() or sys.getprofile() or (tools and any(map(tools.get_tool, range(6))))
+    if not is_watched and not sys.flags.inspect and threading.active_count() == 1:
+        with suppress(OSError, ValueError):  # Python says at its end that the output cannot be written
+            atexit._run_exitfuncs()  # noqa: SLF001 - as Python does
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    sys.exit(code)
 
 
 def main() -> int:
@@ -36,4 +57,4 @@ def _has_dependencies() -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -19,7 +19,13 @@ from colablock._vendor.packaging.requirements import InvalidRequirement, Require
 from colablock._vendor.packaging.specifiers import InvalidSpecifier, SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion
-from colablock.environment.requirements import marker_of, requirement_of, specifier_of, version_of
+from colablock.environment.requirements import (
+    marker_of,
+    requirement_of,
+    shared_requirement,
+    specifier_of,
+    version_of,
+)
 from colablock.errors import Fault
 from colablock.matrix.schema import Key, keys_of, tables_with
 
@@ -300,10 +306,11 @@ def _marker(raw: object, _key: Key) -> Marker:
 def _requirement(raw: object, key: Key) -> Requirement:
     text = _string(raw)
     try:
-        requirement = requirement_of(text)
+        requirement = shared_requirement(text)
     except InvalidRequirement as error:
         raise _Wrong(f"`{text}` is not a valid requirement (PEP 508): {_first_line(error)}") from None
     if requirement.url is not None:
+        requirement = requirement_of(text)  # not the shared one
         _url(requirement.url, key)
         requirement.url = Url(requirement.url)
         _, named, digest = requirement.url.partition("#sha256=")

@@ -51,6 +51,7 @@ class Session:
     reporter: Reporter = field(default_factory=Reporter)
     in_kernel: bool = False
     _sites: dict[str | None, Site] = field(default_factory=dict, init=False, repr=False)
+    _homes: list[Path] = field(default_factory=list, init=False, repr=False)
     noted: set[str] = field(default_factory=set, repr=False)  # each note is given once in a call
     #: The indexes that could not be reached, by URL: they are not tried again in this session.
     unreached: dict[str, FetchFailed] = field(default_factory=dict, init=False, repr=False)
@@ -66,8 +67,10 @@ class Session:
 
     @property
     def home(self) -> Path:
-        """The folder of isolated environments, apply records and runs."""
-        return home_folder(self.environ)
+        """The folder of isolated environments, apply records and runs, which is checked once in a session."""
+        if not self._homes:
+            self._homes.append(home_folder(self.environ))
+        return self._homes[0]
 
     def matrix(self, name: str) -> Matrix:
         """Return the matrix with that name or path, no variant selected.  Raises NotFound, InvalidMatrix."""
