@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import sys
 import threading
 from contextlib import suppress
 
 __all__ = ["main", "run"]
+
+_OBJECTS = 50_000  # more before each search for cycles, of which a command makes few
 
 
 def run() -> None:
@@ -17,6 +20,7 @@ def run() -> None:
     Freeing its objects one by one takes 20 ms, so only the exit handlers run.  With another thread, or under
     a debugger or profiler, Python ends as usual.
     """
+    gc.set_threshold(_OBJECTS)
     code = main()
     tools = getattr(sys, "monitoring", None)  # Python 3.12
     is_watched = sys.gettrace() or sys.getprofile() or (tools and any(map(tools.get_tool, range(6))))

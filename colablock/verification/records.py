@@ -9,11 +9,12 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colablock._common.text import count, some_of
+from colablock._records import dataclass
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.environment.record import Row, read_record, recorded_paths, row_differs
 from colablock.environment.requirements import same_version

@@ -150,6 +150,18 @@ def leaves(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser
     return found or {parser.prog.removeprefix("colablock "): parser}
 
 
+@pytest.mark.parametrize(("words", "status"), [(["schema"], 0), (["show", "nosuch"], 2)])
+def test_exit_handlers_run_at_the_end_of_a_command(words: list[str], status: int) -> None:
+    code = (
+        "import atexit, sys\n"
+        "atexit.register(print, 'handled')\n"
+        f"sys.argv = ['colablock', *{words}]\n"
+        "from colablock.__main__ import run; run(); print('not reached')"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout.splitlines()[-1]) == (status, "handled")
+
+
 def test_the_parser_of_one_command_is_that_of_all_commands() -> None:
     every = leaves(build_parser())
     for name, command in every.items():
