@@ -11,7 +11,7 @@ from contextlib import suppress
 
 __all__ = ["main", "run"]
 
-_OBJECTS = 50_000  # more before each search for cycles, of which a command makes few
+_OBJECTS = 100_000  # more before each search for cycles, of which a command makes few
 
 
 def run() -> None:
