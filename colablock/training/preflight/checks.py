@@ -308,6 +308,10 @@ def _memory_findings(
         fixes = [fix] if fix else []
         if choice.not_sharded is not None and choice.not_sharded.fix:
             fixes.append(choice.not_sharded.fix)
+        if "loading" in found.parts:
+            fixes.append(
+                "use a matrix with the runner trl, such as `qlora-2026`: it loads a part on each card"
+            )
         if changes:
             fixes.append(f"it fits with {', or '.join(changes)}")
         elif not fixes:

@@ -158,6 +158,11 @@ def check(cards: list[Any], **asked: Any) -> Any:
             {"sequence_len": 8192},
             ("sharded over 4 cards", "it fits with `sequence_len: 2944`"),
         ),
+        (
+            [RTX_4090] * 4,
+            {"runner": "axolotl"},
+            ("the whole model while it is loaded (19.4 GiB)", "use a matrix with the runner trl"),
+        ),
         ([T4] * 2, {}, ("would need about 31.2 GiB of each, but a model is not sharded in fp16",)),
         (
             [RTX_4090] * 4,
