@@ -306,16 +306,18 @@ def _marker(raw: object, _key: Key) -> Marker:
 def _requirement(raw: object, key: Key) -> Requirement:
     text = _string(raw)
     try:
-        requirement = shared_requirement(text)
+        shared = shared_requirement(text)
     except InvalidRequirement as error:
         raise _Wrong(f"`{text}` is not a valid requirement (PEP 508): {_first_line(error)}") from None
-    if requirement.url is not None:
-        requirement = requirement_of(text)  # not the shared one
-        _url(requirement.url, key)
-        requirement.url = Url(requirement.url)
-        _, named, digest = requirement.url.partition("#sha256=")
-        if named and not _SHA256.fullmatch(digest):
-            raise _Wrong(f"`{text}`: the hash after `#sha256=` must be 64 hexadecimal digits")
+    if shared.url is None:
+        return shared
+    _url(shared.url, key)
+    url = Url(shared.url)
+    _, named, digest = url.partition("#sha256=")
+    if named and not _SHA256.fullmatch(digest):
+        raise _Wrong(f"`{text}`: the hash after `#sha256=` must be 64 hexadecimal digits")
+    requirement = requirement_of(text)
+    requirement.url = url
     return requirement
 
 
