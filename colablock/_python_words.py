@@ -56,6 +56,7 @@ _VALUED = frozenset(
         "--protect",
         "--python",
         "--python-version",
+        "--reinstall",
         "--runner",
         "--runtime",
         "--upgrade-package",
@@ -69,6 +70,7 @@ _LISTS = frozenset(
         "--find-links",
         "--ignore",
         "--protect",
+        "--reinstall",
         "--with",
     }
 )

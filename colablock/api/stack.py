@@ -76,6 +76,7 @@ def plan(
     lock: str | os.PathLike[str] | None = None,
     use_locks: bool = True,
     protect: str | Sequence[str] | None = (),
+    reinstall: str | Sequence[str] | None = (),
     broken: str | None = None,
     default_index: str | None = None,
     find_links: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = (),
@@ -110,6 +111,7 @@ def apply(
     lock: str | os.PathLike[str] | None = None,
     use_locks: bool = True,
     protect: str | Sequence[str] | None = (),
+    reinstall: str | Sequence[str] | None = (),
     broken: str | None = None,
     default_index: str | None = None,
     find_links: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = (),
@@ -134,6 +136,7 @@ def apply(
     - ``lock``: a lock file to take the pins from; default: the lock beside the matrix that fits;
       ``use_locks=False`` uses none
     - ``protect``: names of distributions to leave unchanged
+    - ``reinstall``: names of distributions of the stack to install again, since their files are damaged
     - ``broken``: the remedy for everything that breaks directly: ``"repair"``, ``"remove"`` or ``"leave"``
     - ``keep``: ``True`` keeps the result even when a check fails
     - ``undo``: ``False`` deletes files of the image where a stash would need a copy of them (overlayfs);
@@ -388,7 +391,7 @@ def open_session(*, quiet: bool) -> Iterator[Session]:
 def apply_options(arguments: Mapping[str, Any]) -> ApplyOptions:
     """Return the ApplyOptions among the *arguments* of a call: its ``locals()``.  Raises InvalidInput."""
     options = {key: arguments[key] for key in ApplyOptions.__dataclass_fields__ if key in arguments}
-    for key in ("with_", "protect", "find_links"):
+    for key in ("with_", "protect", "reinstall", "find_links"):
         options[key] = strings(options.get(key))
     if options.get("into") is not None:
         options["into"] = choice(Target, "into", options["into"])

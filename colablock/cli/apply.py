@@ -11,6 +11,7 @@ from colablock.cli.common import (
     MATRIX,
     Call,
     add_command,
+    add_reinstall,
     add_sources,
     add_target,
     agreed,
@@ -46,6 +47,7 @@ def _add_plan(commands: Any) -> None:
     parser.add_argument(
         "--runtime", metavar="R", help="plan for a recorded runtime, such as colab-2026.08-gpu"
     )
+    add_reinstall(parser)
     add_sources(parser)
     parser.set_defaults(handler=_plan)
 
@@ -59,6 +61,7 @@ def _add_apply(commands: Any) -> None:
     parser.add_argument(
         "--keep", action="store_true", help="keep the result even when a check fails (exit code 5)"
     )
+    add_reinstall(parser)
     parser.add_argument(
         "--no-undo",
         dest="undo",

@@ -30,6 +30,7 @@ __all__ = [
     "add_lock_target",
     "add_no_lock",
     "add_protect",
+    "add_reinstall",
     "add_sources",
     "add_target",
     "agreed",
@@ -139,6 +140,18 @@ def add_protect(parser: Any) -> None:
     )
 
 
+def add_reinstall(parser: Any) -> None:
+    """Add the option that installs distributions again whose files are damaged."""
+    parser.add_argument(
+        "--reinstall",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="install this distribution of the stack again although its version is right: its files are"
+        " damaged (repeatable; kernel only)",
+    )
+
+
 def add_lock_target(parser: Any, *more_names: str) -> None:
     """Add the arguments that choose Python, platform and variant of a complete lock.
 
@@ -208,6 +221,7 @@ def options_of(args: argparse.Namespace, environ: Mapping[str, str]) -> ApplyOpt
         lock=args.lock,
         use_locks=args.use_locks,
         protect=tuple(args.protect),
+        reinstall=tuple(getattr(args, "reinstall", ())),
         broken=Remedy(args.broken) if args.broken else None,
         default_index=checked_index(args.default_index),
         find_links=tuple(args.find_links),

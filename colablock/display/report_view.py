@@ -54,6 +54,9 @@ def _title(report: Report) -> str:
         return f"{what} is not proven: {failed} of {count(len(report.checks), 'check')} failed{taken}"
     if not report.checks:
         return f"{what}: nothing was checked"
+    if report.is_recorded:
+        passed = f"{count(len(report.checks), 'check')} passed when it was applied"
+        return f"{what} was proven: {passed}; it has the same versions, and nothing was changed"
     changed = "" if report.changed else "; nothing was changed"
     return f"{what} is proven: {count(len(report.checks), 'check')} passed{taken}{changed}"
 

@@ -39,18 +39,20 @@ from colablock.matrix.catalog import is_shipped
 from colablock.matrix.model import roots, select_variant
 from colablock.network.fetcher import Fetcher
 from colablock.operations.bundle import matrix_sources
-from colablock.operations.lock import lock_matrix, up_to_date_lock, write_wheels
+from colablock.operations.lock import lock_matrix, nothing_installed, up_to_date_lock
+from colablock.operations.plan import solver_for
 from colablock.operations.session import Session
 from colablock.planning.locks import open_lock
-from colablock.planning.options import LockOptions
+from colablock.planning.options import ApplyOptions, LockOptions
+from colablock.runtimes.catalog import load_runtime
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.pylock import Pylock
     from colablock._vendor.packaging.utils import NormalizedName
     from colablock.index.candidates import File
+    from colablock.lockfile.store import LockHead
     from colablock.matrix.model import Matrix
     from colablock.matrix.packed_locks import LockFile
-    from colablock.planning.options import ApplyOptions
 
 __all__ = ["FORMATS", "ExportResult", "export_lock", "lock_of", "matrix_of"]
 
@@ -141,8 +143,28 @@ class _Exported:
         beside, folder = files_beside(self.lock), self.path.parent
         is_whole = all((folder / name).is_file() for name in beside)
         if not is_whole and (head := read_head(self.path)) is not None:
-            folder = write_wheels(self.session, head, self.scratch)
+            folder = _write_wheels(self.session, head, self.scratch)
         return {folder / name: _checked(folder / name, hashes) for name, hashes in beside.items()}
+
+
+def _write_wheels(session: Session, head: LockHead, into: Path) -> Path:
+    """Make the rebuilt wheels that a lock names and write them below *into*, as beside the lock; return it.
+
+    Raises NoSolution where the matrix has changed since it was locked,
+    FetchFailed, BadDistribution.
+    """
+    options = ApplyOptions(name=session.matrix(head.matrix).source, variant=head.variant, use_locks=False)
+    if head.runtime is not None:
+        runtime = load_runtime(head.runtime, environ=session.environ)
+        solver = replace(solver_for(session, options, runtime), lock=head.path, lock_store=None)
+        planned = solver.in_kernel("exported")
+        resolution, preparer = planned.resolution, planned.preparer
+    else:
+        solver = replace(solver_for(session, options, nothing_installed()), lock=head.path, lock_store=None)
+        environment = environment_for(head.python, head.platform)
+        resolution, preparer = solver.from_nothing(environment, solver.kernel.python)
+    preparer.wheels_beside(resolution, into / head.path.name)
+    return into
 
 
 def _pinned_text(

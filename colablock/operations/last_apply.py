@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from colablock._common.text import count
+from colablock._common.text import count, some_of
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._version import __version__
 from colablock.environment.accelerator import Accelerator, detect
@@ -44,6 +44,7 @@ __all__ = [
     "verify_last_apply",
 ]
 
+_SHOWN = 3  # damaged distributions in a note
 # The kinds of checks that depend on what a call has done, and what they say.
 _OF_CHANGE = {"files": "that all files are there", "breakage": "that nothing else is broken"}
 
@@ -158,11 +159,19 @@ def _restoring(last: ApplyRecord, asked: str, checks: Sequence[Check]) -> str:
     An apply compares versions, so it does not find a damaged file, and takes an environment as it is.
     """
     failed = {one.kind for one in checks if not one.passed}
-    command = f"`colablock apply {shlex.quote(asked)}`"
+    command = f"colablock apply {shlex.quote(asked)}"
     if "version" in failed:
-        return f"{command} restores the versions of the stack"
+        return f"`{command}` restores the versions of the stack"
     if failed and last.target == Target.ENV.value:
-        return f"after `colablock env remove {last.name}`, {command} builds the environment anew"
+        return f"after `colablock env remove {last.name}`, `{command}` builds the environment anew"
+    is_here = os.path.realpath(last.prefix) == os.path.realpath(sys.prefix)
+    where = " --into kernel" + ("" if is_here else f" --python {shlex.quote(last.python)}")
+    damaged = [one.subject for one in checks if one.kind == "files" and not one.passed]
+    if damaged:
+        names = " ".join(f"--reinstall {name}" for name in damaged)
+        return f"`{command}{where} {names}` installs {some_of(damaged, _SHOWN)} again"
+    if "import" in failed:
+        return f"`{command}{where} --reinstall PKG` installs a package again whose files are damaged"
     return ""
 
 

@@ -26,7 +26,6 @@ from colablock.index.candidates import STRONG_HASHES, CandidateOrigin
 from colablock.lockfile.pylock import check_lock_name, make_lock, read_lock, write_lock
 from colablock.lockfile.store import (
     PLATFORM,
-    LockHead,
     environment_target,
     lock_file_name,
     read_head,
@@ -61,7 +60,6 @@ __all__ = [
     "lock_with_links",
     "nothing_installed",
     "up_to_date_lock",
-    "write_wheels",
 ]
 
 _STDOUT = Path("-")
@@ -158,26 +156,6 @@ def up_to_date_lock(session: Session, options: ApplyOptions, wanted: LockOptions
         lock_store = solver_for(session, replace(options, variant=variant), nothing_installed()).lock_store
         head = lock_store.for_environment(_target_environment(wanted)) if lock_store else None
     return head.path if head is not None else None
-
-
-def write_wheels(session: Session, head: LockHead, into: Path) -> Path:
-    """Make the rebuilt wheels that a lock names and write them below *into*, as beside the lock; return it.
-
-    Raises NoSolution where the matrix has changed since it was locked,
-    FetchFailed, BadDistribution.
-    """
-    options = ApplyOptions(name=session.matrix(head.matrix).source, variant=head.variant, use_locks=False)
-    if head.runtime is not None:
-        runtime = load_runtime(head.runtime, environ=session.environ)
-        solver = replace(solver_for(session, options, runtime), lock=head.path, lock_store=None)
-        planned = solver.in_kernel("exported")
-        resolution, preparer = planned.resolution, planned.preparer
-    else:
-        solver = replace(solver_for(session, options, nothing_installed()), lock=head.path, lock_store=None)
-        environment = environment_for(head.python, head.platform)
-        resolution, preparer = solver.from_nothing(environment, solver.kernel.python)
-    preparer.wheels_beside(resolution, into / head.path.name)
-    return into
 
 
 def nothing_installed() -> Snapshot:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from colablock._common.urls import redacted
 from colablock._vendor.packaging.utils import canonicalize_name
+from colablock._vendor.packaging.version import Version
 from colablock.environment.notebook_host import Host
 from colablock.environment.site import is_interrupted, is_unfinished
-from colablock.environment.snapshot import Snapshot
-from colablock.errors import BadDistribution, FetchFailed, NoSolution, NotFound, Refused, Unmet
+from colablock.environment.snapshot import Snapshot, is_version
+from colablock.errors import BadDistribution, FetchFailed, InvalidInput, NoSolution, NotFound, Refused, Unmet
 from colablock.lockfile.pylock import lock_digest, make_lock
 from colablock.lockfile.store import LockStore, read_head
 from colablock.lockfile.tool_table import DELTA
@@ -25,7 +26,7 @@ from colablock.planning.locks import check_assumed
 from colablock.planning.options import ApplyOptions
 from colablock.planning.plan import ENV_EXISTS, INTERRUPTED, Target
 from colablock.planning.planned import NotKernel, PlannedChange, changes_between, exclusions
-from colablock.planning.request_check import check_ranges, with_protected
+from colablock.planning.request_check import check_ranges, with_protected, with_reinstalled
 from colablock.planning.solver import Solver
 from colablock.planning.sources import BlockedIndex, blocked_before, blocked_by, blocked_in
 from colablock.planning.target import is_kernel, why_not_kernel
@@ -62,7 +63,10 @@ def plan_change(session: Session, options: ApplyOptions, *, recover: bool = Fals
     kernel = with_protected(_read_state(session, options, recover=recover), options.protect)
     last = None if options.runtime else applied.load(matrix.name, session.home)
     must_hold = requirements_to_hold(last, kernel) if last else frozenset()
-    planned = _plan_variants(session, options, kernel, must_hold)
+    if options.reinstall:
+        planned = _reinstalled(session, options, kernel, must_hold)
+    else:
+        planned = _plan_variants(session, options, kernel, must_hold)
     is_checked = options.bundle is not None or not options.runtime
     if is_checked and not planned.plan.is_in_place:
         planned.preparer.check_at_hand(planned.plan)
@@ -78,6 +82,34 @@ def plan_change(session: Session, options: ApplyOptions, *, recover: bool = Fals
     if is_changed_here and is_interrupted(kernel.prefix, kernel.site):
         plan = replace(plan, notes=(INTERRUPTED, *plan.notes), is_interrupted=True)
     return replace(planned, plan=plan, since=since)
+
+
+def _reinstalled(
+    session: Session,
+    options: ApplyOptions,
+    kernel: Snapshot,
+    must_hold: frozenset[tuple[NormalizedName, str]],
+) -> PlannedChange:
+    """Plan as if the files of the distributions to reinstall were not there, in their version if possible."""
+    names = {canonicalize_name(text) for text in options.reinstall}
+    is_env = InvalidInput(
+        "`--reinstall` is for the kernel, and the target is an isolated environment",
+        hint=f"`colablock env remove {session.matrix(options.name).name}` and another apply build it anew",
+    )
+    if options.into is Target.ENV:
+        raise is_env
+    planned = _plan_variants(session, options, with_reinstalled(kernel, names), must_hold)
+    if planned.plan.target is Target.ENV:
+        raise is_env
+    steps = {step.name: step for step in planned.plan.steps}
+    missing = sorted(names - steps.keys())
+    if missing:
+        raise NotFound(f"`{missing[0]}` cannot be reinstalled: it is not part of {planned.matrix.name}")
+    for name in names:
+        steps[name] = replace(steps[name], reason=f"reinstalled; {steps[name].reason}")
+    loaded = {name: kernel.loaded[name] for name in sorted(names) if kernel.loaded.get(name)}
+    plan = replace(planned.plan, steps=tuple(steps.values()), restart={**planned.plan.restart, **loaded})
+    return replace(planned, plan=plan, snapshot=kernel)
 
 
 def _asked(options: ApplyOptions) -> str:
@@ -198,7 +230,10 @@ def _plan_variants(
 
     def plan(one: Matrix) -> PlannedChange:
         named = replace(options, variant=one.variant or options.variant)
-        solver = replace(solver_for(session, named, kernel), must_hold=must_hold)
+        again = {canonicalize_name(text) for text in options.reinstall}
+        versions = {name: there.version for name, there in kernel.unreadable.items() if name in again}
+        preferred = {name: Version(text) for name, text in versions.items() if is_version(text)}
+        solver = replace(solver_for(session, named, kernel), must_hold=must_hold, preferred=preferred)
         return _with_costs(session, named, _plan_for_target(session, named, solver))
 
     away: list[BlockedIndex] = []

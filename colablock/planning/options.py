@@ -28,6 +28,7 @@ class ApplyOptions:
     use_locks: bool = True  # the lock files beside the matrix
     bundle: Path | None = None  # the archive that has the matrix, the lock and the files
     protect: tuple[str, ...] = ()
+    reinstall: tuple[str, ...] = ()  # installed distributions whose files are not to be trusted
     broken: Remedy | None = None
     default_index: str | None = None
     find_links: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.environment.markers_and_tags import Environment, markers_by_python
 from colablock.environment.snapshot import Snapshot
-from colablock.errors import FetchFailed, NoSolution, NotFound
+from colablock.errors import FetchFailed, NoSolution, NotFound, Refused
 from colablock.lockfile.lock_source import LockSource
 from colablock.matrix.model import is_addition, roots
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from colablock.matrix.model import Matrix
     from colablock.resolver.model import Request
 
-__all__ = ["check_additions", "check_ranges", "with_protected"]
+__all__ = ["check_additions", "check_ranges", "with_protected", "with_reinstalled"]
 
 _LIKENESS = 0.75  # of a misspelt project: short names are alike by accident
 
@@ -42,13 +42,33 @@ def with_protected(snapshot: Snapshot, names: Iterable[str]) -> Snapshot:
     wanted = {canonicalize_name(text): text for text in names}
     for name, text in wanted.items():
         if name not in snapshot.everything:
-            where = snapshot.source or snapshot.prefix or "the environment"
-            raise NotFound(
-                f"`{text}` cannot be protected: it is not installed in `{where}`",
-                hint=near(text, snapshot.everything, likeness=_LIKENESS),
-            )
+            raise _not_installed(text, "protected", snapshot)
     present = snapshot.installed.keys() & wanted.keys()
     return replace(snapshot, protected=snapshot.protected | present) if wanted else snapshot
+
+
+def with_reinstalled(snapshot: Snapshot, names: Iterable[str]) -> Snapshot:
+    """Return *snapshot* in which *names* are there, but serve nobody, so that a plan replaces them.
+
+    Raises NotFound for a name that is not installed, Refused for a protected one.
+    """
+    wanted = {canonicalize_name(text) for text in names}
+    for name in sorted(wanted):
+        if name not in snapshot.everything:
+            raise _not_installed(name, "reinstalled", snapshot)
+        if name in snapshot.protected:
+            raise Refused(f"`{name}` cannot be reinstalled: it is protected")
+    kept = {name: there for name, there in snapshot.installed.items() if name not in wanted}
+    unread = {name: snapshot.everything[name] for name in wanted}
+    return replace(snapshot, installed=kept, unreadable={**snapshot.unreadable, **unread})
+
+
+def _not_installed(name: str, what: str, snapshot: Snapshot) -> NotFound:
+    where = snapshot.prefix if snapshot.source == "live" else snapshot.source
+    return NotFound(
+        f"`{name}` cannot be {what}: it is not installed in `{where}`",
+        hint=near(name, snapshot.everything, likeness=_LIKENESS),
+    )
 
 
 def check_ranges(matrix: Matrix, with_: Sequence[str], environment: Environment) -> None:

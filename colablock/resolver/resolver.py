@@ -63,8 +63,7 @@ def resolve(
     reporter = reporter or Reporter()
     # The graph does not depend on the released names, so all rounds have the same.
     graph = graph or DependencyGraph(request.installed, request.environment)
-    memo = SolveMemo()
-    released = dict(request.released)
+    memo, released = SolveMemo(), dict(request.released)
     if may_release:
         released = {**_forced_releases(request, source, graph, memo), **released}
     rounds = 0

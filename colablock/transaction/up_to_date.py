@@ -24,7 +24,7 @@ from colablock.transaction import apply_record as applied
 from colablock.transaction.serialise import report_from_json
 
 # Options that do not change the result of an apply.
-_IRRELEVANT = frozenset({"bundle", "break_system_packages", "keep", "offline", "undo"})
+_IRRELEVANT = frozenset({"bundle", "break_system_packages", "keep", "offline", "reinstall", "undo"})
 
 if TYPE_CHECKING:
     from colablock.verification.verify import Report
@@ -40,7 +40,12 @@ def up_to_date_report(options: ApplyOptions, environ: Mapping[str, str]) -> Repo
     """
     matrix = find_matrix(options.name, environ=environ)
     last = applied.load(matrix.name, applied.home_folder(environ))
-    if last is None or options.runtime or last.key != request_key(options, matrix, environ):
+    if (
+        last is None
+        or options.runtime
+        or options.reinstall
+        or last.key != request_key(options, matrix, environ)
+    ):
         return None
     if is_unfinished(last.prefix, last.sites[0]):
         return None
@@ -60,7 +65,15 @@ def up_to_date_report(options: ApplyOptions, environ: Mapping[str, str]) -> Repo
     restart = report.restart if waits else ()
     shadow = shadow_text(matrix)
     notes = (shadow, *report.notes) if shadow else report.notes
-    return replace(report, notes=notes, changed=False, needs_restart=waits, restart=restart, seconds=0.0)
+    return replace(
+        report,
+        notes=notes,
+        changed=False,
+        is_recorded=True,
+        needs_restart=waits,
+        restart=restart,
+        seconds=0.0,
+    )
 
 
 def request_key(options: ApplyOptions, matrix: Matrix, environ: Mapping[str, str] | None = None) -> str:

@@ -76,6 +76,7 @@ class Report:
     restart: tuple[str, ...] = ()  # changed modules that the kernel has loaded in their old version
     notes: tuple[str, ...] = ()
     undo: str = ""  # the command that undoes what this call changed
+    is_recorded: bool = False  # the checks are those of the last apply: this call compared versions only
 
     @property
     def passed(self) -> bool:

@@ -287,6 +287,42 @@ def test_an_isolated_environment_from_first_to_last(world: World, tmp_path: Path
     assert broken.json["notes"][-1] == anew
 
 
+def test_a_damaged_package_of_a_kernel_is_installed_again(world: World, venv: Venv, tmp_path: Path) -> None:
+    home = str(tmp_path / "home")
+    kernel = ("--into", "kernel", "--python", venv.python)
+    assert world.run("apply", "tiny", *kernel, COLABLOCK_HOME=home).code == ExitCode.DONE
+    file = venv.site / "shapes" / "__init__.py"
+    whole = file.read_text()
+    file.write_text("raise ImportError('damaged')\n")
+    same = world.run("apply", "tiny", *kernel, COLABLOCK_HOME=home)
+    said = " ".join(same.out.split())
+    assert "was proven: 6 checks passed when it was applied; it has the same versions, and nothing" in said
+    again = world.run("apply", "tiny", *kernel, "--json", COLABLOCK_HOME=home).json["report"]
+    assert (again["changed"], again["is_recorded"]) == (False, True)
+    broken = world.run("verify", "tiny", "--json", COLABLOCK_HOME=home).json
+    command = f"colablock apply tiny --into kernel --python {venv.python} --reinstall shapes"
+    assert broken["notes"][-1] == f"`{command}` installs shapes again"
+    planned = world.run(*command.replace("apply", "plan").split()[1:], "--json", COLABLOCK_HOME=home).json
+    assert [(one["action"], one["name"], one["version"]) for one in planned["steps"]] == [
+        ("replace", "shapes", "2.0")
+    ]
+    mended = world.run(*command.split()[1:], COLABLOCK_HOME=home)
+    assert (mended.code, file.read_text()) == (ExitCode.DONE, whole), mended.err
+    assert world.run("verify", "tiny", COLABLOCK_HOME=home).code == ExitCode.DONE
+    assert "nothing was changed" in " ".join(
+        world.run("apply", "tiny", *kernel, COLABLOCK_HOME=home).out.split()
+    )
+    assert world.run("rollback", "--python", venv.python, COLABLOCK_HOME=home).code == ExitCode.DONE
+    assert "damaged" in file.read_text()  # as it was before
+    for options, fault in {
+        (*kernel, "--reinstall", "shades"): "`shades` cannot be reinstalled: it is not installed in",
+        (*kernel, "--reinstall", "beside"): "`beside` cannot be reinstalled: it is not part of tiny",
+        ("--into", "env", "--reinstall", "shapes"): "`colablock env remove tiny` and another apply build it",
+    }.items():
+        refused = world.run("apply", "tiny", *options, COLABLOCK_HOME=home)
+        assert fault in " ".join(refused.err.split())
+
+
 def test_what_was_applied_by_its_path_has_a_name(world: World, tmp_path: Path) -> None:
     own = tmp_path / "own.toml"
     own.write_text(TINY.format(name="own", shapes=">=2", imports=["shapes"]))
