@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
@@ -17,7 +18,7 @@ from typing import IO, cast
 
 from colablock._common import limits
 
-__all__ = ["UNREADABLE", "open_tar", "open_zip", "read_member"]
+__all__ = ["UNREADABLE", "SeekableReader", "open_tar", "open_zip", "read_member"]
 
 #: What the standard library raises for archives that are damaged, or made to look so.
 UNREADABLE = (
@@ -40,6 +41,35 @@ _END_64 = b"PK\x06\x06"
 _ENTRY = b"PK\x01\x02"
 _USUAL_TAIL = 98  # bytes: the end records without a comment
 _TAIL = 65_557  # the end record with the longest comment
+
+
+class SeekableReader(io.RawIOBase):
+    """The position in a file of *size* bytes; a subclass reads from there."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self._size = size
+        self._at = 0
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to a position and return it."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        if base + offset < 0:
+            raise OSError(errno.EINVAL, "a position before the start")
+        self._at = base + offset
+        return self._at
 
 
 def open_zip(stream: IO[bytes]) -> zipfile.ZipFile:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
 from colablock._common.archive_contents import UnsafeArchive, check_zip
-from colablock._common.archives import UNREADABLE, open_zip
+from colablock._common.archives import UNREADABLE, SeekableReader, open_zip
 from colablock._common.decoding import Malformed, open_regular
 from colablock._common.fs import atomic_path, file_digest, make_private, open_private
 from colablock._common.limits import BUNDLE_MANIFEST, TEXT_FILE
@@ -159,29 +159,13 @@ class Bundle:
         return BadDistribution(message, hint=_AGAIN)
 
 
-class _Window(io.RawIOBase):
+class _Window(SeekableReader):
     """A part of a file: *size* bytes from *start*."""
 
     def __init__(self, stream: BinaryIO, start: int, size: int) -> None:
-        super().__init__()
+        super().__init__(size)
         self._stream = stream
         self._start = start
-        self._size = size
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        self._at = max(0, base + offset)
-        return self._at
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         view = memoryview(buffer)[: max(0, self._size - self._at)]

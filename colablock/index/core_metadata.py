@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, cast
 
 import msgspec
 
-from colablock._common.archives import UNREADABLE, open_zip, read_member
+from colablock._common.archives import UNREADABLE, SeekableReader, open_zip, read_member
 from colablock._common.decoding import Malformed, fitted
 from colablock._common.limits import DIRECTORY, METADATA, REQUIREMENTS, SHOWN, TEXT_FILE
 from colablock._common.text import printable
@@ -137,7 +136,7 @@ def _is_metadata(path: str) -> bool:
     return path.endswith(".dist-info/METADATA") and path.count("/") == 1
 
 
-class RemoteFile(io.RawIOBase):
+class RemoteFile(SeekableReader):
     """A remote file that is fetched in parts, as far as it is read.
 
     *fetch* returns the bytes between two offsets.  *tail* holds the last bytes, since
@@ -145,31 +144,9 @@ class RemoteFile(io.RawIOBase):
     """
 
     def __init__(self, fetch: Callable[[int, int], bytes], size: int, tail: bytes) -> None:
-        super().__init__()
+        super().__init__(size)
         self._fetch = fetch
-        self._size = size
         self._parts = [(size - len(tail), tail)]
-        self._at = 0
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def tell(self) -> int:
-        """Return the position."""
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to a position and return it."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        if base + offset < 0:
-            raise OSError(22, "a position before the start")
-        self._at = base + offset
-        return self._at
 
     def read(self, size: int | None = -1) -> bytes:
         """Return *size* bytes from the position on, fewer at the end."""

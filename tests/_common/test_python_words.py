@@ -39,6 +39,7 @@ SAID = {
     "`colablock apply 'my matrix' --into env --yes`": '`colablock.apply("my matrix", into="env")`',
     "`colablock rollback --to first`": "`colablock.rollback(to_first=True)`",
     "`colablock lock x --all-files`": '`colablock.lock("x", all_files=True)`',
+    "`colablock apply x --reinstall trl`": '`colablock.apply("x", reinstall=["trl"])`',
     "`colablock runs stop tiny`": '`colablock.attach("tiny", wait=False).stop()`',
     "`colablock.attach('x')` or `colablock runs follow x` follows it": '`colablock.attach("x")` follows it',
     "`--leave-broken` (`leave_broken=True`) undoes it": "`leave_broken=True` undoes it",
@@ -55,6 +56,13 @@ SAID = {
     "--keep without backticks": "--keep without backticks",
     "`unbalanced 'quote --keep`": "`unbalanced 'quote --keep`",
 }
+
+NO_COMMANDS = {"ColablockError", "__version__", "attach", "load_ipython_extension", "runs"}
+
+
+@pytest.mark.parametrize("name", sorted({*colablock.__dir__()} - NO_COMMANDS))
+def test_each_command_that_python_has_a_function_for_is_a_call(name: str) -> None:
+    assert in_python(f"`colablock {name} x`") == f'`colablock.{name}("x")`'
 
 
 @pytest.mark.parametrize("text", SAID)

@@ -13,17 +13,7 @@ from colablock.errors import InvalidMatrix, NotFound
 from colablock.matrix.catalog import ENTRY_POINTS, find_matrix, list_matrices
 from colablock.matrix.model import shadow_text
 from colablock.operations.info import list_facts
-
-SHIPPED = {
-    "qlora-2024",
-    "qlora-2025",
-    "qlora-2025-kernel",
-    "qlora-2026",
-    "qlora-2026-12",
-    "qlora-2026-12-axolotl",
-    "qlora-2026-axolotl",
-    "qlora-2026-unsloth",
-}
+from tests.support.paths import SHIPPED
 
 
 def write(folder: Path, name: str, text: str = "") -> Path:

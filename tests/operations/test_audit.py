@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import colablock
-from tests.support.fixtures import world_fixture
+from tests.support.fixtures import PAINTING, world_fixture
 from tests.support.server import Fault, IndexServer
 from tests.support.wheels import make_wheel
 from tests.support.world import Done, World
@@ -32,14 +32,6 @@ PYSEC = {
     "fixed_in": ["2.10.0", "2.5.0"],
 }
 WITHDRAWN = {**GHSA, "id": "GHSA-gone", "aliases": [], "withdrawn": "2025-01-01T00:00:00Z"}
-MATRIX = """\
-schema = 1
-name = "painting"
-[packages]
-colours = "==2.0"
-[verify]
-imports = ["colours"]
-"""
 
 
 def fill(folder: Path) -> None:
@@ -47,7 +39,7 @@ def fill(folder: Path) -> None:
     make_wheel(folder / "index", "shapes", "1.0+cu121")
     make_wheel(folder / "index", "pencils", "3.0")
     (folder / "matrices").mkdir()
-    (folder / "matrices" / "painting.toml").write_text(MATRIX)
+    (folder / "matrices" / "painting.toml").write_text(PAINTING)
 
 
 world = world_fixture(fill)

@@ -41,7 +41,7 @@ from colablock.training.evidence import ApplyReceipt, read_apply_receipts, write
 from colablock.training.receipts import Receipt, admits, asks_for, receipt_from
 from tests.support.accelerators import card
 from tests.support.fixtures import world_fixture
-from tests.support.paths import ROOT
+from tests.support.paths import ROOT, SHIPPED
 from tests.support.recorded_index import RecordedIndex
 from tests.support.serving import refusing
 from tests.support.wheels import make_wheel
@@ -52,16 +52,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-NAMES = [
-    "qlora-2024",
-    "qlora-2025",
-    "qlora-2025-kernel",
-    "qlora-2026",
-    "qlora-2026-12",
-    "qlora-2026-12-axolotl",
-    "qlora-2026-axolotl",
-    "qlora-2026-unsloth",
-]
+NAMES = sorted(SHIPPED)
 NEED_A_CARD = {"qlora-2026-unsloth"}
 RECIPE = {
     "torch": "==2.4.0",
