@@ -106,6 +106,16 @@ class ColablockError(Exception):
     def __str__(self) -> str:
         return self.message
 
+    @property
+    def headline(self) -> str:
+        """The first line of the message, which says what is wrong."""
+        return self.message.partition("\n")[0]
+
+    @property
+    def details(self) -> list[str]:
+        """The lines below the headline, which say why."""
+        return [line.strip() for line in self.message.splitlines()[1:]]
+
     def speak_python(self) -> None:
         """Say options and commands as Python does: the caller is a notebook or a script."""
         self.message = in_python(self.message)

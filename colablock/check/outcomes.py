@@ -432,7 +432,7 @@ def _summary(planned: PlannedChange) -> str:
 
 def _why_no_variant(error: Refused, matrix: Matrix) -> str:
     """Return the facts that exclude each variant, and the reasons that the matrix gives."""
-    lines = [line.strip() for line in error.message.splitlines()[1:]] or [error.message]
+    lines = error.details or [error.message]
     has_reasons = any(variant.system.why for variant in matrix.variants.values())
     return "\n".join([*lines, error.hint] if has_reasons and error.hint else lines)
 

@@ -121,7 +121,7 @@ def _note_undone(session: Session, options: ApplyOptions, planned: PlannedChange
         "matrix": planned.plan.matrix,
         "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "steps": steps_text(step.action for step in planned.plan.steps),
-        "why": error.message.splitlines()[0],
+        "why": error.headline,
     }
     with suppress(OSError):
         applied.note_undone(session.home, site.prefix, site.purelib, facts)

@@ -193,8 +193,7 @@ def _why_not(session: Session, options: ApplyOptions, text: str) -> list[str]:
     try:
         other = plan_change(session, replace(options, with_=(*options.with_, text)))
     except NoSolution as error:
-        first, *others = error.message.splitlines()
-        return [*lines, f"`{addition}` cannot be added: {first}", *(line.strip() for line in others)]
+        return [*lines, f"`{addition}` cannot be added: {error.headline}", *error.details]
     lines.append(f"it can be added: `colablock plan {options.name} --with '{addition}'`")
     return [*lines, *changes_between(planned, other)]
 
@@ -369,13 +368,12 @@ def _plan_for_target(session: Session, options: ApplyOptions, solver: Solver) ->
     except NoSolution as error:
         if error.is_universal:
             raise
-        session.reporter.note(f"not using the kernel: {error.message.splitlines()[0]}")
+        session.reporter.note(f"not using the kernel: {error.headline}")
         cause = NotKernel(matrix=options.name, reason="the stack does not fit", error=error)
         return replace(solver.in_env("the stack does not fit the kernel"), not_kernel=cause)
     except Refused as error:
-        headline = error.message.splitlines()[0]
-        cause = NotKernel(matrix=options.name, reason=headline, error=error)
-        return replace(solver.in_env(f"not in the kernel, because {headline}"), not_kernel=cause)
+        cause = NotKernel(matrix=options.name, reason=error.headline, error=error)
+        return replace(solver.in_env(f"not in the kernel, because {error.headline}"), not_kernel=cause)
     harm = why_not_kernel(planned.plan, planned.resolution.left) or _hidden(session, planned).get(
         "PYTHONPATH"
     )

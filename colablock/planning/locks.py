@@ -162,7 +162,7 @@ def keep_requests(
             planned = plan()
             reason = _not_kept(planned, names)
         except Unmet as error:
-            reason = error.message.splitlines()[0]
+            reason = error.headline
         if not reason:
             reporter.note(note)
             return planned
@@ -179,5 +179,5 @@ def _not_kept(planned: PlannedChange, names: Sequence[NormalizedName]) -> str:
     try:
         planned.preparer.fetcher.require_offline(one.artifact for one in planned.plan.steps if one.artifact)
     except FetchFailed as error:
-        return error.message.splitlines()[0]
+        return error.headline
     return ""

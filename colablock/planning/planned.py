@@ -210,9 +210,9 @@ class NotKernel:
         """Return the chain of reasons, and the ways round; with *name* only the chain that concerns it."""
         lines = [f"the target is an isolated environment: in the kernel {self.reason}"] if name else []
         if self.error is not None:
-            lines = [f"not in the kernel: {self.error.message.splitlines()[0]}"]
+            lines = [f"not in the kernel: {self.error.headline}"]
             if name is None or name in getattr(self.error, "names", ()):
-                lines += [line.strip() for line in self.error.message.splitlines()[1:]]
+                lines += self.error.details
         elif self.planned is not None and name is None:
             plan = self.planned.plan
             broken = [one for one in plan.breakages if one.remedy is not Remedy.REPAIR]

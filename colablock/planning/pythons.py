@@ -202,7 +202,7 @@ def no_python(matrix: Matrix, refusals: Mapping[str, Unmet]) -> Unmet:
         return Refused(f"no Python that {matrix.name} admits ({allowed}) is installed or can be fetched")
     groups: dict[str, list[str]] = {}
     for version, error in refusals.items():
-        groups.setdefault(error.message.splitlines()[0], []).append(version)
+        groups.setdefault(error.headline, []).append(version)
     errors = {headline: refusals[versions[0]] for headline, versions in groups.items()}
     first = next(iter(errors.values()))
     if len(groups) == 1:

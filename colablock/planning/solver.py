@@ -415,7 +415,7 @@ class Solver:
         try:
             return self._lock_source(head.path, environment) if head is not None else None
         except NoSolution as error:  # the lock is for another platform
-            self.reporter.note(f"not using a lock: {error.message.splitlines()[0]}")
+            self.reporter.note(f"not using a lock: {error.headline}")
             return None
 
     def _keeping(self, locked: LockSource, why: str) -> PlannedChange | None:
@@ -447,7 +447,7 @@ class Solver:
         """Return the solver to go on with; raises *error* if no lock of the matrix led to it."""
         if not isinstance(source, LockSource) or self.lock is not None:
             raise error
-        self.reporter.note(f"not using {source.name}: {error.message.splitlines()[0]}")
+        self.reporter.note(f"not using {source.name}: {error.headline}")
         # Find-links change the versions of the names that they have, and of others only if they must.
         kept = source.versions if isinstance(source, OverriddenLock) else {}
         return replace(self, lock_store=None, preferred={**kept, **self.preferred})

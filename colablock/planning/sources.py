@@ -191,7 +191,7 @@ def _builds(entry: PackageEntry, source: CandidateSource) -> list[Candidate]:
 def _cause(error: Unmet, path: str) -> str:
     """Return in one clause why a build is not used, without what the matrix says at *path*."""
     if not isinstance(error, NoSolution):
-        return error.message.splitlines()[0]
+        return error.headline
     told = [line for line in error.because if path not in line][:_CAUSES]
     return f"it does not fit, because {' and '.join(told)}" if told else "it does not fit the other versions"
 

@@ -273,7 +273,7 @@ def _ask(
         if _NO_MODULE not in error.message:
             raise
         hint = f"`colablock apply {matrix}` installs the stack of the run, which a rollback may have removed"
-        raise Unmet(error.message.splitlines()[0], hint=hint) from error
+        raise Unmet(error.headline, hint=hint) from error
 
 
 def _interpreter_of(folder: Path, record: RunRecord, python: str | None, environ: Mapping[str, str]) -> str:
