@@ -90,15 +90,16 @@ class Provider:
         self._memo = memo
         self._source = source
         self._reporter = reporter
-        self._held = (
+        # The installed distributions that stay as they are.
+        self.held = (
             frozenset(request.installed) - request.released.keys()
             | request.protected & request.installed.keys()
         )
         self.graph = graph
-        self._constraints = constraints_of(request, self.graph, self._held)
-        self._protected_extras = protected_extras(request, self.graph, self._held)
+        self._constraints = constraints_of(request, self.graph, self.held)
+        self._protected_extras = protected_extras(request, self.graph, self.held)
         self.matcher = CandidateMatcher(
-            request, source, graph=self.graph, constraints=self._constraints, held=self._held, memo=memo
+            request, source, graph=self.graph, constraints=self._constraints, held=self.held, memo=memo
         )
         self._entries = request.asked
         self._roots = frozenset(entry.name for entry in self._entries)
@@ -189,7 +190,7 @@ class Provider:
             base_undecided,
             self._conflicts[identifier] < _PROMOTED,
             name not in self._direct,
-            not (clauses.pin or name in self._held or name in self._request.fixed),
+            not (clauses.pin or name in self.held or name in self._request.fixed),
             not clauses.bound,
             name not in self._roots,
             not clauses.number,
@@ -317,7 +318,7 @@ class Provider:
         return tuple(str(one) for one in requires if not applies(one, self._request.environment))
 
     def _prefetch(self, wants: Iterable[ResolverRequirement]) -> None:
-        names = {want.name for want in wants} - self._held - {PYTHON}
+        names = {want.name for want in wants} - self.held - {PYTHON}
         if names:
             self._source.prefetch(sorted(names))
 
@@ -334,7 +335,7 @@ class Provider:
                 by_key[self.identify(want)].append((want, parent))
         causes = _unmeetable(by_key, self.matches)
         names = {want.name for want, _ in causes} - {PYTHON}
-        listed = sorted({name for name, _ in by_key} - self._held - {PYTHON})
+        listed = sorted({name for name, _ in by_key} - self.held - {PYTHON})
         judged = {name: self._source.judge(name) for name in listed}
         refused = [*self.matcher.unusable.values()]
         refused += [one for name in listed if name in names for one in judged[name].rejections]

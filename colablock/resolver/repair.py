@@ -194,6 +194,7 @@ class Repairer:
         newer versions of others.
         """
         before = self.request.installed
+        candidates = tuple(candidates)  # they are read in no order
         moved = {
             name: Version(there.version)
             for name, there in after.items()

@@ -9,7 +9,7 @@ may change them.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from colablock._common.reporter import Reporter
@@ -35,7 +35,7 @@ from colablock.resolver.model import (
     Unsolvable,
 )
 from colablock.resolver.provider import Provider, SolveMemo
-from colablock.resolver.single_choice import only_solution
+from colablock.resolver.single_choice import first_solution, only_solution
 
 __all__ = ["resolve"]
 
@@ -74,15 +74,13 @@ def resolve(
         provider = Provider(replace(request, released=released), source, reporter, graph=graph, memo=memo)
         roots = provider.roots()
         edges = {(want, provider.asker(want)): None for want in roots}
-        # A lock has one version of a name, and a repair moves one name.
-        mapping = only_solution(provider, roots, reporter) if request.fixed or not may_release else None
         causes: tuple[Edge, ...] = ()
         try:
+            mapping = _known(
+                provider, roots, reporter, is_locked=bool(request.fixed), may_release=may_release
+            )
             if mapping is None:
-                from colablock.resolver.bounded_search import search  # noqa: PLC0415 - it loads resolvelib
-
-                found, causes = search(provider, roots, held=holds)
-                mapping = found if found is None or _is_admitted(found, roots, provider) else None
+                mapping, causes = _quickly_searched(provider, roots, held=holds)
             if mapping is None:
                 mapping = _searched(provider, edges, is_quick=is_quick)
         except Impossible as proof:
@@ -103,6 +101,29 @@ def resolve(
                 rejections=tuple(provider.refused()),
                 rounds=rounds,
             )
+
+
+def _known(
+    provider: Provider,
+    roots: Sequence[ResolverRequirement],
+    reporter: Reporter,
+    *,
+    is_locked: bool,
+    may_release: bool,
+) -> Mapping[Key, ResolverCandidate] | None:
+    """Return the solution that needs no search: a lock has one version of a name, a repair moves one."""
+    found = only_solution(provider, roots, reporter) if is_locked else None
+    return found if found is not None or may_release else first_solution(provider, roots)
+
+
+def _quickly_searched(
+    provider: Provider, roots: Sequence[ResolverRequirement], *, held: bool
+) -> tuple[Mapping[Key, ResolverCandidate] | None, tuple[Edge, ...]]:
+    """Return the solution that resolvelib finds, and else its last conflict."""
+    from colablock.resolver.bounded_search import search  # noqa: PLC0415 - it loads resolvelib
+
+    found, causes = search(provider, roots, held=held)
+    return found if found is None or _is_admitted(found, roots, provider) else None, causes
 
 
 def _searched(

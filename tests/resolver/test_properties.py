@@ -226,6 +226,36 @@ def test_nothing_moves_if_everything_may_stay(world: DrawnProblem) -> None:
 
 
 @given(worlds())
+@example(DrawnProblem({"a 1": ["b"], "a 2": ["b>=2"]}, {"a 3": [], "b 1": []}, ()))
+@example(DrawnProblem({"a 1": ["b>=2"], "a 2": ["b>=3"]}, {"a 3": [], "b 1": []}, ()))
+@example(DrawnProblem({"a 1": [], "a 2": ["c"], "c 1": [], "c 2": ["b>=2"]}, {"a 3": [], "b 1": []}, ()))
+@example(DrawnProblem({"a 1rc1": ["b"], "a 2": ["b>=2"]}, {"a 3": [], "b 1": ["a<2"]}, ()))
+@example(DrawnProblem({"a 1rc1": [], "a 2": ["b>=2"]}, {"a 3": [], "b 1": []}, ()))
+@example(DrawnProblem({"a 1": [], "a 2": ["unreadable"]}, {"a 3": [], "b 1": []}, ()))
+def test_one_name_moves_as_it_does_beside_another(world: DrawnProblem) -> None:
+    """If only one name may move, no search is needed.  Another root, which is new, needs one."""
+    broken = next((name for name in sorted(world.installed) if name not in world.protected), None)
+    assume(broken)
+    assert broken
+    source = DictSource({**world.index, "other 1": []})
+
+    def repaired(*roots: str) -> dict[str, str] | None:
+        request = world.request(roots=roots)
+        request = replace(request, released={broken: "it is broken"}, unfit=frozenset({broken}))
+        try:
+            return pins_of(resolve(request, source, may_release=False))
+        except NoSolution:
+            return None
+
+    alone, beside = repaired(broken), repaired(broken, "other")
+    assert (alone is None) == (beside is None)
+    if alone is not None and beside is not None:
+        assert alone[broken] == beside[broken]
+        if alone.keys() <= world.installed.keys():
+            assert {**alone, "other": "1"} == beside
+
+
+@given(worlds())
 def test_held_names_are_not_looked_up(world: DrawnProblem) -> None:
     source = DictSource(world.index)
     try:
