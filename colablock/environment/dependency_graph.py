@@ -27,6 +27,7 @@ from colablock.environment.requirements import (
 )
 
 if TYPE_CHECKING:
+    from colablock._vendor.packaging.specifiers import SpecifierSet
     from colablock.environment.markers_and_tags import Environment
     from colablock.environment.snapshot import Installed, Snapshot
 
@@ -171,6 +172,7 @@ class DependencyGraph:
         self._environment = environment
         self._lines = _Lines(installed, lines_before)
         self._verdicts = _verdicts(tuple(sorted(environment.markers.items())))
+        self._met: dict[NormalizedName, tuple[SpecifierSet, ...]] = {}
         self._roots: dict[Node, dict[NormalizedName, tuple[Demand, ...]]] = {}
 
     @classmethod
@@ -197,6 +199,13 @@ class DependencyGraph:
                 requirement = self._counting(line, extra)
                 if requirement is not None:
                     yield Demand(owner, extra, line, requirement)
+
+    def met_on(self, name: NormalizedName) -> Sequence[SpecifierSet]:
+        """Return the specifiers of the requirements on *name* that are met."""
+        if name not in self._met:
+            demands = filter(self.is_met, self.demands_on(name))
+            self._met[name] = tuple(demand.requirement.specifier for demand in demands)
+        return self._met[name]
 
     def is_met(self, demand: Demand) -> bool:
         """Whether the installed version is allowed by the requirement.  Pre-releases are allowed."""

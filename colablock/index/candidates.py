@@ -38,6 +38,7 @@ __all__ = [
     "at_hand_first",
     "has_label",
     "likeliest",
+    "rejections_of",
 ]
 
 
@@ -172,16 +173,25 @@ class Rejection:
 
 
 class Deferred(Sequence[Rejection]):
-    """Rejections that are worded when they are read first, which only a conflict report does."""
+    """Rejections that are worded when they are read first, which only a conflict report does.
 
-    def __init__(self, make: Callable[[], Iterable[Rejection]]) -> None:
+    *make* returns those of the versions that fit; None stands for files without a version.
+    """
+
+    def __init__(self, make: Callable[[Callable[[Version | None], bool]], Iterable[Rejection]]) -> None:
         self._make = make
         self._made: tuple[Rejection, ...] | None = None
+
+    def select(self, fits: Callable[[Version | None], bool]) -> Iterator[Rejection]:
+        """Yield the rejections whose version fits; the others are not worded."""
+        for one in self._make(fits) if self._made is None else self._made:
+            if fits(one.version):
+                yield one
 
     @property
     def _all(self) -> tuple[Rejection, ...]:
         if self._made is None:
-            self._made = tuple(self._make())
+            self._made = tuple(self._make(lambda _version: True))
         return self._made
 
     @overload
@@ -203,6 +213,15 @@ class Deferred(Sequence[Rejection]):
 
     def __repr__(self) -> str:
         return repr(self._all)
+
+
+def rejections_of(
+    rejections: Sequence[Rejection], fits: Callable[[Version | None], bool]
+) -> Iterator[Rejection]:
+    """Yield those of *rejections* whose version fits."""
+    if isinstance(rejections, Deferred):
+        return rejections.select(fits)
+    return (one for one in rejections if fits(one.version))
 
 
 class Candidates(Sequence[Candidate]):
@@ -228,6 +247,10 @@ class Candidates(Sequence[Candidate]):
         """Return the candidates whose version fits."""
         judge = self._judge
         return Candidates(self.versions, lambda version: judge(version) if fits(version) else None)
+
+    def only(self, fits: Callable[[Version], bool]) -> Candidates:
+        """Return the candidates whose version fits, as `select` does, but ask about all of them now."""
+        return Candidates(tuple(filter(fits, self.versions)), self._judge)
 
     def select_judged(self, fits: Callable[[Candidate], bool]) -> Candidates:
         """Return the candidates that fit."""

@@ -273,13 +273,13 @@ class _ProjectEvaluator:
             known = self._judged.setdefault(version, _TOO_NEW if is_too_new else self._judge(version, files))
         return known
 
-    def rejections(self) -> Iterator[Rejection]:
-        """Yield the rejections, those without a version first, then those of the newest version."""
-        for file in self._listed.others():
+    def rejections(self, fits: Callable[[Version | None], bool]) -> Iterator[Rejection]:
+        """Yield the rejections, those without a version first, then those of the newest version that fits."""
+        for file in self._listed.others() if fits(None) else ():
             found = _read_name(self._name, file)
             if isinstance(found, Rejection):
                 yield found
-        for version in self._listed.versions:
+        for version in filter(fits, self._listed.versions):
             judged = self.judged(version)
             if judged is _TOO_NEW:
                 judged = self._judge(version, self._listed.read(version))

@@ -30,6 +30,7 @@ from colablock.index.candidates import (
     Rejection,
     at_hand_first,
     has_label,
+    rejections_of,
 )
 from colablock.index.direct_reference import (
     direct_candidates,
@@ -255,11 +256,15 @@ class IndexSource:
         if self._fetcher.offline:
             found = Candidates.of(at_hand_first(found, self._fetcher.is_here))
         labels = self._unwanted_labels  # no function may refer to the source: see `_page_of_links`
-        unwanted = found.select(lambda version: has_label(version, *labels)) if labels else ()
+        unwanted = found.select(lambda version: has_label(version, *labels)) if labels else None
         return ProjectCandidates(
             candidates=found.select(lambda version: not has_label(version, *labels)) if labels else found,
             rejections=Deferred(
-                lambda: (*linked.rejections, *listed.rejections, *map(_without_card, unwanted))
+                lambda fits: (
+                    *rejections_of(linked.rejections, fits),
+                    *rejections_of(listed.rejections, fits),
+                    *(map(_without_card, unwanted.select(fits)) if unwanted is not None else ()),
+                )
             ),
             found=linked.found or listed.found,
             where=(*linked.where, *listed.where),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar, overload
@@ -135,6 +136,12 @@ class SpecifierMemo:
         every = {known.number: known for known in map(self._of, specifiers)}.values()
         return lambda version: all(known.contains(version) for known in every)
 
+    def counted(self, specifiers: Iterable[SpecifierSet]) -> list[tuple[Callable[[Version], bool], int]]:
+        """Return whether a version meets each of *specifiers*, and how many of them are equal."""
+        known = [self._of(specifier) for specifier in specifiers]
+        numbers = Counter(one.number for one in known)
+        return [(one.contains, numbers[one.number]) for one in {one.number: one for one in known}.values()]
+
 
 class CandidateMatcher:
     """The candidates of a request that meet given requirements; results are cached.
@@ -165,7 +172,8 @@ class CandidateMatcher:
         narrowed: tuple[PackageEntry | Constraint, ...] = (*request.asked, *request.constraints)
         self._explicit_pre = {one.name for one in narrowed if any(s.prereleases for s in one.specifier)}
         self._matching: dict[tuple[NormalizedName, frozenset[int], Any], Sequence[Candidate]] = {}
-        self._met: dict[NormalizedName, Sequence[SpecifierSet]] = {}  # what installed ones ask for, and get
+        # What installed distributions ask for, and get, each with the number of those that do.
+        self._met: dict[NormalizedName, Sequence[tuple[Callable[[Version], bool], int]]] = {}
         self.unusable: dict[tuple[NormalizedName, Version], Rejection] = {}
 
     def matching(self, name: NormalizedName, wants: Sequence[ResolverRequirement]) -> Sequence[Candidate]:
@@ -224,14 +232,15 @@ class CandidateMatcher:
         elif name in self._held:
             return
         candidates = Candidates.of(self._source.judge(name).candidates)
-        candidates = candidates.select(self._test(name, wants))
+        test = self._test(name, wants)
+        candidates = candidates.select(test) if installed is None else candidates.only(test)
         candidates = candidates.select_judged(lambda candidate: self._file_fits(candidate, wants))
         candidates = self._without_prereleases(name, candidates)
         if installed is not None:
-            others = [c for c in candidates if self._is_another_build(c, installed)]
-            if len(others) > 1:
-                others.sort(key=lambda c: self._breaks(name, c.version))
-            candidates = Candidates.of(others)
+            candidates = candidates.select_judged(
+                lambda candidate: self._is_another_build(candidate, installed)
+            )
+            candidates = candidates.ordered(lambda version: self._breaks(name, version))
         preferred = self._request.preferred.get(name)
         if preferred is not None:
             candidates = candidates.ordered(lambda version: version != preferred)
@@ -331,6 +340,5 @@ class CandidateMatcher:
     def _breaks(self, name: NormalizedName, version: Version) -> int:
         """Count the installed distributions whose holding requirement *version* would break."""
         if name not in self._met:
-            demands = filter(self._graph.is_met, self._graph.demands_on(name))
-            self._met[name] = [one.requirement.specifier for one in demands]
-        return sum(not self._memo.contains(specifier, version) for specifier in self._met[name])
+            self._met[name] = self._memo.counted(self._graph.met_on(name))
+        return sum(number for meets, number in self._met[name] if not meets(version))

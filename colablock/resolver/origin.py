@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from colablock._common.urls import redacted
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.errors import FetchFailed
-from colablock.index.candidates import Candidates
+from colablock.index.candidates import Candidates, rejections_of
 
 if TYPE_CHECKING:
     from colablock.environment.snapshot import Installed
@@ -59,17 +59,23 @@ def refusal_of(there: Installed, source: CandidateSource, *, by: str) -> str | N
         return None  # the caller asks again and handles the error
     if not judged.candidates:
         return None
-    known = {there.version}
+    known: dict[Version, str] = {}
     try:
         version = Version(there.version)
     except InvalidVersion:
         pass
     else:
-        known = {str(version), version.public} if _is_build(there.version) else {str(version)}
+        known = {version: str(version)}
+        if _is_build(there.version):
+            known[Version(version.public)] = version.public
+
+    def is_known(one: Version | None) -> bool:
+        return one is not None and known.get(one) == str(one)
+
     # A rejection is worded when it is read, so they are read last.
-    if Candidates.of(judged.candidates).select(lambda version: str(version) in known):
+    if Candidates.of(judged.candidates).select(is_known):
         return None
-    if any(str(one.version) in known for one in judged.rejections):
+    if any(rejections_of(judged.rejections, is_known)):
         return None
     where = " or ".join(f"`{place}`" for place in judged.where) or "its source"
     return f"{where} does not list {there.name} {there.version}, so it may be another project of that name"

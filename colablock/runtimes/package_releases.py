@@ -15,7 +15,7 @@ from colablock.environment.markers_and_tags import Environment
 from colablock.environment.requirements import parse_requirement
 from colablock.environment.snapshot import is_version
 from colablock.errors import BadDistribution, FetchFailed
-from colablock.index.candidates import File
+from colablock.index.candidates import File, rejections_of
 from colablock.index.core_metadata import CoreMetadata
 from colablock.index.evaluator import Policy
 from colablock.index.finder import IndexSource
@@ -148,8 +148,9 @@ class Releases:
                 if candidate.version == wanted and candidate.file is not None:
                     of = None if wanted == version else wanted.public
                     return self._read(name, wanted, candidate.file, of)
-        refused = (rejection.detail for rejection in judged.rejections if rejection.version == version)
-        return ReleaseMetadata(why=next(refused, "the index does not have this release"))
+        refused = rejections_of(judged.rejections, lambda one: one == version)
+        why = (rejection.detail for rejection in refused)
+        return ReleaseMetadata(why=next(why, "the index does not have this release"))
 
     def _direct(self, line: Frozen, url: str) -> ReleaseMetadata:
         """Return the metadata of the wheel at a URL; a host that does not answer is not fatal."""
