@@ -7,6 +7,7 @@ names it: never another exception.  The limits are in `limits`.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -45,6 +46,7 @@ _MAKING = threading.Lock()
 _PYTHON_ONLY = (b"\\u", b"NaN", b"Infinity")
 _LONGEST_NAME = 255  # bytes, on every common file system
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # Windows has none
+_BINARY = getattr(os, "O_BINARY", 0)  # only Windows has it
 
 
 class Malformed(ValueError):
@@ -164,8 +166,21 @@ def read_end(path: Path, limit: int) -> bytes:
 
 def read_bounded(path: Path, limit: int = RECORD_FILE) -> bytes:
     """Return the content of a regular file of at most *limit* bytes.  Raises OSError and Malformed."""
-    with open_regular(path) as file:
-        data = file.read(limit + 1)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | _NO_WAIT | _BINARY)  # a file object takes five times as long
+    except ValueError as error:
+        raise Malformed("embedded null character in its path") from error
+    try:
+        state = os.fstat(descriptor)
+        if stat.S_ISDIR(state.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(state.st_mode):
+            raise Malformed("it is not a regular file")
+        data = os.read(descriptor, min(state.st_size, limit) + 1)
+        while len(data) <= limit and (more := os.read(descriptor, limit + 1 - len(data))):
+            data += more
+    finally:
+        os.close(descriptor)
     if len(data) > limit:
         raise Malformed(f"it is larger than {limit} bytes")
     return data
