@@ -15,7 +15,7 @@ import time
 import urllib.request
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TypeVar
 from urllib.parse import unquote, urljoin, urlsplit
@@ -28,8 +28,9 @@ from colablock._common.urls import Mirrors, split_credentials
 from colablock._records import dataclass
 from colablock.errors import FetchFailed, InvalidInput
 from colablock.network.auth import Credentials
+from colablock.network.connections import POOLS
 from colablock.network.http_errors import TEMPORARY, Route, is_final, no_answer, refusal
-from colablock.network.slow_servers import POOLS, watched
+from colablock.network.slow_servers import watched
 from colablock.network.tls import ssl_context
 
 __all__ = ["HttpClient", "HttpResponse"]
@@ -41,6 +42,7 @@ _LONGEST_WAIT = 60.0  # seconds: limit for Retry-After
 _CHUNK = 1 << 18
 _LONGEST_BODY = 10  # timeouts for a whole page: no honest index needs ten minutes for one
 _ENCODINGS = frozenset({"", "identity", "gzip", "x-gzip", "deflate"})  # those that are asked for
+_LONGEST_REST = 1 << 16  # bytes that are read to keep a connection, such as the page of a 404
 _MOVED = frozenset({301, 302, 303, 307, 308})
 
 
@@ -187,8 +189,17 @@ class HttpClient:
             )
             return _Outcome(status, value=(consume(answer),))
         finally:
-            response.close()  # do not read a body that was not consumed
-            response.release_conn()
+            self._give_back(response, route.url)
+
+    def _give_back(self, response: urllib3.BaseHTTPResponse, url: str) -> None:
+        """Keep the connection for other requests if little of the body is left, else close it."""
+        left = response.length_remaining if response.connection is not None else None
+        if left is not None and left <= _LONGEST_REST:
+            with suppress(HTTPError, OSError, FetchFailed):  # the response has been judged
+                for _ in self._chunks(response, url, raw=True):
+                    pass
+        response.close()
+        response.release_conn()
 
     def _follow(self, route: Route, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
         """Follow redirects and return the last response; *route* is updated on the way."""
@@ -199,8 +210,7 @@ class HttpClient:
             location = response.headers.get("Location")
             if response.status not in _MOVED or not location:
                 return response
-            response.close()
-            response.release_conn()
+            self._give_back(response, route.url)
             further = self._credentials.learn(_joined(route, location))
             if urlsplit(further).scheme not in {"http", "https"}:
                 message = f"`{route.url}` redirects to an address that is neither http nor https"

@@ -17,9 +17,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import urllib3
-from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connection import HTTPConnection
 
-__all__ = ["POOLS", "watched"]
+__all__ = ["watched", "watched_head"]
 
 _WINDOWS = 2  # timeouts: an honest server that stalls runs into the timeout first
 _LATE = "the head of the response takes too long"
@@ -121,7 +121,7 @@ def _shut_down(fileno: int) -> None:
         connection.shutdown(socket.SHUT_RDWR)
 
 
-def _head(
+def watched_head(
     connection: HTTPConnection, read: Callable[[], urllib3.BaseHTTPResponse]
 ) -> urllib3.BaseHTTPResponse:
     """Return the response of *read*.  Raises TimeoutError if its head takes longer than two timeouts."""
@@ -140,25 +140,3 @@ def _head(
             response.close()
             raise TimeoutError(_LATE)
         return response
-
-
-class _Connection(HTTPConnection):
-    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]
-        return _head(self, super().getresponse)  # type: ignore[return-value]
-
-
-class _TlsConnection(HTTPSConnection):
-    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]
-        return _head(self, super().getresponse)  # type: ignore[return-value]
-
-
-class _Pool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _TlsPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _TlsConnection
-
-
-#: The pools of a pool manager, by scheme.
-POOLS = {"http": _Pool, "https": _TlsPool}

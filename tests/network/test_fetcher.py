@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 import subprocess
 import sys
 import threading
 import time
 import zlib
 from base64 import b64decode
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -142,6 +144,42 @@ def test_a_note_of_a_revalidation_is_written_only_if_it_says_something_new(
 
 def test_a_missing_page_is_none(server: IndexServer, fetcher: Fetcher) -> None:
     assert fetcher.get_page(f"{server.url}unknown/") is None
+
+
+@pytest.mark.parametrize(("path", "status"), [("demo", 304), ("unknown", 404), ("moved", 302)])
+def test_a_connection_is_kept_whatever_the_answer(
+    server: IndexServer, fetcher: Fetcher, tmp_path: Path, path: str, status: int
+) -> None:
+    server.redirect("/simple/moved/", f"{server.url}demo/")
+    fetcher.get_page(f"{server.url}demo/")
+    server.forget_requests()
+    other = fetcher_in(tmp_path)
+    for _ in range(3):
+        other.get_page(f"{server.url}{path}/")
+    assert [one.status for one in server.requests].count(status) == 3
+    assert len({one.port for one in server.requests}) == 1
+
+
+def test_threads_share_the_lookup_of_a_host(
+    server: IndexServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is lost takes seconds.  The first address may refuse the connection."""
+    look_up, asked = socket.getaddrinfo, []
+
+    def counted(host: str, port: int, *rest: object) -> list[object]:
+        if host != "index.test":
+            return look_up(host, port, *rest)  # type: ignore[arg-type, return-value]
+        asked.append(host)
+        first = look_up("127.0.0.2", port, *rest)  # type: ignore[arg-type]
+        return [*first, *look_up("127.0.0.1", port, *rest)]  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", counted)
+    fetcher = fetcher_in(tmp_path, {"NO_PROXY": "*"})
+    url = server.url.replace("127.0.0.1", "index.test")
+    with ThreadPoolExecutor(8) as pool:
+        pages = list(pool.map(fetcher.get_page, [f"{url}demo/"] * 8))
+    assert all(page is not None for page in pages)
+    assert asked == ["index.test"]
 
 
 def test_a_page_has_the_url_after_a_redirect(server: IndexServer, fetcher: Fetcher) -> None:

@@ -93,6 +93,7 @@ class Request:
     headers: Mapping[str, str]
     status: int
     query: str = ""
+    port: int = 0  # of the client: each connection has another
 
 
 class Source(Protocol):
@@ -388,7 +389,14 @@ class _Handler(BaseHTTPRequestHandler):
         answer = self._answer(path, fault)
         headers = {name.lower(): value for name, value in self.headers.items()}
         index.requests.append(
-            Request(method=self.command, path=path, headers=headers, status=answer.status, query=query)
+            Request(
+                method=self.command,
+                path=path,
+                headers=headers,
+                status=answer.status,
+                query=query,
+                port=self.client_address[1],
+            )
         )
         self._send(answer, fault or Fault(), body=body)
 
