@@ -60,7 +60,6 @@ class Verdict(Enum):
 
 
 _Refusals = Mapping[tuple[str, "str | None"], str]
-_NO_KERNEL_LOCK = "there is no lock for this kernel"
 _RANK = {verdict: rank for rank, verdict in enumerate(Verdict)}
 
 
@@ -72,6 +71,7 @@ class Outcome:
     whose size no index and no lock tells.  *python* is the version of the
     target.  *restart* is true if a kernel with replaced modules loaded has to restart.
     *capabilities* maps each declared capability to ``holds`` or the reason why not.
+    *lacks_kernel_lock* says that the kernel was not judged; the results file does not have it.
     """
 
     runtime: str
@@ -89,6 +89,7 @@ class Outcome:
     restart: bool = False
     capabilities: Mapping[str, str] = field(default_factory=dict)  # "claims" in JSON
     unsized: tuple[str, ...] = ()
+    lacks_kernel_lock: bool = field(default=False, compare=False)
 
     def to_json(self) -> dict[str, object]:
         """Return the outcome as in the results file."""
@@ -113,7 +114,7 @@ class Outcome:
     @property
     def lacks_lock(self) -> bool:
         """Whether there would be more to say of it with a lock that is missing or stale."""
-        return self.verdict is Verdict.UNKNOWN or self.reason == _NO_KERNEL_LOCK
+        return self.verdict is Verdict.UNKNOWN or self.lacks_kernel_lock
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Outcome:
@@ -270,7 +271,8 @@ class MatrixChecker:
         found = self._in_env(solver, runtime, variant, refusals)
         if found.planned is not None:
             self._versions[runtime.source, variant] = found.planned.pins()
-            return _planned_outcome(base, Verdict.ENV, found, harm or _NO_KERNEL_LOCK)
+            base = replace(base, lacks_kernel_lock=harm is None)
+            return _planned_outcome(base, Verdict.ENV, found, harm or "there is no lock for this kernel")
         self._versions[runtime.source, variant] = {}
         reasons = [harm, found.reason]
         if None in reasons:
