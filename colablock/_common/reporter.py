@@ -26,8 +26,8 @@ class Reporter:
     def fetch_finished(self) -> None:
         """All files have arrived and have the expected hashes."""
 
-    def step(self, text: str, done: int, total: int) -> None:
-        """Step *done* of *total* of a change or a verification has ended."""
+    def step(self, text: str, done: int, total: int, *, is_sized: bool = False) -> None:
+        """Step *done* of *total* of a change or a verification has ended; with *is_sized* they are bytes."""
 
     def stage_finished(self) -> None:
         """The stage has ended, and what follows belongs to no stage."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import textwrap
 import threading
 import time
 import uuid
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from colablock._common.reporter import Reporter
 from colablock._common.text import count, seconds_text, size_text
-from colablock.display.text import program_of, to_text
+from colablock.display.text import in_lines, program_of, to_text
 from colablock.display.view import Bar, Document, Headline, Note, cut, one_line, spoken_as, spoken_in_python
 from colablock.environment.notebook_host import current_shell
 
@@ -65,7 +64,8 @@ class WorkState:
         self.detail = ""
         self.done = 0
         self.total = 0
-        self.is_bytes = False
+        self.is_bytes = False  # a download, with its rate
+        self.is_sized = False  # steps that are counted in bytes
         self.pinned = 0
         self.files = 0
         self.past: list[str] = []  # a line for each finished stage
@@ -75,7 +75,7 @@ class WorkState:
         self.end_stage()
         self.stage, self.detail = one_line(text), ""
         self.done = self.total = 0
-        self.is_bytes = False
+        self.is_bytes = self.is_sized = False
         self._stage_began = self._clock()
 
     def end_stage(self, *, failed: bool = False) -> tuple[str, str]:
@@ -106,11 +106,11 @@ class WorkState:
         if self.is_bytes:
             self.done += size
 
-    def advance(self, text: str, done: int, total: int) -> None:
+    def advance(self, text: str, done: int, total: int, *, is_sized: bool = False) -> None:
         """Note that *done* of *total* steps are done; begin a stage if there is none."""
         if self.is_bytes or not self.stage:
             self.start("Changing")
-        self.detail, self.done, self.total = one_line(text), done, total
+        self.detail, self.done, self.total, self.is_sized = one_line(text), done, total, is_sized
 
     def rate(self) -> float:
         """Return the bytes per second since the stage began."""
@@ -121,6 +121,9 @@ class WorkState:
         """Return the progress of the stage: ``12 resolved``, ``1.2 GB of 2.9 GB, 45 MB/s``, ``3 of 14``."""
         if self.is_bytes:
             return self._bytes(is_over=is_over)
+        if self.is_sized:
+            total = f" of {size_text(self.total)}" if self.total > self.done else ""
+            return f"{size_text(self.done)}{total}"
         if self.total:
             return f"{self.done} of {self.total}"
         return f"{self.pinned} resolved" if self.pinned else ""
@@ -196,10 +199,10 @@ class DrawingReporter(LiveReporter):
         with self._drawing():
             self._ended(*self._work.end_stage())
 
-    def step(self, text: str, done: int, total: int) -> None:
+    def step(self, text: str, done: int, total: int, *, is_sized: bool = False) -> None:
         """Show how many steps are done."""
         with self._drawing():
-            self._work.advance(text, done, total)
+            self._work.advance(text, done, total, is_sized=is_sized)
             self._moved()
 
     def note(self, text: str) -> None:
@@ -247,11 +250,7 @@ def _note_text(text: str, console: Console) -> str:
 
 def _fitting(text: str, console: Console) -> str:
     """Return *text* in lines that fit *console*, indented as its first one is, and more."""
-    inner = " " * (len(text) - len(text.lstrip()) + 2)
-    lines = textwrap.wrap(
-        text, console.width, subsequent_indent=inner, break_long_words=False, break_on_hyphens=False
-    )
-    return "\n".join(lines)
+    return in_lines(text.lstrip(), console.width, len(text) - len(text.lstrip()))
 
 
 class PlainReporter(DrawingReporter):

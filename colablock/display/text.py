@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from colablock.display.view import Block
     from colablock.errors import ColablockError
 
-__all__ = ["error_text", "program_of", "render", "render_error", "to_text"]
+__all__ = ["error_text", "in_lines", "program_of", "render", "render_error", "to_text"]
 
 _LEAD = 24  # columns for the leads of pairs whose texts are wrapped; a longer lead moves only its own text
 _LEAST = 12  # columns; a cell that is cut to fewer tells nothing
@@ -123,6 +123,11 @@ def program_of(console: Console) -> str:
 def error_text(error: ColablockError, *, width: int = 80) -> str:
     """Return *error* as plain text."""
     return _joined(_error_lines(error, width))
+
+
+def in_lines(text: str, width: int, indent: int = 0) -> str:
+    """Return *text* in lines of *width*, indented, and its later ones more."""
+    return _joined(_wrapped(text, width, indent, indent + 2))
 
 
 def _write(lines: Iterable[Sequence[TextSpan]], console: Console) -> None:

@@ -371,4 +371,4 @@ def _is_same(standing: BundleManifest, manifest: BundleManifest, sources: Mappin
 
 
 def _progress(session: Session, path: str, done: int, total: int) -> None:
-    session.reporter.step(f"Packing {os.path.basename(path)}", done, total)  # noqa: PTH119 - no file system path
+    session.reporter.step(f"Packing {os.path.basename(path)}", done, total, is_sized=True)  # noqa: PTH119 - no file system path

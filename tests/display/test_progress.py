@@ -81,6 +81,25 @@ def test_stopped_stage_is_reported() -> None:
     assert stripped(to) == "Proving demo\n  stopped after 1 of 3, 0.0 s\n"
 
 
+def test_steps_in_bytes_have_their_unit_and_no_unit_is_broken_off() -> None:
+    to, clock = console(width=49), Clock(100.0)
+    with PlainReporter(to, clock=clock) as reporter:
+        reporter.stage("Packing 7 files into a bundle of the stack")
+        reporter.note("a note")
+        reporter.step("Packing a", 1_200_000, 4_300_000, is_sized=True)
+        reporter.step("Packing a", 4_300_000, 4_300_000, is_sized=True)
+        reporter.stage("Undoing")
+        reporter.step("Undid change 1", 1, 1)
+    assert stripped(to) == (
+        "Packing 7 files into a bundle of the stack\n"
+        "note: a note\n"
+        "Packing 7 files into a bundle of the stack:\n"
+        "  4.3 MB, 0.0 s\n"
+        "Undoing\n"
+        "  1 of 1, 0.0 s\n"
+    )
+
+
 @pytest.mark.parametrize("kind", [PlainReporter, TerminalReporter])
 def test_closed_stream_does_not_stop_the_work(kind: type[PlainReporter | TerminalReporter]) -> None:
     to, clock = console(colour=kind is TerminalReporter), Clock(100.0)

@@ -493,7 +493,8 @@ def test_progress_is_reported(python: Path) -> None:
         def __init__(self) -> None:
             self.steps: list[tuple[str, int, int]] = []
 
-        def step(self, text: str, done: int, total: int) -> None:
+        def step(self, text: str, done: int, total: int, *, is_sized: bool = False) -> None:
+            assert not is_sized
             self.steps.append((text, done, total))
 
     told = Notes()
