@@ -63,7 +63,8 @@ A list. Each entry is a path, a name on the hub, or a mapping with these keys:
 | `input_output` | `segments`: a list of objects with `text` and `label` | the segments with `label: true` |
 
 Files are JSON lines (`.jsonl`, `.ndjson`), JSON, CSV, TSV, Parquet, or text whose paragraphs are rows. All
-but Parquet may be compressed (`.gz`). Every cell of a table is text.
+but Parquet may be compressed (`.gz`). Every cell of a table is text. If `;`, tabs or `|` separate
+the cells of a CSV file, it is read so, with a note.
 
 A message has `role` and `content`, or `from` and `value`. Its `tool_calls` are learnt with it. With
 `weight: 0` or `train: false` it is not learnt. Contents of several parts are joined if all are text. Rows
