@@ -122,7 +122,7 @@ def _locks(
     matrix = session.matrix(options.name)
     found = {path.name: read_lock(path) for path in lock_files(matrix, environ=session.environ)}
     if not found:
-        hint = f"Write them with `colablock lock {matrix.name} --all`, or omit `--all`"
+        hint = f"Write them with `colablock lock {options.name} --all`, or omit `--all`"
         raise NotFound(f"{matrix.name} has no locks beside it", hint=hint)
     return found
 

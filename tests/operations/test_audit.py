@@ -250,8 +250,10 @@ def test_builds_of_pytorch_are_asked_about_at_the_default_index(world: World, se
 
 
 def test_every_lock_beside_the_matrix_is_audited_with_all(world: World, server: IndexServer) -> None:
-    done = shown(world, "painting", "--all", code=2)
-    assert "painting has no locks beside it" in done.err
+    for asked in ("painting", "matrices/painting.toml"):
+        done = shown(world, asked, "--all", code=2)
+        assert "painting has no locks beside it" in done.err
+        assert f"`colablock lock {asked} --all`" in done.err
     for runtime in ("colab-2026.08-cpu", "colab-2026.08-gpu"):
         assert world.run("lock", "painting", "--runtime", runtime).code == 0
     server.release("shapes", "1.0", GHSA)
