@@ -12,7 +12,7 @@ from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.environment.notebook_host import Host
 from colablock.environment.site import is_interrupted, is_unfinished
-from colablock.environment.snapshot import Snapshot, is_version
+from colablock.environment.snapshot import Snapshot
 from colablock.errors import BadDistribution, FetchFailed, InvalidInput, NoSolution, NotFound, Refused, Unmet
 from colablock.lockfile.pylock import lock_digest, make_lock
 from colablock.lockfile.store import LockStore, read_head
@@ -26,7 +26,7 @@ from colablock.planning.locks import check_assumed
 from colablock.planning.options import ApplyOptions
 from colablock.planning.plan import ENV_EXISTS, INTERRUPTED, Target
 from colablock.planning.planned import NotKernel, PlannedChange, changes_between, exclusions
-from colablock.planning.request_check import check_ranges, with_protected, with_reinstalled
+from colablock.planning.request_check import check_ranges, check_reinstalled, with_protected
 from colablock.planning.solver import Solver
 from colablock.planning.sources import BlockedIndex, blocked_before, blocked_by, blocked_in
 from colablock.planning.target import is_kernel, why_not_kernel
@@ -90,7 +90,7 @@ def _reinstalled(
     kernel: Snapshot,
     must_hold: frozenset[tuple[NormalizedName, str]],
 ) -> PlannedChange:
-    """Plan as if the files of the distributions to reinstall were not there, in their version if possible."""
+    """Plan to install some distributions again, in their version if possible."""
     names = {canonicalize_name(text) for text in options.reinstall}
     is_env = InvalidInput(
         "`--reinstall` is for the kernel, and the target is an isolated environment",
@@ -98,7 +98,8 @@ def _reinstalled(
     )
     if options.into is Target.ENV:
         raise is_env
-    planned = _plan_variants(session, options, with_reinstalled(kernel, names), must_hold)
+    check_reinstalled(kernel, names)
+    planned = _plan_variants(session, options, kernel, must_hold)
     if planned.plan.target is Target.ENV:
         raise is_env
     steps = {step.name: step for step in planned.plan.steps}
@@ -109,7 +110,7 @@ def _reinstalled(
         steps[name] = replace(steps[name], reason=f"reinstalled; {steps[name].reason}")
     loaded = {name: kernel.loaded[name] for name in sorted(names) if kernel.loaded.get(name)}
     plan = replace(planned.plan, steps=tuple(steps.values()), restart={**planned.plan.restart, **loaded})
-    return replace(planned, plan=plan, snapshot=kernel)
+    return replace(planned, plan=plan)
 
 
 def _asked(options: ApplyOptions) -> str:
@@ -229,10 +230,13 @@ def _plan_variants(
 
     def plan(one: Matrix) -> PlannedChange:
         named = replace(options, variant=one.variant or options.variant)
-        again = {canonicalize_name(text) for text in options.reinstall}
-        versions = {name: there.version for name, there in kernel.unreadable.items() if name in again}
-        preferred = {name: Version(text) for name, text in versions.items() if is_version(text)}
-        solver = replace(solver_for(session, named, kernel), must_hold=must_hold, preferred=preferred)
+        again = frozenset(map(canonicalize_name, options.reinstall)) & kernel.installed.keys()
+        solver = replace(
+            solver_for(session, named, kernel),
+            must_hold=must_hold,
+            damaged=again,
+            preferred={name: Version(kernel.installed[name].version) for name in again},
+        )
         return _with_costs(session, named, _plan_for_target(session, named, solver))
 
     away: list[BlockedIndex] = []

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from colablock.matrix.model import Matrix
     from colablock.resolver.model import Request
 
-__all__ = ["check_additions", "check_ranges", "with_protected", "with_reinstalled"]
+__all__ = ["check_additions", "check_ranges", "check_reinstalled", "with_protected"]
 
 _LIKENESS = 0.75  # of a misspelt project: short names are alike by accident
 
@@ -47,20 +47,13 @@ def with_protected(snapshot: Snapshot, names: Iterable[str]) -> Snapshot:
     return replace(snapshot, protected=snapshot.protected | present) if wanted else snapshot
 
 
-def with_reinstalled(snapshot: Snapshot, names: Iterable[str]) -> Snapshot:
-    """Return *snapshot* in which *names* are there, but serve nobody, so that a plan replaces them.
-
-    Raises NotFound for a name that is not installed, Refused for a protected one.
-    """
-    wanted = {canonicalize_name(text) for text in names}
-    for name in sorted(wanted):
+def check_reinstalled(snapshot: Snapshot, names: Iterable[NormalizedName]) -> None:
+    """Raise NotFound if one of *names* is not installed, Refused if it is protected."""
+    for name in sorted(names):
         if name not in snapshot.everything:
             raise _not_installed(name, "reinstalled", snapshot)
         if name in snapshot.protected:
             raise Refused(f"`{name}` cannot be reinstalled: it is protected")
-    kept = {name: there for name, there in snapshot.installed.items() if name not in wanted}
-    unread = {name: snapshot.everything[name] for name in wanted}
-    return replace(snapshot, installed=kept, unreadable={**snapshot.unreadable, **unread})
 
 
 def _not_installed(name: str, what: str, snapshot: Snapshot) -> NotFound:

@@ -94,6 +94,7 @@ class Solver:
     must_hold: frozenset[tuple[NormalizedName, str]] = frozenset()  # see Request
     takes_unhashed: bool = False  # files without a strong hash, for a lock that hashes what it fetches
     is_portable: bool = False  # a lock for other machines
+    damaged: frozenset[NormalizedName] = frozenset()  # see Request
     unfixed: frozenset[NormalizedName] = frozenset()  # may keep their installed version beside a lock
     copies_first: bool = True  # offline, prefer the files of a lock that this machine has
 
@@ -117,6 +118,7 @@ class Solver:
             installed=kernel.installed,
             protected=kernel.protected,
             must_hold=self.must_hold,
+            damaged=self.damaged,
         )
         try:
             return self._kernel_plan(request, preparer, locked, why)

@@ -213,7 +213,7 @@ class CandidateMatcher:
     def installed_serves(self, installed: Installed, wants: Iterable[ResolverRequirement]) -> bool:
         """Whether *installed* meets *wants* and every constraint, and is the requested build."""
         version = Version(installed.version)
-        fits = installed.name not in self._request.unfit
+        fits = installed.name not in self._request.unfit | self._request.damaged
         fits = fits and self._request.fixed.get(installed.name, version) == version
         fits = fits and all(self._meets(want, version) for want in wants)
         fits = fits and all(
@@ -247,7 +247,7 @@ class CandidateMatcher:
         yield from candidates
 
     def _is_another_build(self, candidate: Candidate, installed: Installed) -> bool:
-        if candidate.version != Version(installed.version):
+        if installed.name in self._request.damaged or candidate.version != Version(installed.version):
             return True
         return installed.name not in self._request.unfit and not self._provenance_fits(installed)
 

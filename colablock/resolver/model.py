@@ -72,6 +72,7 @@ class Request:
     fixed: Mapping[NormalizedName, Version] = field(default_factory=dict)
     preferred: Mapping[NormalizedName, Version] = field(default_factory=dict)
     unfit: frozenset[NormalizedName] = frozenset()  # names whose installed version is not a candidate
+    damaged: frozenset[NormalizedName] = frozenset()  # names whose installed files are no candidate
     must_hold: frozenset[tuple[NormalizedName, str]] = frozenset()  # the owner and the line of each
     builds: Mapping[NormalizedName, frozenset[NormalizedName]] = field(default_factory=dict)
 

@@ -92,7 +92,7 @@ class Provider:
         self._reporter = reporter
         # The installed distributions that stay as they are.
         self.held = (
-            frozenset(request.installed) - request.released.keys()
+            frozenset(request.installed) - request.released.keys() - request.damaged
             | request.protected & request.installed.keys()
         )
         self.graph = graph

@@ -119,6 +119,7 @@ class Repairer:
             installed=after.installed,
             released={name: "it is broken"},
             unfit=frozenset({name}),
+            damaged=frozenset(),  # the plan has installed them again
             must_hold=self.request.must_hold | self._broken_extras(after),
         )
 

@@ -1,0 +1,85 @@
+"""A package that is installed again keeps its version, or gets one that nothing else forbids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from colablock.errors import NoSolution, Refused
+from colablock.operations.plan import plan_change
+from colablock.operations.session import Session
+from colablock.planning.options import ApplyOptions
+from colablock.planning.plan import Target
+from tests.support.fixtures import venv_fixture, world_fixture
+from tests.support.runtime import Stub, Venv
+from tests.support.wheels import make_wheel
+from tests.support.world import World
+
+MATRIX = 'schema = 1\nname = "tiny"\nrequirements = ["shapes{range}", "colours"]\n'
+
+
+def fill(folder: Path) -> None:
+    """Write an index that no longer has one of the installed versions."""
+    for name, versions in {"shapes": ("1.5", "2.0"), "colours": ("1.0", "2.0")}.items():
+        for version in versions:
+            make_wheel(folder / "index", name, version)
+
+
+world = world_fixture(fill, scope="module")
+venv = venv_fixture(
+    Stub(name="shapes", version="1.0"),
+    Stub(name="colours", version="1.0"),
+    Stub(name="guard", version="1.0", requires=("shapes<2",)),
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is installed again, and the steps of the plan, or the message without one."""
+
+    reinstall: tuple[str, ...]
+    steps: dict[str, str] = field(default_factory=dict)
+    fault: tuple[type[Exception], str] | None = None
+    range: str = ""
+    protect: tuple[str, ...] = ()
+
+
+CASES = {
+    "the installed version comes first": Case(("colours",), {"colours": "replace 1.0"}),
+    "another version breaks nothing": Case(("shapes",), {"shapes": "replace 1.5"}),
+    "nor what is protected": Case(("shapes",), {"shapes": "replace 1.5"}, protect=("guard",)),
+    "no version fits what is protected": Case(
+        ("shapes",),
+        fault=(NoSolution, "guard 1.0 is protected and needs `shapes<2`"),
+        range=">=2",
+        protect=("guard",),
+    ),
+    "itself protected": Case(("shapes",), fault=(Refused, "it is protected"), protect=("shapes",)),
+    "all of them": Case(("Shapes", "colours"), {"shapes": "replace 1.5", "colours": "replace 1.0"}),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_reinstalled(case: Case, world: World, venv: Venv, tmp_path: Path) -> None:
+    matrix = tmp_path / "tiny.toml"
+    matrix.write_text(MATRIX.format(range=case.range))
+    session = Session(environ=world.environ(HOME=str(tmp_path)))
+    options = ApplyOptions(
+        name=str(matrix),
+        into=Target.KERNEL,
+        python=venv.python,
+        protect=case.protect,
+        reinstall=case.reinstall,
+    )
+    if case.fault is not None:
+        error, text = case.fault
+        with pytest.raises(error) as caught:
+            plan_change(session, options)
+        assert text in str(caught.value)
+        return
+    plan = plan_change(session, options).plan
+    assert {str(one.name): f"{one.action.value} {one.version}" for one in plan.steps} == case.steps
+    assert all(one.reason.startswith("reinstalled; ") for one in plan.steps)
+    assert not plan.breakages
