@@ -43,6 +43,7 @@ _CHUNK = 1 << 18
 _LONGEST_BODY = 10  # timeouts for a whole page: no honest index needs ten minutes for one
 _ENCODINGS = frozenset({"", "identity", "gzip", "x-gzip", "deflate"})  # those that are asked for
 _LONGEST_REST = 1 << 16  # bytes that are read to keep a connection, such as the page of a 404
+_REST_SECONDS = 1.0  # for these bytes, which usually are here already
 _MOVED = frozenset({301, 302, 303, 307, 308})
 
 
@@ -181,25 +182,19 @@ class HttpClient:
             status = response.status
             usable = 200 <= status < 300 or status in {304, 404, 416}  # noqa: PLR2004 - HTTP says so
             if not usable:
+                _read_rest(response)
                 return _Outcome(status, _seconds(response.headers.get("Retry-After")))
             head = {name.lower(): value for name, value in response.headers.items()}
             canonical = self._mirrors.to_canonical(route.at, route.asked)
             answer = HttpResponse(
                 status, head, canonical, route.target, lambda: self._chunks(response, route.url, raw=raw)
             )
-            return _Outcome(status, value=(consume(answer),))
+            found = consume(answer)
+            _read_rest(response)
+            return _Outcome(status, value=(found,))
         finally:
-            self._give_back(response, route.url)
-
-    def _give_back(self, response: urllib3.BaseHTTPResponse, url: str) -> None:
-        """Keep the connection for other requests if little of the body is left, else close it."""
-        left = response.length_remaining if response.connection is not None else None
-        if left is not None and left <= _LONGEST_REST:
-            with suppress(HTTPError, OSError, FetchFailed):  # the response has been judged
-                for _ in self._chunks(response, url, raw=True):
-                    pass
-        response.close()
-        response.release_conn()
+            response.close()
+            response.release_conn()
 
     def _follow(self, route: Route, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
         """Follow redirects and return the last response; *route* is updated on the way."""
@@ -210,7 +205,9 @@ class HttpClient:
             location = response.headers.get("Location")
             if response.status not in _MOVED or not location:
                 return response
-            self._give_back(response, route.url)
+            _read_rest(response)
+            response.close()
+            response.release_conn()
             further = self._credentials.learn(_joined(route, location))
             if urlsplit(further).scheme not in {"http", "https"}:
                 message = f"`{route.url}` redirects to an address that is neither http nor https"
@@ -309,6 +306,22 @@ class HttpClient:
             raise FetchFailed(message, url=route.url, hint=hint)
         headers = {"Proxy-Authorization": _basic(*map(unquote, credentials))} if credentials else None
         return _timed(urllib3.ProxyManager(proxy, proxy_headers=headers, **options))  # type: ignore[arg-type]
+
+
+def _read_rest(response: urllib3.BaseHTTPResponse) -> None:
+    """Read what is left of a body that nobody has read, so that other requests can use its connection.
+
+    That is not worth waiting for, or much of it.
+    """
+    left = response.length_remaining if response.connection is not None else None
+    if left is None or left > _LONGEST_REST:
+        return
+    with (
+        suppress(HTTPError, OSError, ValueError, http.client.HTTPException),  # the response has been judged
+        watched(response.fileno(), _LONGEST_WAIT, lambda: 0, slowest=0.0, longest=_REST_SECONDS),
+    ):
+        for _ in response.stream(_CHUNK, decode_content=False):
+            pass
 
 
 def _timed(pools: urllib3.PoolManager) -> urllib3.PoolManager:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import random
 import socket
 import threading
 import time
@@ -76,6 +77,8 @@ def send(*parts: bytes, times: int = 1) -> Answer:
 LENGTH = b"Content-Length: 100000\r\n\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
 BOMB = gzip.compress(bytes(100 << 20), 9)
+# Its first piece can be decompressed.
+BROKEN = gzip.compress(random.Random(0).randbytes(40_000))[:36_000] + b"\xff" * 30_000
 SLOW = {
     "a byte of the body now and then": drip(HEAD + LENGTH, b"x"),
     "without a length": drip(HEAD + b"\r\n", b"x"),
@@ -87,6 +90,9 @@ SLOW = {
 BAD = {
     "more than a page": send(HEAD + CHUNKED, b"100000\r\n" + bytes(1 << 20) + b"\r\n", times=70),
     "a bomb": send(HEAD + b"Content-Encoding: gzip\r\n\r\n", BOMB),
+    "a body that is gzip only at its start": send(
+        HEAD + b"Content-Encoding: gzip\r\nContent-Length: 66000\r\n\r\n", BROKEN
+    ),
     "bombs in each other": send(HEAD + b"Content-Encoding: gzip, gzip\r\n\r\n", gzip.compress(BOMB)),
     "an encoding that nobody asked for": send(HEAD + b"Content-Encoding: br\r\n\r\n", b"xxxx"),
     "less than announced": send(HEAD + LENGTH, b"x"),
@@ -127,6 +133,14 @@ def test_a_slow_server_is_given_up(tmp_path: Path, answer: Answer) -> None:
 def test_a_bad_answer_is_refused(tmp_path: Path, answer: Answer) -> None:
     with raw_server(answer) as url:
         fetched(tmp_path, url)
+
+
+def test_the_page_of_a_404_is_not_waited_for(tmp_path: Path) -> None:
+    head = b"HTTP/1.1 404 Not Found\r\nContent-Length: 50000\r\n\r\n"
+    started = time.monotonic()
+    with raw_server(drip(head, b"x")) as url:
+        assert fetcher_in(tmp_path, PATIENT).get_page(url) is None
+    assert time.monotonic() - started < PATIENCE  # it sends for longer
 
 
 def test_bytes_beyond_the_announced_length_are_not_read(tmp_path: Path) -> None:
