@@ -190,7 +190,11 @@ def _arguments(words: list[str], *, is_call: bool = False) -> list[str] | None:
                     return None
                 value = "True"
             value = value if word in _NUMBERS or not value else _quoted(value)
-            found.append(f"{keyword}={f'[{value}]' if value and word in _LISTS else value}")
+            same = [one for one in found if one.startswith(f"{keyword}=[")] if word in _LISTS else []
+            if same and value:
+                found[found.index(same[0])] = f"{same[0][:-1]}, {value}]"
+            else:
+                found.append(f"{keyword}={f'[{value}]' if value and word in _LISTS else value}")
         elif word == "--to" and waiting[:1] == ["first"]:
             waiting.pop(0)
             found.append("to_first=True")

@@ -40,6 +40,7 @@ SAID = {
     "`colablock rollback --to first`": "`colablock.rollback(to_first=True)`",
     "`colablock lock x --all-files`": '`colablock.lock("x", all_files=True)`',
     "`colablock apply x --reinstall trl`": '`colablock.apply("x", reinstall=["trl"])`',
+    "`colablock apply x --with a --keep --with b`": '`colablock.apply("x", with_=["a", "b"], keep=True)`',
     "`colablock runs stop tiny`": '`colablock.attach("tiny", wait=False).stop()`',
     "`colablock.attach('x')` or `colablock runs follow x` follows it": '`colablock.attach("x")` follows it',
     "`--leave-broken` (`leave_broken=True`) undoes it": "`leave_broken=True` undoes it",
