@@ -316,6 +316,8 @@ def _record(session: Session, options: ApplyOptions, planned: PlannedChange, rep
         folder = envs.env_folder(session.home, report.lock_digest)
         prefix, site = str(folder), str(envs.site_of(folder))
     versions = installed_versions([site])
+    source = str(Path(options.name).absolute()) if is_path(options.name) else options.name
+    bundle = options.bundle.absolute() if options.bundle is not None else None
     record = applied.ApplyRecord(
         name=planned.matrix.name,
         key=request_key(options, session.matrix(options.name), session.environ),
@@ -330,7 +332,8 @@ def _record(session: Session, options: ApplyOptions, planned: PlannedChange, rep
         pins=planned.pins(),
         unmet=tuple(sorted(planned.unmet_before())),
         report=report_to_json(report),
-        source=str(Path(options.name).absolute()) if is_path(options.name) else options.name,
+        source=source,
+        request=replace(options, name=source, bundle=bundle).request,
         process=os.getpid(),
         caller=sys.prefix,
     )

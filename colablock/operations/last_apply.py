@@ -148,18 +148,18 @@ def verify_last_apply(session: Session, name: str) -> Report:
         )
     elif note := checks_note(recorded.checks, checks):
         notes = (*notes, note)
-    if note := _restoring(last, last.source or name, checks):
+    if note := _restoring(last, last.request or (last.source or name,), checks):
         notes = (*notes, note)
     return replace(recorded, checks=checks, changed=False, seconds=time.monotonic() - started, notes=notes)
 
 
-def _restoring(last: ApplyRecord, asked: str, checks: Sequence[Check]) -> str:
+def _restoring(last: ApplyRecord, request: Sequence[str], checks: Sequence[Check]) -> str:
     """Return which command mends what failed *checks* of *last* found; "" if none of them does.
 
     An apply compares versions, so it does not find a damaged file, and takes an environment as it is.
     """
     failed = {one.kind for one in checks if not one.passed}
-    command = f"colablock apply {shlex.quote(asked)}"
+    command = f"colablock apply {shlex.join(request)}"
     if "version" in failed:
         return f"`{command}` restores the versions of the stack"
     if failed and last.target == Target.ENV.value:

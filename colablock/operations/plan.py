@@ -115,14 +115,10 @@ def _reinstalled(
 
 def _asked(options: ApplyOptions) -> str:
     """Return the arguments with which `why` explains the plan for *options*."""
-    words = [options.name] if options.bundle is None else ["--bundle", str(options.bundle)]
-    for name, value in {
-        "runtime": options.runtime,
-        "python": options.python,
-        "variant": options.variant,
-    }.items():
+    words = [*options.request]
+    for name, value in {"runtime": options.runtime, "python": options.python}.items():
         words += [f"--{name}", value] if value else []
-    return shlex.join([*words, *(word for one in options.with_ for word in ("--with", one))])
+    return shlex.join(words)
 
 
 def explain_plan(

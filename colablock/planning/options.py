@@ -37,6 +37,14 @@ class ApplyOptions:
     undo: bool = True
     break_system_packages: bool = False
 
+    @property
+    def request(self) -> tuple[str, ...]:
+        """The matrix, its variant and the additional requirements, as arguments of a command."""
+        if self.bundle is not None:
+            return ("--bundle", str(self.bundle))  # which has them
+        variant = ("--variant", self.variant) if self.variant else ()
+        return (self.name, *variant, *(word for one in self.with_ for word in ("--with", one)))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LockOptions:

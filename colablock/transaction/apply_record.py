@@ -70,7 +70,8 @@ class ApplyRecord:
     *key* is a digest of the request.  *state* is a digest of the names and
     versions in the environment afterwards, which shows later changes by others.
     *pins* are the versions of the stack, *report* is the report in its written
-    form, and *source* is the name or absolute path of the matrix.
+    form, and *source* is the name or absolute path of the matrix.  *request* has the arguments of an
+    `apply` of the same stack.
     """
 
     name: str
@@ -86,6 +87,7 @@ class ApplyRecord:
     unmet: tuple[tuple[str, str], ...] = ()  # requirements of the stack that were unmet before, too
     report: Mapping[str, object] = field(default_factory=dict)
     source: str = ""
+    request: tuple[str, ...] = ()
     process: int = 0  # the process that applied it
     caller: str = ""  # the prefix of the Python that ran colablock for it
     versions: Mapping[NormalizedName, str] = field(default_factory=dict)  # the versions in *state*

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
+from colablock._python_words import in_python
 from colablock.errors import NoSolution, Refused
+from colablock.operations.apply import apply_matrix
+from colablock.operations.last_apply import verify_last_apply
 from colablock.operations.plan import plan_change
 from colablock.operations.session import Session
 from colablock.planning.options import ApplyOptions
@@ -22,7 +25,8 @@ MATRIX = 'schema = 1\nname = "tiny"\nrequirements = ["shapes{range}", "colours"]
 
 def fill(folder: Path) -> None:
     """Write an index that no longer has one of the installed versions."""
-    for name, versions in {"shapes": ("1.5", "2.0"), "colours": ("1.0", "2.0")}.items():
+    projects = {"shapes": ("1.5", "2.0"), "colours": ("1.0", "2.0"), "lines": ("1.0",)}
+    for name, versions in projects.items():
         for version in versions:
             make_wheel(folder / "index", name, version)
 
@@ -83,3 +87,28 @@ def test_reinstalled(case: Case, world: World, venv: Venv, tmp_path: Path) -> No
     assert {str(one.name): f"{one.action.value} {one.version}" for one in plan.steps} == case.steps
     assert all(one.reason.startswith("reinstalled; ") for one in plan.steps)
     assert not plan.breakages
+
+
+def test_verify_names_the_request_of_the_damaged_stack(world: World, venv: Venv, tmp_path: Path) -> None:
+    matrix = tmp_path / "tiny.toml"
+    matrix.write_text(f"{MATRIX.format(range='')}\n[variants.usual]\n[variants.other]\n")
+    session = Session(environ=world.environ(HOME=str(tmp_path), COLABLOCK_HOME=str(tmp_path / "home")))
+    asked = ApplyOptions(
+        name=str(matrix),
+        into=Target.KERNEL,
+        python=venv.python,
+        variant="other",
+        with_=("lines", "colours>1"),
+    )
+    apply_matrix(session, asked)
+    for name in ("colours", "lines"):
+        (venv.site / name / "__init__.py").write_text("damaged")
+    note = verify_last_apply(session, "tiny").notes[-1]
+    request = f"{matrix} --variant other --with lines --with 'colours>1'"
+    command = f"colablock apply {request} --into kernel --python {venv.python}"
+    assert note == f"`{command} --reinstall colours --reinstall lines` installs colours, lines again"
+    assert 'with_=["lines", "colours>1"]' in in_python(note)
+    assert 'reinstall=["colours", "lines"]' in in_python(note)
+    report = apply_matrix(session, replace(asked, reinstall=("colours", "lines")))
+    assert report.changed
+    assert verify_last_apply(session, "tiny").passed
