@@ -39,7 +39,6 @@ class MatrixCheck:
     differences: tuple[Difference, ...] = ()
     is_first: bool = False  # there were no committed results, which is the first difference
     before: str = ""
-
     asked: str = ""
 
     @property

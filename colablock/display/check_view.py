@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
@@ -72,7 +73,7 @@ def _empty(checked: MatrixCheck, *, updated: bool) -> Iterator[Block]:
 
 
 def _lock_first(checked: MatrixCheck) -> Note:
-    command = f"`colablock lock {checked.asked or checked.matrix} --all`"
+    command = f"`colablock lock {shlex.quote(checked.asked or checked.matrix)} --all`"
     return Note(label="next", text=f"{command} writes the locks that are missing or stale, then check again")
 
 
