@@ -71,9 +71,9 @@ class IndexSource:
     in *settled* are installed, so nothing is prefetched for them.  With
     *takes_unhashed* a file that its page lists without a strong hash is a
     candidate; whoever locks it has to fetch and hash it.  With *is_portable* the result is for
-    other machines, so a folder of this one has no build that the matrix prefers, unless
-    *links_override* says that the user has named it.  *reads* has what other solves of this call
-    have read through *fetcher*.
+    other machines, so a folder of this one has no build that the matrix prefers where the index has
+    one that fits, unless *links_override* says that the user has named it.  *reads* has what other
+    solves of this call have read through *fetcher*.
 
     Otherwise candidates are ordered newest first, those with the preferred local label first.
     Offline, those whose file is at hand come first, and *unreached* has the names of which not all
@@ -229,8 +229,8 @@ class IndexSource:
         if entry is None and (other := self._elsewhere.get(name)) is not None and other.url is not None:
             return ProjectCandidates(rejections=(not_here(other),))
         policy = _policy_for(self._policy, name, entry)
-        linked = self._linked(name, policy)
         listed = _if_reached(name, partial(self._listed, name, entry, policy), self._errors)
+        linked = self._linked(name, policy, local=not self._is_elsewhere(entry, listed))
         return self._chosen(entry, linked, listed)
 
     def linked(self, name: NormalizedName) -> ProjectCandidates:
@@ -323,12 +323,20 @@ class IndexSource:
 
     # -- find-links and direct references
 
-    def _linked(self, name: NormalizedName, policy: Policy) -> ProjectCandidates:
-        """Return the candidates in find-links, to which `exclude-newer` does not apply."""
+    def _is_elsewhere(self, entry: PackageEntry | None, listed: ProjectCandidates) -> bool:
+        """Whether other machines have a version that *entry* allows in place of a build of this machine."""
+        if not self._is_portable or entry is None or not entry.prefer_local:
+            return False
+        allowed = partial(entry.specifier.contains, prereleases=True)
+        return bool(Candidates.of(listed.candidates).select(allowed))
+
+    def _linked(self, name: NormalizedName, policy: Policy, *, local: bool = True) -> ProjectCandidates:
+        """Return the candidates in find-links, to which `exclude-newer` does not apply.
+
+        With *local* false, those in folders of this machine are left out.
+        """
         files = self._find_links.files(name)
-        entry = self._entries.get(name)
-        if self._is_portable and entry is not None and entry.prefer_local:
-            files = [file for file in files if local_path(file.url) is None]
+        files = files if local else [file for file in files if local_path(file.url) is None]
         files = [*map(_without_hash_too, files)] if self._takes_unhashed else files
         origin = CandidateOrigin.FIND_LINKS
         judged = judge_files(name, files, replace(policy, exclude_newer=None), origin=origin)

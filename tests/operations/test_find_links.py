@@ -413,6 +413,16 @@ def test_a_lock_for_other_machines_has_no_build_of_a_folder_of_this_one(place: P
     assert "the lock works on this machine only: it names local files of crayons" in session.reporter.notes
 
 
+def test_a_lock_has_the_build_of_a_folder_where_no_index_has_a_version_that_fits(place: Place) -> None:
+    entry = '\n[packages.lines]\nversion = ">=3"\nprefer-local = "cpu"\n'
+    Path(place.matrix).write_text(MATRIX.replace(', "lines"', "") + entry)
+    session = place.session(PIP_FIND_LINKS=str(place.links(("lines", "3.0+cpu"))))
+    made = lock_matrix(session, ApplyOptions(name=place.matrix), LockOptions(dry=True))
+    assert b"lines-3.0+cpu-py3-none-any.whl" in made.text
+    assert isinstance(session.reporter, Notes)
+    assert "the lock works on this machine only: it names local files of lines" in session.reporter.notes
+
+
 def test_a_lock_takes_the_names_of_the_links_of_the_call_and_keeps_the_others(place: Place) -> None:
     links = place.links(("lines", "3.0"), ("shapes", "0.5"))
     options = ApplyOptions(name=place.matrix, find_links=(str(links),))
