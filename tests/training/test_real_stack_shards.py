@@ -23,12 +23,37 @@ from colablock.training.runs.checkpoints.finder import (
     verify_checkpoint,
 )
 from colablock.training.runs.folder import RunFolder, State
+from colablock.training.runs.launch import free_port
+from colablock.training.scripts import FOLDER as SCRIPTS
 from tests.support.reporters import Notes
 from tests.support.stack import NEEDS_STACK, USUAL, Stack, kill, losses_of, wait_for
 from tests.support.timing import until
 from tests.support.training_stack import read_record, steps_of
+from tests.training.test_real_stack_adapter import in_stack
 
 pytestmark = NEEDS_STACK
+UNUSED_HEAD = """\
+import os, runpy, sys
+from types import SimpleNamespace
+import torch
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=sys.argv[2], RANK="0", WORLD_SIZE="1")
+torch.distributed.init_process_group("gloo")
+mesh = torch.distributed.init_device_mesh("cpu", (1,))
+plugin = SimpleNamespace(mixed_precision_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16))
+state = SimpleNamespace(fsdp_plugin=plugin)
+runpy.run_path(sys.argv[1])["keep_precision"](SimpleNamespace(state=state), torch)
+model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Identity())
+model.head = torch.nn.Linear(4, 4)
+model.forward = lambda batch: model[0](batch)
+for module in (model[0], model.head, model):
+    fully_shard(module, mp_policy=plugin.mixed_precision_policy, mesh=mesh)
+for is_last in (False, True):
+    model.set_requires_gradient_sync(is_last)
+    model(torch.ones(2, 4)).sum().backward()
+print(model[0].weight.grad.full_tensor().sum().item(), model[0].weight.grad.dtype, model.head.weight.grad)
+"""
 NOISE = 2e-5  # of losses and gradient norms in float32, added up in another order
 SECONDS = 20.0  # in which all end after one was killed, on a busy machine
 BATCH: dict[str, Any] = {"micro_batch_size": 1, "gradient_accumulation_steps": 2}
@@ -116,6 +141,14 @@ def test_it_goes_on_with_the_losses_of_one_process(stack: Stack, whole: RunFolde
     assert record is not None
     assert (record.processes, record.is_sharded) == (2, True)
     assert tensors_of(cut.adapter) == pytest.approx(tensors_of(whole.adapter), abs=1e-3)
+
+
+def test_batches_add_up_in_float32_though_the_head_is_not_gathered() -> None:
+    """As on cards with bf16: trl computes with the head, and does not call its module."""
+    assert (
+        in_stack("-c", UNUSED_HEAD, str(SCRIPTS / "ranks.py"), str(free_port()))
+        == "64.0 torch.float32 None\n"
+    )
 
 
 @pytest.mark.slow

@@ -371,6 +371,24 @@ def keep_precision(accelerator: Any, torch: Any) -> None:
     if policy is not None:
         kept = dataclasses.replace(policy, output_dtype=None, reduce_dtype=torch.float32)
         plugin.mixed_precision_policy = kept
+        add_up_what_was_used()
+
+
+def add_up_what_was_used() -> None:
+    """Have FSDP pass over the weights that a batch has not gathered, when it adds up gradients of batches.
+
+    trl reads the head without its module, and torch (2.11 to 2.13) expects that every weight was gathered.
+    """
+    from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
+
+    add_up = FSDPParam.to_accumulated_grad_if_needed
+
+    @functools.wraps(add_up)
+    def add_up_used(self: Any) -> None:
+        if hasattr(self, "_unsharded_param"):
+            add_up(self)
+
+    FSDPParam.to_accumulated_grad_if_needed = add_up_used
 
 
 def trained_parameters(model: Any) -> dict[str, Any]:
