@@ -11,6 +11,7 @@ from colablock._common.urls import redacted
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.environment.notebook_host import Host
+from colablock.environment.requirements import parse_requirement, same_version
 from colablock.environment.site import is_interrupted, is_unfinished
 from colablock.environment.snapshot import Snapshot
 from colablock.errors import BadDistribution, FetchFailed, InvalidInput, NoSolution, NotFound, Refused, Unmet
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from colablock.matrix.model import Matrix
     from colablock.matrix.packed_locks import LockFile
     from colablock.network.settings import Settings
+    from colablock.planning.plan import Step
 
 __all__ = ["env_digest", "explain_plan", "plan_change", "solver_for"]
 
@@ -90,7 +92,7 @@ def _reinstalled(
     kernel: Snapshot,
     must_hold: frozenset[tuple[NormalizedName, str]],
 ) -> PlannedChange:
-    """Plan to install some distributions again, in their version if possible."""
+    """Plan to install some distributions again, in their version unless the stack needs another one."""
     names = {canonicalize_name(text) for text in options.reinstall}
     is_env = InvalidInput(
         "`--reinstall` is for the kernel, and the target is an isolated environment",
@@ -102,15 +104,32 @@ def _reinstalled(
     planned = _plan_variants(session, options, kernel, must_hold)
     if planned.plan.target is Target.ENV:
         raise is_env
-    steps = {step.name: step for step in planned.plan.steps}
-    missing = sorted(names - steps.keys())
+    missing = sorted(names - planned.resolution.pins.keys())
     if missing:
         raise NotFound(f"`{missing[0]}` cannot be reinstalled: it is not part of {planned.matrix.name}")
-    for name in names:
+    steps = {step.name: step for step in planned.plan.steps}
+    for name in sorted(names):
+        _check_version(planned, kernel, steps[name])
         steps[name] = replace(steps[name], reason=f"reinstalled; {steps[name].reason}")
     loaded = {name: kernel.loaded[name] for name in sorted(names) if kernel.loaded.get(name)}
     plan = replace(planned.plan, steps=tuple(steps.values()), restart={**planned.plan.restart, **loaded})
     return replace(planned, plan=plan)
+
+
+def _check_version(planned: PlannedChange, kernel: Snapshot, step: Step) -> None:
+    """Raise Refused if *step* has another version although the stack admits the installed one."""
+    there, found = kernel.installed.get(step.name), planned.resolution
+    if there is None or same_version(there.version, step.version or ""):
+        return
+    pin = found.pins[step.name]
+    wants = (parse_requirement(parent.requirement) for parent in pin.parents)
+    admits = all(one is None or one.specifier.contains(there.version, prereleases=True) for one in wants)
+    if admits and found.request.fixed.get(step.name) is None:
+        raise Refused(
+            f"`{step.name}` {there.version} cannot be installed again: {step.version} would take its place",
+            hint="Start a new session of the notebook, name a folder that has its wheel with `--find-links`,"
+            f" or take another version with `--with '{step.name}!={there.version}'`",
+        )
 
 
 def _asked(options: ApplyOptions) -> str:

@@ -1,4 +1,4 @@
-"""A package that is installed again keeps its version, or gets one that nothing else forbids."""
+"""A package that is installed again keeps its version, unless the stack needs another one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from colablock._python_words import in_python
-from colablock.errors import NoSolution, Refused
+from colablock.errors import NoSolution, NotFound, Refused
 from colablock.operations.apply import apply_matrix
 from colablock.operations.last_apply import verify_last_apply
 from colablock.operations.plan import plan_change
@@ -29,6 +29,7 @@ def fill(folder: Path) -> None:
     for name, versions in projects.items():
         for version in versions:
             make_wheel(folder / "index", name, version)
+    make_wheel(folder / "index", "guard", "2.0", requires=["shapes"])
 
 
 world = world_fixture(fill, scope="module")
@@ -52,16 +53,26 @@ class Case:
 
 CASES = {
     "the installed version comes first": Case(("colours",), {"colours": "replace 1.0"}),
-    "another version breaks nothing": Case(("shapes",), {"shapes": "replace 1.5"}),
-    "nor what is protected": Case(("shapes",), {"shapes": "replace 1.5"}, protect=("guard",)),
+    "no index has it any more": Case(
+        ("shapes",), fault=(Refused, "`shapes` 1.0 cannot be installed again: 1.5 would take its place")
+    ),
+    "the stack needs another one": Case(("shapes",), {"shapes": "replace 1.5"}, range=">1"),
+    "which breaks nothing that is protected": Case(
+        ("shapes",), {"shapes": "replace 1.5"}, range=">1", protect=("guard",)
+    ),
     "no version fits what is protected": Case(
         ("shapes",),
         fault=(NoSolution, "guard 1.0 is protected and needs `shapes<2`"),
         range=">=2",
         protect=("guard",),
     ),
+    "not of the stack, but repaired": Case(
+        ("guard",), fault=(NotFound, "`guard` cannot be reinstalled: it is not part of tiny"), range=">=2"
+    ),
     "itself protected": Case(("shapes",), fault=(Refused, "it is protected"), protect=("shapes",)),
-    "all of them": Case(("Shapes", "colours"), {"shapes": "replace 1.5", "colours": "replace 1.0"}),
+    "all of them": Case(
+        ("Shapes", "colours"), {"shapes": "replace 1.5", "colours": "replace 1.0"}, range=">1"
+    ),
 }
 
 
