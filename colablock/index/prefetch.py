@@ -66,8 +66,8 @@ class ReadOnce:
         """Start no further work in the background: at its end, a process does all that is waiting."""
         with self._lock:
             self._is_closed = True
-            if self._pool is not None:
-                self._pool.shutdown(wait=wait, cancel_futures=True)
+        if self._pool is not None:  # its work may ask for more meanwhile
+            self._pool.shutdown(wait=wait, cancel_futures=True)
 
 
 class Prefetcher:
