@@ -96,7 +96,8 @@ def _reinstalled(
     names = {canonicalize_name(text) for text in options.reinstall}
     is_env = InvalidInput(
         "`--reinstall` is for the kernel, and the target is an isolated environment",
-        hint=f"`colablock env remove {session.matrix(options.name).name}` and another apply build it anew",
+        hint=f"`colablock env remove {session.matrix(options.name).name}` and another apply build it anew;"
+        " a damaged package of the kernel needs `--into kernel`",
     )
     if options.into is Target.ENV:
         raise is_env
