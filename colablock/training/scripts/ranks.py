@@ -385,8 +385,11 @@ def add_up_what_was_used() -> None:
 
     @functools.wraps(add_up)
     def add_up_used(self: Any) -> None:
-        if hasattr(self, "_unsharded_param"):
+        try:
             add_up(self)
+        except AttributeError as error:  # asked for beforehand, another name would pass over every weight
+            if "_unsharded_param" not in str(error):
+                raise
 
     FSDPParam.to_accumulated_grad_if_needed = add_up_used
 
