@@ -1,6 +1,6 @@
 """Child processes: how they start, and how their failures are reported.  See also `child_environment`.
 
-There are four ways to start one:
+There are four ways to start one, and ``own_command`` is the command for one that runs our own code:
 
 - ``run_python`` runs another interpreter in isolation and returns its output
 - ``run_child`` does the same for any program, and ``run_uv`` for uv
@@ -14,11 +14,13 @@ program is taken from there.
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +35,11 @@ from colablock.errors import Unmet
 
 _START = 60.0  # seconds for an interpreter to start
 _COUNT_THREADS = "import sys; t = sys.modules.get('threading'); print(t.active_count() if t else 1)"
+# The process imports from where this one does, but not from its working folder, as `-m` would.
+_RUN_OWN = (
+    "import importlib, json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "sys.exit(importlib.import_module(sys.argv[2]).main(sys.argv[3:]))"
+)
 # Only the code of the caller writes to the real standard output, and nothing follows its answer.
 _ANSWER_ON_3 = """\
 import _thread, os, sys
@@ -60,6 +67,7 @@ __all__ = [
     "find_program",
     "kill_session",
     "last_lines",
+    "own_command",
     "quiet_python",
     "run_child",
     "run_python",
@@ -231,6 +239,16 @@ def uv_command(
     fetching = () if downloads else ("--no-python-downloads",)
     config = ("--config-file", "/dev/stdin") if configured else ("--no-config",)
     return [_find_uv(environ), *config, "--color=never", "--no-progress", *fetching, *args]
+
+
+def own_command(module: str, *arguments: str) -> list[str]:
+    """Return the command that runs ``main(arguments)`` of a module of colablock with this interpreter."""
+    ours = str(Path(__file__).parents[2])
+    here = ""
+    with suppress(OSError):  # it was deleted
+        here = os.path.realpath(Path.cwd())
+    found = [path for path in sys.path if Path(path).is_absolute() and os.path.realpath(path) != here]
+    return [sys.executable, *ISOLATED, "-c", _RUN_OWN, json.dumps([*found, ours]), module, *arguments]
 
 
 def source_command(

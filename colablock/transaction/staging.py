@@ -24,6 +24,7 @@ from colablock.transaction.disk_space import unpacked_size
 from colablock.transaction.file_moves import StagedTree
 from colablock.unpacking.layout import Layout, lay_out
 from colablock.unpacking.store import UnpackedStore
+from colablock.unpacking.unpackers import Unpackers
 
 if TYPE_CHECKING:
     from colablock.network.cache import Cache
@@ -138,15 +139,23 @@ def install_wheels(
     records: dict[str, Sequence[Row]] = {}
     site = ""
     size = 0
-    for number, step in enumerate(steps, start=1):
-        path = wheels[step.name]
-        stored = store.get(path, _sha256(step.artifact, path))
-        for note in stored.wheel.notes:
-            reporter.note(note)
-        info, rows = lay_out(stored, layout, _own_files(step))
-        site, records[info.name] = str(info.parent), rows
-        size += stored.wheel.size
-        reporter.step("Staging wheels", number, len(steps))
+    digests = {step.name: _sha256(step.artifact, wheels[step.name]) for step in steps}
+    missing = {
+        wheels[name]: (digest, unpacked_size([wheels[name]]))
+        for name, digest in digests.items()
+        if store.is_shared and not store.has(digest, wheels[name].name)
+    }
+    with Unpackers(missing, cache, environ) as unpackers:
+        for number, step in enumerate(steps, start=1):
+            path = wheels[step.name]
+            unpackers.wait(path)
+            stored = store.get(path, digests[step.name])
+            for note in stored.wheel.notes:
+                reporter.note(note)
+            info, rows = lay_out(stored, layout, _own_files(step))
+            site, records[info.name] = str(info.parent), rows
+            size += stored.wheel.size
+            reporter.step("Staging wheels", number, len(steps))
     store.close()
     _refuse_mixed(site, records, steps)
     return size

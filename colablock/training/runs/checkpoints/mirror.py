@@ -13,7 +13,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,12 +21,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import colablock
 from colablock._common.child_environment import Purpose, child_environment, opt_outs
 from colablock._common.decoding import decode, read_bounded, read_end
 from colablock._common.fs import expanded, locked_file, open_private, write_private
 from colablock._common.limits import RUN_FILE
-from colablock._common.process import ISOLATED, start_session
+from colablock._common.process import own_command, start_session
 from colablock.errors import ColablockError
 from colablock.training.runs.checkpoints.archives import (
     HASH_SUFFIX,
@@ -65,11 +63,6 @@ _LOOK = 0.5  # seconds between two looks at a process
 _LOCK = "mirror.lock"
 _PROCESS = "mirror.process"  # its number, its start and its host
 _ADAPTER_CONFIG = "adapter_config.json"
-# The process imports from where this one does, but not from its working folder, as `-m` would.
-_START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from colablock.training.runs.checkpoints.mirror import main; sys.exit(main(sys.argv[2:]))"
-)
 
 
 @dataclass(slots=True)
@@ -210,9 +203,9 @@ def start_mirror(run: Path, target: str, *, python: str, environ: Mapping[str, s
     run = run.absolute()
     token = environ.get("HF_TOKEN") if target.startswith(HUB) else None
     with open(run / "mirror-errors.txt", "ab", opener=open_private) as errors:
-        arguments = [json.dumps(_import_path()), str(run), _absolute(target), str(Path(python).absolute())]
+        arguments = str(run), _absolute(target), str(Path(python).absolute())
         process = start_session(
-            [sys.executable, *ISOLATED, "-c", _START, *arguments],
+            own_command(__name__, *arguments),
             environ=child_environment(
                 Purpose.TRAINING, environ, **opt_outs(environ), **({"HF_TOKEN": token} if token else {})
             ),
@@ -288,16 +281,6 @@ def _has_all_in(store: Mapping[str, str], run: RunFolder, record: RunRecord) -> 
         if digest is not None and not verify_checkpoint(checkpoint):
             return False
     return True
-
-
-def _import_path() -> list[str]:
-    """Return where this process imports from, without the folder that it works in."""
-    ours = str(Path(colablock.__file__).parents[1])
-    here = ""
-    with suppress(OSError):  # it was deleted
-        here = os.path.realpath(Path.cwd())
-    found = [path for path in sys.path if Path(path).is_absolute() and os.path.realpath(path) != here]
-    return [*found, ours]
 
 
 def _absolute(target: str) -> str:
