@@ -114,6 +114,8 @@ def _reinstalled(
         steps[name] = replace(steps[name], reason=f"reinstalled; {steps[name].reason}")
     loaded = {name: kernel.loaded[name] for name in sorted(names) if kernel.loaded.get(name)}
     plan = replace(planned.plan, steps=tuple(steps.values()), restart={**planned.plan.restart, **loaded})
+    if options.into is None and loaded:  # it is not harmless
+        plan = replace(plan, why_target="`--reinstall` is for the kernel")
     return replace(planned, plan=plan)
 
 

@@ -73,6 +73,16 @@ def test_a_restart_is_asked_for_where_the_kernel_was_asked_for(world: World, ker
     assert shown(used) == "2.0\n"
 
 
+def test_what_is_loaded_and_installed_again_takes_a_restart(world: World, kernel_venv: Venv) -> None:
+    apply = "colablock.apply('painting.toml', into='kernel')"
+    again = f"report = colablock.apply('painting.toml', reinstall='colours', restart='never')\n{SHOW}"
+    *_, applied = run(world, kernel_venv, f"import colablock\n{apply}", "import colours", again)
+    said = shown(applied)
+    assert "the kernel (`reinstall=` is for the kernel)" in said
+    assert "Restart needed: the kernel has loaded modules of 1 distribution that change" in said
+    assert said.endswith("kernel True True\n")
+
+
 def test_the_magic_sees_its_kernel_and_shows_html(world: World, kernel_venv: Venv) -> None:
     cells = ["import colablock, colours", "%colablock plan painting.toml"]
     cells += [
