@@ -288,7 +288,7 @@ def pdm_lock(ground: Ground, wanted: Path) -> Command | None:
     ground.write("pdm/pyproject.toml", lines)
     ground.write("pdm/.pdm-python", [sys.executable])
     target = ("--python", f"=={short}.*", "--platform", "manylinux_2_35_x86_64")
-    return (pdm, "lock", "--project", str(project), "--quiet", "--no-reuse", *target)
+    return (pdm, "lock", "--project", str(project), "--quiet", *target)
 
 
 CONTESTS: Mapping[str, Callable[[Ground], Iterator[Contest]]] = {

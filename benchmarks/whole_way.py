@@ -97,7 +97,10 @@ class Way:
         away = {**self.environ, "PYTHONPYCACHEPREFIX": str(self.folder / f"bytecode-{number}")}
         floors["prove"] = timed((str(python), "-c", IMPORTS), away)
         train = ground(self.matrix, str(python), self.folder / f"training-{number}")
-        floors["start"], (parts["start"], _) = train.plain(number), train.ours(number)
+        floors["start"] = train.plain(number)
+        for folder in site.rglob("__pycache__"):  # those of the tiny model: the plain script has none either
+            shutil.rmtree(folder)
+        parts["start"], _ = train.ours(number)
         parts["undo"] = timed(self.colablock("rollback", "--python", str(python), "--yes"), self.environ)
         return parts, floors, plan["fetch_size"]
 
