@@ -80,7 +80,7 @@ class Unpackers:
         while output is not None and wheel in self._outputs:
             line = output.readline()
             if line:
-                del self._outputs[Path(os.fsdecode(line[:-1]))]
+                self._outputs.pop(Path(os.fsdecode(line[:-1])), None)  # a `.pth` file may print lines, too
             else:
                 self._outputs = {one: other for one, other in self._outputs.items() if other is not output}
 

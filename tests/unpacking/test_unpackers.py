@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from colablock._common.fs import file_digest
+from colablock._common.process import own_command
 from colablock.errors import BadDistribution
 from colablock.network.cache import Cache
 from colablock.unpacking.store import UnpackedStore
@@ -91,6 +92,22 @@ def test_a_killed_process_leaves_its_wheels_to_the_caller(
         for path, (sha256, _) in wheels.items():
             unpackers.wait(path)
             assert store_of(cache).get(path, sha256).wheel.filename == path.name
+
+
+@pytest.mark.parametrize("said", ["'welcome\\n'", "'no end of the line'", "'\\xff\\n' * 99999"])
+def test_what_the_start_of_a_python_prints_is_passed_over(
+    cache: Cache, wheels: dict[Path, tuple[str, int]], monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    """A `.pth` file runs at each start, also of an isolated interpreter."""
+    program, *options, source, path, module = own_command("colablock.unpacking.unpackers")
+    loud = f"import sys; sys.stdout.write({said}); sys.stdout.flush(); {source}"
+    monkeypatch.setattr(
+        "colablock.unpacking.unpackers.own_command", lambda _: [program, *options, loud, path, module]
+    )
+    with Unpackers(wheels, cache, os.environ) as unpackers:
+        for wheel, (sha256, _) in wheels.items():
+            unpackers.wait(wheel)
+            assert store_of(cache).has(sha256, wheel.name)
 
 
 def test_a_caller_that_fails_ends_the_processes(cache: Cache, wheels: dict[Path, tuple[str, int]]) -> None:
