@@ -248,12 +248,11 @@ def _plan_variants(
 
     def plan(one: Matrix) -> PlannedChange:
         named = replace(options, variant=one.variant or options.variant)
-        again = frozenset(map(canonicalize_name, options.reinstall)) & kernel.installed.keys()
+        again = {canonicalize_name(text) for text in options.reinstall} & kernel.installed.keys()
         solver = replace(
             solver_for(session, named, kernel),
             must_hold=must_hold,
-            damaged=again,
-            preferred={name: Version(kernel.installed[name].version) for name in again},
+            damaged={name: Version(kernel.installed[name].version) for name in again},
         )
         return _with_costs(session, named, _plan_for_target(session, named, solver))
 

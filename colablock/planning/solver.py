@@ -94,7 +94,7 @@ class Solver:
     must_hold: frozenset[tuple[NormalizedName, str]] = frozenset()  # see Request
     takes_unhashed: bool = False  # files without a strong hash, for a lock that hashes what it fetches
     is_portable: bool = False  # a lock for other machines
-    damaged: frozenset[NormalizedName] = frozenset()  # see Request
+    damaged: Mapping[NormalizedName, Version] = field(default_factory=dict)  # the versions to install again
     unfixed: frozenset[NormalizedName] = frozenset()  # may keep their installed version beside a lock
     copies_first: bool = True  # offline, prefer the files of a lock that this machine has
 
@@ -118,7 +118,7 @@ class Solver:
             installed=kernel.installed,
             protected=kernel.protected,
             must_hold=self.must_hold,
-            damaged=self.damaged,
+            damaged=frozenset(self.damaged),
         )
         try:
             return self._kernel_plan(request, preparer, locked, why)
@@ -296,7 +296,7 @@ class Solver:
             absent=self.matrix.absent,
             requires_python=self.matrix.requires_python,
             prerelease=self.matrix.prerelease,
-            preferred=without_linked(self.preferred, source, self.settings),
+            preferred={**without_linked(self.preferred, source, self.settings), **self.damaged},
         )
         return replace(base, **facts)  # type: ignore[arg-type]
 

@@ -49,6 +49,7 @@ class Case:
     fault: tuple[type[Exception], str] | None = None
     range: str = ""
     protect: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()  # versions of shapes in a folder of the call
 
 
 CASES = {
@@ -56,6 +57,7 @@ CASES = {
     "no index has it any more": Case(
         ("shapes",), fault=(Refused, "`shapes` 1.0 cannot be installed again: 1.5 would take its place")
     ),
+    "a folder has it": Case(("shapes",), {"shapes": "replace 1.0"}, links=("1.0", "1.2")),
     "the stack needs another one": Case(("shapes",), {"shapes": "replace 1.5"}, range=">1"),
     "which breaks nothing that is protected": Case(
         ("shapes",), {"shapes": "replace 1.5"}, range=">1", protect=("guard",)
@@ -87,6 +89,7 @@ def test_reinstalled(case: Case, world: World, venv: Venv, tmp_path: Path) -> No
         python=venv.python,
         protect=case.protect,
         reinstall=case.reinstall,
+        find_links=tuple({str(make_wheel(tmp_path / "links", "shapes", one).parent) for one in case.links}),
     )
     if case.fault is not None:
         error, text = case.fault
