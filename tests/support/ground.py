@@ -168,7 +168,7 @@ def _debian(folder: Path) -> tuple[Path, Path, Path]:
         path.mkdir(parents=True)
     shutil.copy(Path(sys.executable).resolve(), python)
     for path in library.iterdir():
-        if path.name not in {"site-packages", "sitecustomize.py"}:
+        if path.name not in {"site-packages", "sitecustomize.py", "EXTERNALLY-MANAGED"}:
             (ours / path.name).symlink_to(path)
     site = usr / "local" / "lib" / library.name / "dist-packages"
     site.mkdir(parents=True)

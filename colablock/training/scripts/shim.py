@@ -211,5 +211,18 @@ class RunEnd:
             new.unlink(missing_ok=True)
 
 
+def fail_at_once() -> None:
+    """End this process, which has an exception: its end in order may wait for ranks that are gone."""
+    sys.excepthook(*sys.exc_info())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).absolute())
+    try:
+        main(Path(sys.argv[1]).absolute())
+    except Exception:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            fail_at_once()
+        raise

@@ -194,8 +194,7 @@ class TrainingWatch:
             return flags
         import torch
 
-        device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
-        both = torch.tensor([int(flag) for flag in flags], device=device)
+        both = torch.tensor([int(flag) for flag in flags], device=exchange_device(torch))
         torch.distributed.broadcast(both, src=0)
         return tuple(bool(one) for one in both.tolist())
 
@@ -258,6 +257,15 @@ class TrainingWatch:
                 )
         model.train(was_training)
         self.write_event("evaluation", step=self.step, when=when, loss=sum(losses) / len(losses))
+
+
+def exchange_device(torch: Any) -> str:
+    """Return the kind of device whose tensors the ranks can exchange.
+
+    A group may have a backend for each kind, and then has no name: axolotl begins it for the cards alone.
+    """
+    on_cards = torch.cuda.is_available() and torch.distributed.get_backend() != "gloo"
+    return "cuda" if on_cards else "cpu"
 
 
 def open_jsonl(path: Path) -> Any:

@@ -55,8 +55,13 @@ def test_estimates_match_measurements(point: Mapping[str, Any]) -> None:
 
 @pytest.mark.parametrize("point", MEASURED["cards"], ids=lambda point: str(point["on_device"]))
 def test_the_estimate_of_several_cards_matches_measurements(point: Mapping[str, Any]) -> None:
-    config = a_config(sequence_len=1024, micro_batch_size=point["micro_batch_size"])
-    setting = replace(TRL, processes=point["processes"], shards=point.get("shards"))
+    config = a_config(
+        sequence_len=1024,
+        micro_batch_size=point["micro_batch_size"],
+        gradient_accumulation_steps=point.get("gradient_accumulation_steps", 1),
+    )
+    profile = runner_profile("axolotl", "0.18.0") if point.get("runner") == "axolotl" else TRL.profile
+    setting = replace(TRL, profile=profile, processes=point["processes"], shards=point.get("shards"))
     found = estimate(config, SHAPES[point["shape"]], setting)
     assert found.total / GIB == pytest.approx(point["on_device"], rel=0.15)
 

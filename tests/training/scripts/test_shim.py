@@ -23,8 +23,9 @@ from colablock.training.runs.folder import RunFolder, State
 from colablock.training.runs.launch import exit_code_of, free_port
 from colablock.training.scripts import FOLDER as SCRIPTS
 from colablock.training.scripts.ranks import killed_ranks
+from colablock.training.scripts.training_watch import exchange_device
 from tests.support.reporters import Notes
-from tests.support.timing import until
+from tests.support.timing import PATIENCE, until
 from tests.support.training_stack import (
     Bench,
     TrainingStack,
@@ -364,6 +365,39 @@ def test_a_killed_rank_is_seen_at_once(bench: Bench) -> None:
         until(lambda: 1 in killed_ranks(folder.path))  # the launcher may have ended the other one, too
         end_of(folder)
     assert folder.state() in (State.KILLED, State.FAILED)
+
+
+def test_a_failed_rank_does_not_wait_for_others_at_its_end(tmp_path: Path) -> None:
+    """As NCCL does where a rank is gone: the launcher would kill it after half a minute."""
+    (tmp_path / "sitecustomize.py").write_text("import atexit, time\natexit.register(time.sleep, 3600)\n")
+    done = subprocess.run(
+        [sys.executable, str(SHIM), str(tmp_path)],
+        env={**os.environ, "WORLD_SIZE": "2", "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("FileNotFoundError: ")  # there is no job
+
+
+@pytest.mark.parametrize(
+    ("backend", "has_card", "device"),
+    [
+        ("nccl", True, "cuda"),
+        ("undefined", True, "cuda"),  # axolotl's
+        ("gloo", True, "cpu"),
+        ("gloo", False, "cpu"),
+        ("undefined", False, "cpu"),
+    ],
+)
+def test_ranks_exchange_tensors_where_their_backend_is(backend: str, has_card: bool, device: str) -> None:
+    torch: Any = SimpleNamespace(
+        cuda=SimpleNamespace(is_available=lambda: has_card),
+        distributed=SimpleNamespace(get_backend=lambda: backend),
+    )
+    assert exchange_device(torch) == device
 
 
 # How the shim is run: the path of it, and the first folder of the import path.
