@@ -394,6 +394,27 @@ def add_up_what_was_used() -> None:
     FSDPParam.to_accumulated_grad_if_needed = add_up_used
 
 
+def copy_bits() -> None:
+    """Have torch copy lists of 16-bit numbers on cards without a change (pytorch#159333).
+
+    FSDP gathers weights so.  Each bf16 that is no number becomes the same one, and packed 4-bit weights have
+    the form of bf16: in about one of a thousand, other weights came out (bitsandbytes#1945).
+    """
+    import torch
+
+    copy = torch._foreach_copy_
+
+    @functools.wraps(copy)
+    def copy_lists(to: Any, given: Any, *args: Any, **kwargs: Any) -> Any:
+        both = [*to, *given]
+        is_plain = not any(hasattr(one, "device_mesh") for one in both)
+        if is_plain and {one.dtype for one in both} in ({torch.bfloat16}, {torch.float16}):
+            to, given = ([one.view(torch.int16) for one in ones] for ones in (to, given))
+        return copy(to, given, *args, **kwargs)
+
+    torch._foreach_copy_ = copy_lists
+
+
 def trained_parameters(model: Any) -> dict[str, Any]:
     """Return the whole of each trained parameter in memory, by its name.  Every rank has to call this."""
     found = {}

@@ -51,6 +51,7 @@ def main(folder: Path) -> None:
             functions_of("workarounds")["WORKAROUNDS"][name]()
         if job.get("shards"):
             ranks["keep_adapters"]()
+            ranks["copy_bits"]()
         watching = functions_of("training_watch")
         watch = watching["TrainingWatch"](folder, job, rank=rank, world=world, ranks=ranks, began=BEGAN)
         watching["hook_trainer"](watch, job)
