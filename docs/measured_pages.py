@@ -49,7 +49,7 @@ def contests_table(results: Mapping[str, Any]) -> str:
     """Return what was measured on, and a row for each contest."""
     where = "a real index" if results["on"]["index"] == "named" else "an index on 127.0.0.1"
     about = (
-        f"{measured_on(results['on'])}, with {where}: medians of {turns_of(results['contests'])} turns. The"
+        f"{measured_on(results['on'])}, with {where}: {turns_of(results['contests'])}. The"
         " rows of `apply` have an index on 127.0.0.1.\n\n"
     )
     return about + rows_of(results["contests"])
@@ -57,7 +57,7 @@ def contests_table(results: Mapping[str, Any]) -> str:
 
 def real_stack_table(results: Mapping[str, Any]) -> str:
     """Return what was measured on, and a row for each contest of the real stack."""
-    about = f"{measured_on(results['on'])}: medians of {turns_of(results['contests'])} turns.\n\n"
+    about = f"{measured_on(results['on'])}: {turns_of(results['contests'])}.\n\n"
     return about + rows_of(results["contests"])
 
 
@@ -70,8 +70,8 @@ def way_table(results: Mapping[str, Any]) -> str:
 
     fetched = f"{results['fetched'] / 1e6:.0f} MB"
     about = (
-        f"{measured_on(results['on'])}, with a real index, from which {fetched} are fetched: medians of"
-        f" {turns_of(results['parts'])} turns.\n\n"
+        f"{measured_on(results['on'])}, with a real index, from which {fetched} are fetched:"
+        f" {turns_of(results['parts'])}.\n\n"
     )
     return about + table("part", "seconds", "done plainly", "what that is", rows=map(row, results["parts"]))
 
@@ -83,8 +83,9 @@ def measured_on(on: Mapping[str, Any]) -> str:
 
 
 def turns_of(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return how many turns were taken."""
-    return " or ".join(map(str, sorted({len(one["ours"]) for one in rows})))
+    """Return of how many turns the figures are."""
+    turns = sorted({len(one["ours"]) for one in rows})
+    return "one turn" if turns == [1] else f"medians of {' or '.join(map(str, turns))} turns"
 
 
 def rows_of(contests: Sequence[Mapping[str, Any]]) -> str:
