@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,6 +62,12 @@ def _has_room_in_memory() -> bool:
 # third of the time.  pytest reads the variable when it makes the first temporary folder.
 if _has_room_in_memory():
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
+
+# A shell starts what is in its background with SIGINT ignored, and the children of a test would inherit that:
+# commands that a test interrupts would never end.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
