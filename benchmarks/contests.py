@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,6 +123,7 @@ def plan_contests(ground: Ground) -> Iterator[Contest]:
     if planned_pins(json.loads(ground.run((*locked, "--json")))) != pins:
         message = "the plan of the lock is another one"
         raise RuntimeError(message)
+    settle(ground, theirs)
     for about, command, aim in (("lock at hand", locked, 1.0), ("without a lock", ours, None)):
         yield Contest(
             about=f"plan over 703 distributions, {about}",
@@ -145,12 +147,22 @@ def heavy_contest(ground: Ground) -> Contest:
         *("pip", "install", "--dry-run", "--python", python, "--index-url", ground.index),
         *("--requirements", ground.write("heavy.txt", pins)),
     )
+    settle(ground, theirs)
     return Contest(
         about=f"plan of {matrix} over {runtime}, lock at hand",
         ours=Side(label="colablock plan", commands=(ours,)),
         theirs=Side(label="uv pip install --dry-run", commands=(theirs,)),
         aim=1.0,
     )
+
+
+def settle(ground: Ground, theirs: Command) -> None:
+    """Wait until an environment is older than what the clock of a file system tells apart.
+
+    Before, colablock does not keep what it has read of it.  uv's first call writes a file into it.
+    """
+    ground.run(theirs)
+    time.sleep(3)
 
 
 def weigh(python: Path) -> None:
