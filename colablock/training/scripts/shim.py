@@ -39,7 +39,7 @@ def main(folder: Path) -> None:
     end = RunEnd(folder)
     stop_on_signals(folder)
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-        threading.Thread(target=give_signs, args=(folder / "alive",), daemon=True).start()
+        start_signs(folder / "alive")
     ranks = functions_of("ranks") if world > 1 or job.get("shards") else {}
     alive = ranks["note_rank"](folder, rank, end) if world > 1 else None
     try:
@@ -76,20 +76,31 @@ def main(folder: Path) -> None:
         end.ended(state, watch.step)
 
 
+def start_signs(file: Path) -> None:
+    """Give the first sign at once, since a thread may start late, and the others in the background."""
+    give_sign(file)
+    threading.Thread(target=give_signs, args=(file,), daemon=True).start()
+
+
 def give_signs(file: Path) -> None:
     """Write the time to *file* as long as this process lives: other hosts see no processes of this one."""
-    new = file.with_name(f".{file.name}-{socket.gethostname()}-{os.getpid()}")
     while True:
-        text = f"{time.time():.0f}\n"
-        try:
-            write_new(new, text)
-            new.replace(file)
-        except OSError:
-            with suppress(OSError):  # a file system that is gone for a moment
-                new.unlink(missing_ok=True)
-            with suppress(OSError):
-                overwrite(file, text)
+        give_sign(file)
         time.sleep(SIGN_SECONDS)
+
+
+def give_sign(file: Path) -> None:
+    """Write the time to *file*, if that is possible."""
+    new = file.with_name(f".{file.name}-{socket.gethostname()}-{os.getpid()}")
+    text = f"{time.time():.0f}\n"
+    try:
+        write_new(new, text)
+        new.replace(file)
+    except OSError:
+        with suppress(OSError):  # a file system that is gone for a moment
+            new.unlink(missing_ok=True)
+        with suppress(OSError):
+            overwrite(file, text)
 
 
 def write_new(file: Path, text: str) -> None:
