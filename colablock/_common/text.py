@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypeVar
 
@@ -14,11 +15,13 @@ __all__ = [
     "PROGRAM",
     "as_called",
     "changes",
+    "command_line",
     "count",
     "decoded",
     "memory_text",
     "near",
     "nearest",
+    "option_words",
     "printable",
     "seconds_text",
     "size_text",
@@ -147,6 +150,25 @@ def changes(before: Mapping[Name, object], after: Mapping[Name, object]) -> list
         elif old != new:
             lines.append(f"{name} {old} -> {new}")
     return lines
+
+
+def command_line(*words: str) -> str:
+    """Return the call of colablock with *words*, quoted for a shell, as it can be typed."""
+    return shlex.join((PROGRAM, *words))
+
+
+def option_words(given: Mapping[str, object]) -> tuple[str, ...]:
+    """Return options and their values as words of a command line.
+
+    A list is an option that is repeated, True one without a value.  An option whose value is None, False
+    or an empty list is left out.
+    """
+    words: list[str] = []
+    for option, value in given.items():
+        for one in value if isinstance(value, (list, tuple)) else (value,):
+            if one is not None and one is not False:
+                words += [option] if one is True else [option, str(one)]
+    return tuple(words)
 
 
 def some_of(items: Sequence[str], limit: int) -> str:

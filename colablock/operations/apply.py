@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -14,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from colablock._common.scratch import scratch_folder
-from colablock._common.text import count
+from colablock._common.text import command_line, count, option_words
 from colablock._records import dataclass
 from colablock.environment.snapshot import fingerprint, installed_versions
 from colablock.errors import (
@@ -25,7 +24,6 @@ from colablock.errors import (
     RolledBack,
     interrupted_as,
 )
-from colablock.matrix.reader import is_path
 from colablock.operations.last_apply import checks_note, last_report
 from colablock.operations.plan import env_digest, plan_change
 from colablock.operations.session import Session, comparable
@@ -35,7 +33,7 @@ from colablock.planning.planned import PlannedChange
 from colablock.transaction import apply_record as applied
 from colablock.transaction import isolated_envs as envs
 from colablock.transaction.serialise import report_to_json
-from colablock.transaction.up_to_date import digest_of, request_key
+from colablock.transaction.up_to_date import absolute, digest_of, request_key
 from colablock.verification.records import record_checks
 from colablock.verification.verify import Check, Report, prove
 
@@ -181,8 +179,8 @@ def _apply_to_kernel(session: Session, options: ApplyOptions, planned: PlannedCh
         )
         report = _report(planned, plan.python, checks, changed=True)
     report = replace(report, notes=(*report.notes, *risks.notes))
-    where = ["--python", options.python] if options.python else []
-    return replace(report, undo=shlex.join(["colablock", "rollback", *where]) if options.undo else "")
+    where = option_words({"--python": options.python})
+    return replace(report, undo=command_line("rollback", *where) if options.undo else "")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -316,8 +314,9 @@ def _record(session: Session, options: ApplyOptions, planned: PlannedChange, rep
         folder = envs.env_folder(session.home, report.lock_digest)
         prefix, site = str(folder), str(envs.site_of(folder))
     versions = installed_versions([site])
-    source = str(Path(options.name).absolute()) if is_path(options.name) else options.name
-    bundle = options.bundle.absolute() if options.bundle is not None else None
+    asked = absolute(options)
+    if report.target == Target.KERNEL.value:  # the record names that Python
+        asked = replace(asked, into=None, python=None)
     record = applied.ApplyRecord(
         name=planned.matrix.name,
         key=request_key(options, session.matrix(options.name), session.environ),
@@ -332,8 +331,8 @@ def _record(session: Session, options: ApplyOptions, planned: PlannedChange, rep
         pins=planned.pins(),
         unmet=tuple(sorted(planned.unmet_before())),
         report=report_to_json(report),
-        source=source,
-        request=replace(options, name=source, bundle=bundle).request,
+        source=asked.name,
+        request=asked.arguments("apply"),
         process=os.getpid(),
         caller=sys.prefix,
     )

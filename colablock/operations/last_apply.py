@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from colablock._common.text import count, some_of
+from colablock._common.text import command_line, count, option_words, some_of
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._version import __version__
 from colablock.environment.accelerator import Accelerator, detect
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from colablock.verification.verify import Check, Report
 
 __all__ = [
+    "apply_again",
     "checks_note",
     "drifts_since",
     "last_apply",
@@ -60,13 +60,13 @@ def last_apply(session: Session, name: str) -> ApplyRecord:
     last = last or applied.require(session.matrix(name).name, session.home, asked=name)
     if not os.path.isfile(last.python):  # noqa: PTH113 - before each run
         message = f"no environment has `{last.name}` any more: there is no `{last.python}`"
-        raise NotFound(message, hint=f"Run `colablock apply {name}` to make it again")
+        raise NotFound(message, hint=f"Run `{_requested(last)}` to make it again")
     here = os.path.realpath(sys.prefix)  # its path, and that of a record, may have links
     is_elsewhere = last.caller and here not in map(os.path.realpath, (last.caller, last.prefix))
     if is_elsewhere and not applied.has_applied(last.name, session.home, last.prefix):
         session.reporter.note(
             f"using another environment, `{last.prefix}`, where `{last.name}` was applied last:"
-            f" `colablock apply {name}` applies it here"
+            f" `{_requested(last)}` applies it here"
         )
     if last.target == Target.KERNEL.value and is_unfinished(last.prefix, last.sites[0]):
         from colablock.operations.rollback import recover_interrupted  # noqa: PLC0415 - hardly ever needed
@@ -98,7 +98,7 @@ def last_report(last: ApplyRecord) -> Report:
     except InvalidInput as error:
         raise InvalidInput(
             f"the record of the last apply of `{last.name}` is damaged: {error}",
-            hint=f"Run `colablock apply {last.source or last.name}` again",
+            hint=f"Run `{apply_again(last)}` again",
         ) from error
 
 
@@ -148,30 +148,42 @@ def verify_last_apply(session: Session, name: str) -> Report:
         )
     elif note := checks_note(recorded.checks, checks):
         notes = (*notes, note)
-    if note := _restoring(last, last.request or (last.source or name,), checks):
+    if note := _restoring(last, checks):
         notes = (*notes, note)
     return replace(recorded, checks=checks, changed=False, seconds=time.monotonic() - started, notes=notes)
 
 
-def _restoring(last: ApplyRecord, request: Sequence[str], checks: Sequence[Check]) -> str:
+def apply_again(last: ApplyRecord, *more: str) -> str:
+    """Return the command that makes the request of *last* again, in the same environment."""
+    if last.target == Target.ENV.value:
+        return _requested(last, *more)
+    is_here = os.path.realpath(last.prefix) == os.path.realpath(sys.prefix)
+    where = {"--into": Target.KERNEL.value, "--python": None if is_here else last.python}
+    return _requested(last, *option_words(where), *more)
+
+
+def _requested(last: ApplyRecord, *more: str) -> str:
+    return command_line("apply", *(last.request or (last.source or last.name,)), *more)
+
+
+def _restoring(last: ApplyRecord, checks: Sequence[Check]) -> str:
     """Return which command mends what failed *checks* of *last* found; "" if none of them does.
 
     An apply compares versions, so it does not find a damaged file, and takes an environment as it is.
     """
     failed = {one.kind for one in checks if not one.passed}
-    command = f"colablock apply {shlex.join(request)}"
     if "version" in failed:
-        return f"`{command}` restores the versions of the stack"
+        return f"`{apply_again(last)}` restores the versions of the stack"
     if failed and last.target == Target.ENV.value:
-        return f"after `colablock env remove {last.name}`, `{command}` builds the environment anew"
-    is_here = os.path.realpath(last.prefix) == os.path.realpath(sys.prefix)
-    where = " --into kernel" + ("" if is_here else f" --python {shlex.quote(last.python)}")
+        remove = command_line("env", "remove", last.name)
+        return f"after `{remove}`, `{apply_again(last)}` builds the environment anew"
     damaged = [one.subject for one in checks if one.kind == "files" and not one.passed]
     if damaged:
-        names = " ".join(f"--reinstall {name}" for name in damaged)
-        return f"`{command}{where} {names}` installs {some_of(damaged, _SHOWN)} again"
+        command = apply_again(last, *option_words({"--reinstall": damaged}))
+        return f"`{command}` installs {some_of(damaged, _SHOWN)} again"
     if "import" in failed:
-        return f"`{command}{where} --reinstall PKG` installs a package again whose files are damaged"
+        command = apply_again(last, "--reinstall", "PKG")
+        return f"`{command}` installs a package again whose files are damaged"
     return ""
 
 
@@ -203,7 +215,7 @@ def receipt_of(session: Session, name: str, report: Report) -> ApplyReceipt:
     if session.matrix(last.source or name).digest != last.matrix_digest:
         raise Refused(
             f"{last.name} has changed since it was applied, and a receipt is of the applied file",
-            hint=f"Run `colablock apply {name}` again, then verify it",
+            hint=f"Run `{apply_again(last)}` again, then verify it",
         )
     devices = detect(session.environ).devices
     return ApplyReceipt(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,7 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = ["env_digest", "explain_plan", "plan_change", "solver_for"]
 
-_EXPLAINED = "`colablock why {}` explains why the kernel is not the target, and how it can be"
+_EXPLAINED = "`{}` explains why the kernel is not the target, and how it can be"
 
 
 def plan_change(session: Session, options: ApplyOptions, *, recover: bool = False) -> PlannedChange:
@@ -76,7 +75,7 @@ def plan_change(session: Session, options: ApplyOptions, *, recover: bool = Fals
     since = tuple(notes_of(drifts_since(session, last, kernel))) if last and is_same else ()
     proof = _proof(planned, kernel.accelerator, session.home)
     hidden = _hidden(session, planned).values()
-    more = (_EXPLAINED.format(_asked(options)),) if planned.not_kernel else ()
+    more = (_EXPLAINED.format(options.command("why")),) if planned.not_kernel else ()
     if options.bundle is not None:
         planned = replace(planned, plan=replace(planned.plan, lock=str(options.bundle), lock_hosts=()))
     plan = replace(planned.plan, beforehand=(*since, *planned.plan.beforehand, *hidden, *proof, *more))
@@ -135,14 +134,6 @@ def _check_version(planned: PlannedChange, kernel: Snapshot, step: Step) -> None
         )
 
 
-def _asked(options: ApplyOptions) -> str:
-    """Return the arguments with which `why` explains the plan for *options*."""
-    words = [*options.request]
-    for name, value in {"runtime": options.runtime, "python": options.python}.items():
-        words += [f"--{name}", value] if value else []
-    return shlex.join(words)
-
-
 def explain_plan(
     session: Session, options: ApplyOptions, package: str | None = None, *, absent: str | None = None
 ) -> list[str]:
@@ -155,9 +146,9 @@ def explain_plan(
     if absent is not None:
         return _why_not(session, options, absent)
     if options.bundle is None:
-        _check_order(session, options.name, package)
+        _check_order(session, options, package)
     planned = _with_other_matrices(session, options, plan_change(session, options))
-    lines = planned.why(package)
+    lines = planned.why(package, options)
     if options.with_ and options.bundle is None:  # a bundle has the lock with them alone
         before = plan_change(session, replace(options, with_=()))
         given = ", ".join(f"`{one}`" for one in options.with_)
@@ -165,15 +156,17 @@ def explain_plan(
     return lines
 
 
-def _check_order(session: Session, name: str, package: str | None) -> None:
-    """Raise NotFound with the right command if *name* is no matrix, but a package, or *package* is one."""
+def _check_order(session: Session, options: ApplyOptions, package: str | None) -> None:
+    """Raise NotFound with the right command if a package has the place of the matrix, or of *package*."""
+    name = options.name
     try:
         session.matrix(name)
     except NotFound as error:
         known = {one.name for one in list_matrices(environ=session.environ)}
         matrix = package if package in known else None if package else _matrix_with(session, name)
         if matrix is not None:
-            hint = f"The matrix comes first: `colablock why {matrix} {name}`"
+            command = replace(options, name=matrix).command("why", name)
+            hint = f"The matrix comes first: `{command}`"
             raise NotFound(error.message, hint=hint) from error
         raise
 
@@ -201,7 +194,7 @@ def _why_not(session: Session, options: ApplyOptions, text: str) -> list[str]:
     planned = plan_change(session, options)
     version = planned.pins().get(entry.name)
     if version is not None and entry.specifier.contains(version, prereleases=True):
-        return [f"{entry.name} {version} is in the plan", *planned.why(entry.name)]
+        return [f"{entry.name} {version} is in the plan", *planned.why(entry.name, options)]
     kernel = planned.not_kernel.planned if planned.not_kernel else None
     lines = [*planned.told(entry.name), *(kernel.told(entry.name) if kernel else ())]
     if version is None:
@@ -209,11 +202,12 @@ def _why_not(session: Session, options: ApplyOptions, text: str) -> list[str]:
         if not lines:
             lines = [f"nothing asks for {entry.name}: neither {planned.matrix.name} nor what it installs"]
     addition = f"{entry.name}{entry.specifier}"
+    added = replace(options, with_=(*options.with_, addition))
     try:
         other = plan_change(session, replace(options, with_=(*options.with_, text)))
     except NoSolution as error:
         return [*lines, f"`{addition}` cannot be added: {error.headline}", *error.details]
-    lines.append(f"it can be added: `colablock plan {options.name} --with '{addition}'`")
+    lines.append(f"it can be added: `{added.command('plan')}`")
     return [*lines, *changes_between(planned, other)]
 
 
@@ -390,10 +384,10 @@ def _plan_for_target(session: Session, options: ApplyOptions, solver: Solver) ->
         if error.is_universal:
             raise
         session.reporter.note(f"not using the kernel: {error.headline}")
-        cause = NotKernel(matrix=options.name, reason="the stack does not fit", error=error)
+        cause = NotKernel(options=options, reason="the stack does not fit", error=error)
         return replace(solver.in_env("the stack does not fit the kernel"), not_kernel=cause)
     except Refused as error:
-        cause = NotKernel(matrix=options.name, reason=error.headline, error=error)
+        cause = NotKernel(options=options, reason=error.headline, error=error)
         return replace(solver.in_env(f"not in the kernel, because {error.headline}"), not_kernel=cause)
     harm = why_not_kernel(planned.plan, planned.resolution.left) or _hidden(session, planned).get(
         "PYTHONPATH"
@@ -403,7 +397,7 @@ def _plan_for_target(session: Session, options: ApplyOptions, solver: Solver) ->
         harm = "the environment is externally managed"
     if harm is None:
         return planned
-    cause = NotKernel(matrix=options.name, reason=harm, planned=planned)
+    cause = NotKernel(options=options, reason=harm, planned=planned)
     return replace(solver.in_env(f"in the kernel {harm}"), not_kernel=cause)
 
 

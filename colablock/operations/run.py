@@ -9,7 +9,7 @@ from colablock._common.text import some_of
 from colablock.environment.accelerator import detect
 from colablock.errors import Refused, Unmet
 from colablock.matrix.model import select_variant
-from colablock.operations.last_apply import drifts_since, last_apply, last_report
+from colablock.operations.last_apply import apply_again, drifts_since, last_apply, last_report
 from colablock.operations.session import Session
 from colablock.training.preflight.facts import ProvenEnvironment
 from colablock.transaction.apply_record import versions_digest
@@ -35,7 +35,7 @@ def run_command(session: Session, name: str, argv: Sequence[str]) -> int:
         changes = some_of(moved, _SHOWN)
         session.reporter.note(
             f"the stack of `{last.name}` has changed since it was proven: {changes};"
-            f" `colablock apply {name}` restores it"
+            f" `{apply_again(last)}` restores it"
         )
     return run_in(last.python, argv, session.environ)
 
@@ -58,7 +58,7 @@ def proven_environment(session: Session, name: str) -> ProvenEnvironment:
                     *(f"  {one}" for one in moved),
                 ]
             ),
-            hint=f"Run `colablock apply {name}` to restore it",
+            hint=f"Run `{apply_again(last)}` to restore it",
         )
     report = last_report(last)
     return ProvenEnvironment(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
+from colablock._common.text import command_line, option_words
 from colablock._common.toml import in_utc
+from colablock._common.urls import redacted
 from colablock._records import dataclass
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.errors import InvalidInput
@@ -38,12 +40,35 @@ class ApplyOptions:
     break_system_packages: bool = False
 
     @property
-    def request(self) -> tuple[str, ...]:
-        """The matrix, its variant and the additional requirements, as arguments of a command."""
-        if self.bundle is not None:
-            return ("--bundle", str(self.bundle))  # which has them
-        variant = ("--variant", self.variant) if self.variant else ()
-        return (self.name, *variant, *(word for one in self.with_ for word in ("--with", one)))
+    def sources(self) -> tuple[str, ...]:
+        """The indexes and folders, as arguments of a command; their credentials are left out."""
+        return option_words(
+            {
+                "--default-index": None if self.default_index is None else redacted(self.default_index),
+                "--find-links": [redacted(one) for one in self.find_links],
+                "--offline": self.offline,
+            }
+        )
+
+    def arguments(self, verb: str) -> tuple[str, ...]:
+        """Return the arguments with which the command *verb* (apply, plan or why) makes this request."""
+        place = {"--into": None if self.into is None else self.into.value, "--python": self.python}
+        if self.bundle is not None:  # it has the matrix, the lock and the files
+            words = option_words({"--bundle": self.bundle, "--protect": self.protect, **place})
+        else:
+            what = {"--variant": self.variant, "--with": self.with_, "--lock": self.lock}
+            more = {"--no-lock": not self.use_locks, "--protect": self.protect}
+            words = (self.name, *option_words({**what, **more, **place}), *self.sources)
+        extent = {
+            "--runtime": self.runtime,
+            "--broken": None if self.broken is None else self.broken.value,
+            "--break-system-packages": verb == "apply" and self.break_system_packages,
+        }
+        return (*words, *option_words(extent))
+
+    def command(self, verb: str, *more: str) -> str:
+        """Return the command *verb* for this request, with the arguments *more*, quoted for a shell."""
+        return command_line(verb, *self.arguments(verb), *more)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

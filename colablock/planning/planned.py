@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from colablock._common.text import changes, near, size_text
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from colablock.environment.snapshot import Snapshot
     from colablock.errors import Unmet
     from colablock.matrix.model import Matrix
+    from colablock.planning.options import ApplyOptions
     from colablock.planning.plan import Breakage, Plan, Step
     from colablock.planning.wheels import WheelPreparer
     from colablock.resolver.model import Resolution
@@ -97,10 +99,11 @@ class PlannedChange:
                         hint="Nothing was changed. Run the command again: the next plan knows these files",
                     )
 
-    def why(self, package: str | None = None) -> list[str]:
+    def why(self, package: str | None, options: ApplyOptions) -> list[str]:
         """Return the reasons why *package* has its version, is removed, or stays; one sentence each.
 
-        Without *package* they are the reasons for the target.  Raises InvalidInput if *package* is no
+        Without *package* they are the reasons for the target.  *options* are those of this plan, with which
+        a hint asks further.  Raises InvalidInput if *package* is no
         valid name, NotFound if it is neither installed nor part of the stack.
         """
         if package is None:
@@ -118,7 +121,7 @@ class PlannedChange:
                 *self.resolution.pins,
                 *(kernel.snapshot.installed if kernel else ()),
             }
-            absent = f"`colablock why {self.matrix.name} --not {name}` says what adding it would change"
+            absent = f"`{options.command('why', '--not', name)}` says what adding it would change"
             raise NotFound(
                 f"{name} is neither installed nor part of {self.matrix.name}",
                 hint=near(name, known, likeness=0.75) or absent,
@@ -196,11 +199,12 @@ class PlannedChange:
 class NotKernel:
     """Why the kernel is not the target although nobody asked for another one: *reason*, in a few words.
 
+    *options* are those of the plan.
     *planned* is the plan for the kernel that would do harm; *error* says why there is none.
     *others* are matrices that are known to fit this kernel.
     """
 
-    matrix: str
+    options: ApplyOptions
     reason: str
     planned: PlannedChange | None = None
     error: Unmet | None = None
@@ -229,7 +233,8 @@ class NotKernel:
             extra = broken if self.planned.plan.breakages else ""
             # A recorded runtime has no interpreter here.
             kernel = "the kernel" if self.planned.plan.python else "the kernel of that runtime"
-            yield f"to change {kernel} nevertheless: `colablock apply {self.matrix} --into kernel`{extra}"
+            command = replace(self.options, runtime=None, into=Target.KERNEL).command("apply")
+            yield f"to change {kernel} nevertheless: `{command}`{extra}"
         elif self.error is not None and self.error.hint:
             yield self.error.hint
         if self.others:

@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, field, fields
+from dataclasses import asdict, field
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from colablock._common.fs import expanded, locked_file, machine_error, make_priv
 from colablock._common.limits import RUN_FILE
 from colablock._common.ownership import require_trusted
 from colablock._common.plain_values import from_plain
+from colablock._common.text import command_line
 from colablock._records import dataclass
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.errors import InvalidInput, NotFound, Unmet
@@ -71,7 +72,7 @@ class ApplyRecord:
     versions in the environment afterwards, which shows later changes by others.
     *pins* are the versions of the stack, *report* is the report in its written
     form, and *source* is the name or absolute path of the matrix.  *request* has the arguments of an
-    `apply` of the same stack.
+    `apply` of the same stack, without those that name the environment if that is *python* itself.
     """
 
     name: str
@@ -332,7 +333,10 @@ def _read(name: str, path: Path) -> ApplyRecord | None:
 
 
 def parse(name: str, text: bytes | str) -> ApplyRecord | None:
-    """Return the last apply of *name* from the text of its record, or None if that is not valid."""
+    """Return the last apply of *name* from the text of its record, or None if that is not valid.
+
+    Keys of a later release are ignored.
+    """
     try:
         value = json.loads(text)
         record = from_plain(ApplyRecord, value, name)
@@ -340,8 +344,7 @@ def parse(name: str, text: bytes | str) -> ApplyRecord | None:
         return None
     paths = (record.python, record.prefix, *record.sites)
     is_valid = (
-        value.keys() <= {one.name for one in fields(ApplyRecord)}
-        and record.name == name
+        record.name == name
         and record.sites
         and all(os.path.isabs(path) and "\0" not in path for path in paths)  # noqa: PTH117 - before each apply
         and all(len(pair) == 2 for pair in record.unmet)  # noqa: PLR2004
@@ -353,7 +356,8 @@ def require(name: str, home: Path, *, asked: str) -> ApplyRecord:
     """Return the last apply of *name*, which the user calls *asked*.  Raises NotFound if there is none."""
     found = load(name, home)
     if found is None:
-        raise NotFound(f"`{name}` has not been applied here", hint=f"Run `colablock apply {asked}` first")
+        hint = f"Run `{command_line('apply', asked)}` first"
+        raise NotFound(f"`{name}` has not been applied here", hint=hint)
     return found
 
 

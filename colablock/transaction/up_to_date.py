@@ -18,6 +18,7 @@ from colablock.errors import InvalidInput
 from colablock.matrix.catalog import find_matrix, lock_files
 from colablock.matrix.model import Matrix, shadow_text
 from colablock.matrix.packed_locks import LockFile
+from colablock.matrix.reader import is_path
 from colablock.network.cache import sweep_cache
 from colablock.planning.options import ApplyOptions
 from colablock.transaction import apply_record as applied
@@ -29,7 +30,7 @@ _IRRELEVANT = frozenset({"bundle", "break_system_packages", "keep", "offline", "
 if TYPE_CHECKING:
     from colablock.verification.verify import Report
 
-__all__ = ["digest_of", "request_key", "up_to_date_report"]
+__all__ = ["absolute", "digest_of", "request_key", "up_to_date_report"]
 
 
 def up_to_date_report(options: ApplyOptions, environ: Mapping[str, str]) -> Report | None:
@@ -83,12 +84,10 @@ def request_key(options: ApplyOptions, matrix: Matrix, environ: Mapping[str, str
     not change the result (``_IRRELEVANT``) are left out.
     """
     facts = {
-        **asdict(options),
+        **asdict(absolute(options)),
         "name": matrix.name,
         "digest": matrix.digest,
         "kernel": sys.prefix,
-        "python": _place(options.python) if options.python else None,
-        "find_links": [_place(link) for link in options.find_links],
         "lock": digest_of(options.lock) if options.lock else None,
         "locks": _stamps(lock_files(matrix, environ=environ))
         if options.use_locks and not options.lock
@@ -101,6 +100,19 @@ def _stamps(paths: Iterable[LockFile]) -> list[tuple[str, int, int]]:
     """Return names, mtimes and sizes of files, which show whether they have changed."""
     found = ((path.name, path.stat()) for path in paths)
     return [(name, status.st_mtime_ns, status.st_size) for name, status in found]
+
+
+def absolute(options: ApplyOptions) -> ApplyOptions:
+    """Return *options* with absolute paths, for a call in another folder."""
+    return replace(
+        options,
+        name=str(Path(options.name).absolute()) if is_path(options.name) else options.name,
+        python=_place(options.python) if options.python else None,
+        lock=options.lock.absolute() if options.lock is not None else None,
+        bundle=options.bundle.absolute() if options.bundle is not None else None,
+        default_index=_place(options.default_index) if options.default_index else options.default_index,
+        find_links=tuple(map(_place, options.find_links)),
+    )
 
 
 def _place(text: str) -> str:

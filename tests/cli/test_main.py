@@ -495,7 +495,7 @@ def test_run_says_that_a_rollback_has_taken_the_stack_away(world: World, venv: V
     assert (ran.code, ran.out) == (0, "here\n")
     said = " ".join(ran.err.split())
     assert said.startswith("note: the stack of `twin` has changed since it was proven: ")
-    assert said.endswith(f"`colablock apply {twin}` restores it")
+    assert said.endswith(f"`colablock apply {twin} --into kernel --python {venv.python}` restores it")
     assert "shapes" in said
 
 

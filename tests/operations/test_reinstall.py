@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
 from colablock._python_words import in_python
-from colablock.errors import NoSolution, NotFound, Refused
+from colablock.errors import ExitCode, NoSolution, NotFound, Refused
 from colablock.operations.apply import apply_matrix
 from colablock.operations.last_apply import verify_last_apply
 from colablock.operations.plan import plan_change
@@ -126,3 +128,30 @@ def test_verify_names_the_request_of_the_damaged_stack(world: World, venv: Venv,
     report = apply_matrix(session, replace(asked, reinstall=("colours", "lines")))
     assert report.changed
     assert verify_last_apply(session, "tiny").passed
+
+
+def test_the_repair_of_an_offline_apply_works(world: World, venv: Venv, tmp_path: Path) -> None:
+    """What `verify` names has the folders, the lock and the switches of the apply, and works anywhere."""
+    folder = tmp_path / "my files"
+    matrix = folder / "own.toml"
+    wheels = [make_wheel(folder / "wheel house", name, "1.0") for name in ("squares", "lines")]
+    matrix.write_text('schema = 1\nname = "own"\nrequirements = ["squares", "lines"]\n')
+    given = ("own.toml", "--no-lock", "--protect", "guard", "--find-links", "wheel house", "--offline")
+    extra = {"COLABLOCK_HOME": str(tmp_path / "home"), "COLABLOCK_CACHE_DIR": str(tmp_path / "cache")}
+    world = replace(world, extra=extra)
+    done = world.run("apply", *given, "--into", "kernel", "--python", venv.python, cwd=folder)
+    assert done.code == ExitCode.DONE, done.err
+    (venv.site / "squares" / "__init__.py").write_text("damaged")
+    note = world.run("verify", "own", "--json").json["notes"][-1]
+    command = note.split("`")[1]
+    sources = f"--find-links {shlex.quote(str(wheels[0].parent))} --offline"
+    assert command == (
+        f"colablock apply {shlex.quote(str(matrix))} --no-lock --protect guard {sources}"
+        f" --into kernel --python {venv.python} --reinstall squares"
+    )
+    mended = world.run(*shlex.split(command)[1:])
+    assert mended.code == ExitCode.DONE, mended.err
+    assert world.run("verify", "own").code == ExitCode.DONE
+    shutil.rmtree(venv.site / "squares-1.0.dist-info")
+    note = world.run("verify", "own", "--json").json["notes"][-1]
+    assert note == f"`{command.removesuffix(' --reinstall squares')}` restores the versions of the stack"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -134,7 +135,7 @@ NOT = {
         ("harmless", "lines"),
         [
             "nothing asks for lines: neither harmless nor what it installs",
-            "it can be added: `colablock plan harmless --with 'lines'`",
+            f"it can be added: `colablock plan harmless --with lines --runtime {RUNTIME}`",
             "+ lines 3.0",
         ],
         [],
@@ -201,7 +202,8 @@ def test_unknown_names_have_a_hint(world: World) -> None:
     assert caught.value.hint == "did you mean `numpy`?"
     with pytest.raises(NotFound) as caught:
         told(world, "harmless", "xyzzy")
-    assert caught.value.hint == "`colablock why harmless --not xyzzy` says what adding it would change"
+    question = f"`colablock why harmless --runtime {RUNTIME} --not xyzzy`"
+    assert caught.value.hint == f"{question} says what adding it would change"
     with pytest.raises(InvalidInput, match="not a valid requirement"):
         told(world, "harmless", absent="!!")
 
@@ -213,6 +215,29 @@ def test_the_plan_names_the_command_that_explains_it(world: World) -> None:
     assert any(why in note for note in notes)
     notes = plan_change(session, ApplyOptions(name="harmless", runtime=RUNTIME)).plan.beforehand
     assert not any("colablock why" in note for note in notes)
+
+
+def test_the_next_command_has_what_the_request_has(world: World) -> None:
+    """A matrix that is named by its path, and what a call offline needs, are named so again."""
+    shown = world.folder / "own matrices"
+    shown.mkdir()
+    for name in ("harmless", "harmful"):
+        (shown / f"{name}.toml").write_text((world.folder / "matrices" / f"{name}.toml").read_text())
+    links = str(world.folder / "index")
+    sources = ("--default-index", "https://index.example/simple", "--find-links", links, "--offline")
+    given = ("--no-lock", *sources, "--runtime", RUNTIME)
+    cases = {
+        ("harmless", "xyzzy"): ("why", *given, "--not", "xyzzy"),
+        ("harmless", "--not", "lines"): ("plan", "--with", "lines", *given),
+        ("harmful",): ("apply", "--no-lock", "--into", "kernel", *sources),
+    }
+    for (name, *question), (verb, *arguments) in cases.items():
+        path = f"own matrices/{name}.toml"
+        secret = ("--default-index", "https://user:secret@index.example/simple")
+        done = world.run("why", path, *question, *given, *secret)
+        assert f"`{shlex.join(['colablock', verb, path, *arguments])}`" in " ".join(
+            f"{done.out} {done.err}".split()
+        )
 
 
 def test_command_and_function_say_the_same(

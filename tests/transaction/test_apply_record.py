@@ -170,7 +170,6 @@ WRITTEN: dict[str, Any] = json.loads(json.dumps(asdict(RECORD)))
         b"[]",
         b"null",
         b"\xff\xfe",
-        json.dumps({**WRITTEN, "new": 1}).encode(),
         json.dumps({**WRITTEN, "sites": None}).encode(),
         json.dumps({**WRITTEN, "unmet": [1]}).encode(),
         json.dumps({name: value for name, value in WRITTEN.items() if name != "python"}).encode(),
@@ -185,10 +184,22 @@ def test_an_invalid_record_counts_as_missing(content: bytes, tmp_path: Path) -> 
     assert load("demo", tmp_path) is None
 
 
+def test_keys_of_other_releases_are_no_fault(tmp_path: Path) -> None:
+    (tmp_path / "applied").mkdir()
+    path = tmp_path / "applied" / "demo.json"
+    path.write_text(json.dumps({**WRITTEN, "new": {"key": [1]}}))
+    assert load("demo", tmp_path) == RECORD
+    path.write_text(json.dumps({key: value for key, value in WRITTEN.items() if key != "request"}))
+    assert load("demo", tmp_path) == RECORD
+
+
 def test_a_missing_record_is_reported_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="`demo` has not been applied here") as caught:
         require("demo", tmp_path, asked="demo")
     assert caught.value.hint == "Run `colablock apply demo` first"
+    with pytest.raises(NotFound) as caught:
+        require("demo", tmp_path, asked="my matrices/demo.toml")
+    assert caught.value.hint == "Run `colablock apply 'my matrices/demo.toml'` first"
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,8 @@ def test_a_later_installation_is_reported_and_repaired(world: World, venv: Venv)
     assert broken.code == ExitCode.UNMET
     details = {check["kind"]: check["detail"] for check in broken.json["checks"] if not check["passed"]}
     assert details["version"] == f"expected 2.0, but 1.0 is installed\n{CULPRIT}"
-    restores = f"`colablock apply {world.folder / 'tiny.toml'}` restores the versions of the stack"
+    command = f"colablock apply {world.folder / 'tiny.toml'} --into kernel --python {venv.python}"
+    restores = f"`{command}` restores the versions of the stack"
     assert broken.json["notes"] == [restores]
 
     again = world.run("apply", *options)
