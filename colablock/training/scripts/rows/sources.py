@@ -11,28 +11,23 @@ missing values, and add the keys of one row to all others.
 from __future__ import annotations
 
 import codecs
-import csv
 import gzip
 import io
 import re
-import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice, zip_longest
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, cast
 
-from colablock.training.scripts.rows.conversations import CONTENT_KEYS, FORMS, MESSAGES, ROLE_KEYS, Missing
+from colablock.training.scripts.rows.conversations import CONTENT_KEYS, FORMS, MESSAGES, ROLE_KEYS
 from colablock.training.scripts.rows.messages import NotJson, UnusableData, parsed_json
+from colablock.training.scripts.rows.tables import table_rows
 
 Row = Mapping[str, Any]
 
-# The marks of pandas for a missing value that are no word of any text.
-MISSING = frozenset(
-    {"", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "-nan", "NULL", "null", "None", "#NA"}
-)
 FORMATS = {
     ".jsonl": "json",
     ".ndjson": "json",
@@ -60,7 +55,6 @@ _MARKS = {
 _COLUMNS = frozenset(
     {*MESSAGES, "tools", "functions", "history", "chosen", "rejected"}.union(*FORMS.values())
 )
-_SEPARATORS = {";": "`;`", "\t": "tabs", "|": "`|`", ",": "`,`"}
 _SPLIT = re.compile(
     r"(?P<name>\w[\w.-]*)"
     r"(?:\[(?:(?P<start>-?\d[\d_]*)(?P<of_start>%?))?:(?:(?P<end>-?\d[\d_]*)(?P<of_end>%?))?\])?"
@@ -306,62 +300,12 @@ def _object(value: Any, number: int, path: Path) -> Row:
     return value
 
 
-def _table_rows(path: Path, notes: list[str], separator: str = ",") -> Iterator[Row]:
-    """Yield the rows of a table with a header.  Every cell is text; one without a value is a `Missing`."""
-    csv.field_size_limit(sys.maxsize)
-    first, lines = _first_line(_lines(path, "csv"))
-    found = _separator(first, separator)
-    if found != separator:
-        separator = found
-        notes.append(f"the cells of `{path.name}` are read as separated by {_SEPARATORS[found]}")
-    rows = csv.reader(lines, delimiter=separator, strict=True)
-    numbers: dict[str, tuple[int, str]] = {}
-    texts: set[str] = set()
-    try:
-        header = next(filter(None, rows), [])
-        twice = [name for at, name in enumerate(header) if name in header[:at]]
-        if twice:
-            raise UnusableData(f"`{path}` has two columns `{twice[0]}`")
-        for number, cells in enumerate((row for row in rows if row), 1):
-            if len(cells) > len(header):
-                raise UnusableData(
-                    f"row {number} of `{path}` has {len(cells)} cells, and the header has {len(header)}: "
-                    "put cells with a separator in them into quotes"
-                )
-            row = {
-                name: Missing(cell) if cell in MISSING else cell
-                for name, cell in zip_longest(header, cells, fillvalue="")
-            }
-            for name, cell in row.items():
-                if name not in texts and not isinstance(cell, Missing):
-                    if _is_number(cell):
-                        numbers.setdefault(name, (number, cell))
-                    else:
-                        texts.add(name)
-            yield row
-    except csv.Error as error:
-        raise UnusableData(f"`{path}` cannot be read as csv: {error} (line {rows.line_num})") from error
-    for name, (number, cell) in numbers.items():
-        if name not in texts and name in ("text", "prompt", "completion", "instruction", "output"):
-            notes.append(f"`{name}` has numbers (row {number}: `{cell}`), which are read as text")
-
-
-def _separator(header: str, usual: str) -> str:
-    """Return what separates the cells of *header*: another than the *usual* if that is not in it."""
-    others = (one for one in _SEPARATORS if one in header)
-    return usual if usual in header else next(others, usual)
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
+def _csv_rows(path: Path, notes: list[str]) -> Iterator[Row]:
+    return table_rows(_lines(path, "csv"), path, notes, ",")
 
 
 def _tab_rows(path: Path, notes: list[str]) -> Iterator[Row]:
-    return _table_rows(path, notes, "\t")
+    return table_rows(_lines(path, "csv"), path, notes, "\t")
 
 
 def _paragraphs(path: Path, notes: list[str]) -> Iterator[Row]:
@@ -398,7 +342,7 @@ def _parquet_rows(path: Path, _: list[str]) -> Iterator[Row]:
 
 _READERS: Mapping[str, Callable[[Path, list[str]], Iterator[Row]]] = {
     "json": _json_rows,
-    "csv": _table_rows,
+    "csv": _csv_rows,
     "tsv": _tab_rows,
     "text": _paragraphs,
     "parquet": _parquet_rows,
