@@ -54,6 +54,34 @@ for is_last in (False, True):
     model(torch.ones(2, 4)).sum().backward()
 print(model[0].weight.grad.full_tensor().sum().item(), model[0].weight.grad.dtype, model.head.weight.grad)
 """
+PRECISION = """\
+import os, runpy, sys
+from pathlib import Path
+import torch
+from transformers import Trainer, TrainingArguments
+
+scripts, port, folder = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+other = os.fork()
+rank = "0" if other else "1"
+os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2")
+os.environ.update(ACCELERATE_USE_FSDP="true", FSDP_VERSION="2", ACCELERATE_USE_CPU="true")
+names = ("ranks", "training_watch", "workarounds")
+ranks, watching, mends = (runpy.run_path(str(scripts / f"{name}.py")) for name in names)
+mends["WORKAROUNDS"]["fsdp-on-cpu"]()
+job = {"config": {"seed": 0}, "shards": True}
+watching["hook_trainer"](watching["TrainingWatch"](folder, job, rank=0, world=1, ranks=ranks, began=0), job)
+
+class OfAnyRunner(Trainer):
+    def create_accelerator_and_postprocess(self):
+        super().create_accelerator_and_postprocess()
+        self.accelerator.state.fsdp_plugin.set_mixed_precision("bf16")  # as accelerate does on cards
+
+trainer = OfAnyRunner(torch.nn.Linear(1, 1), TrainingArguments(str(folder), use_cpu=True, bf16=True))
+policy = trainer.accelerator.state.fsdp_plugin.mixed_precision_policy
+if other:
+    print(policy.param_dtype, policy.output_dtype, policy.reduce_dtype)
+    os.waitpid(other, 0)
+"""
 GATHERED_BITS = """\
 import os, runpy, sys
 import torch
@@ -175,6 +203,12 @@ def test_batches_add_up_in_float32_though_the_head_is_not_gathered() -> None:
         in_stack("-c", UNUSED_HEAD, str(SCRIPTS / "ranks.py"), str(free_port()))
         == "64.0 torch.float32 None\n"
     )
+
+
+def test_the_trainer_of_any_runner_keeps_the_precision_of_the_loss(tmp_path: Path) -> None:
+    """accelerate has FSDP round what the model returns, and so the losses of axolotl were of 16 bits."""
+    said = in_stack("-c", PRECISION, str(SCRIPTS), str(free_port()), str(tmp_path))
+    assert said == "torch.bfloat16 None torch.float32\n"
 
 
 @pytest.mark.parametrize(("how", "changed"), [("as it is", 252), ("mended", 0)])

@@ -366,8 +366,8 @@ def keep_precision(accelerator: Any, torch: Any) -> None:
 
     accelerate has FSDP round both to 16 bits, and so the loss: one of 12.184 was 12.156.
     """
-    plugin = accelerator.state.fsdp_plugin
-    policy = plugin.mixed_precision_policy
+    plugin: Any = getattr(accelerator.state, "fsdp_plugin", None)  # there is none with deepspeed
+    policy: Any = getattr(plugin, "mixed_precision_policy", None)
     if policy is not None:
         kept = dataclasses.replace(policy, output_dtype=None, reduce_dtype=torch.float32)
         plugin.mixed_precision_policy = kept

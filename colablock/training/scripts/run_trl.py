@@ -82,8 +82,6 @@ def train(job: dict[str, Any], folder: Path, model: Any, args: Any, peft_config:
         peft_config=peft_config,
         **{"processing_class" if "processing_class" in known else "tokenizer": tokenizer},
     )
-    if job.get("shards"):
-        sharing()["keep_precision"](trainer.accelerator, torch)
     trainer.train()  # the shim passes the checkpoint to resume from
     if job.get("shards"):
         model = trainer.accelerator.unwrap_model(trainer.model)

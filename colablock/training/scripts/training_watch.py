@@ -41,6 +41,8 @@ def hook_trainer(watch: "TrainingWatch", job: dict[str, Any]) -> None:
     @functools.wraps(make)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         make(self, *args, **kwargs)
+        if job.get("shards"):
+            watch.ranks["keep_precision"](self.accelerator, torch)
         self.add_callback(watch.callback())
         step = self.training_step
 
@@ -125,7 +127,7 @@ class TrainingWatch:
         self.stopped_early = False
         self.memory = PeakMemory()
         self._folder, self._job = folder, job
-        self._ranks, self._rank, self._world = ranks, rank, world
+        self.ranks, self._rank, self._world = ranks, rank, world
         self._file = open_jsonl(folder / "metrics.jsonl") if rank == 0 else None
         self._started = began
         self._began = self._last_event = self._saved = self._last_step = time.monotonic()
@@ -210,7 +212,7 @@ class TrainingWatch:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         is_sharded = bool(self._job.get("shards"))
         if is_sharded:
-            self._ranks["save_adapter"](model, folder, writes=self._rank == 0)
+            self.ranks["save_adapter"](model, folder, writes=self._rank == 0)
         if self._world > 1:  # each rank writes its own files
             import torch
 
@@ -218,7 +220,7 @@ class TrainingWatch:
         if self._rank == 0 and folder.is_dir():
             keep_template(folder, self._job.get("chat_template"))
             if is_sharded:
-                self._ranks["check_shards"](folder, model)
+                self.ranks["check_shards"](folder, model)
             facts = {
                 "bytes": write_manifest(folder, state.global_step),
                 "seconds": time.monotonic() - started,
