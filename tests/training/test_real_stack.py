@@ -194,6 +194,18 @@ def tensors_of(file: Path) -> dict[str, list[int]]:
 
 
 @pytest.mark.slow
+def test_a_folder_that_is_like_a_pattern_has_its_own_data(stack: Stack, tmp_path: Path) -> None:
+    """datasets would take the tokens of `run-1` too, and expand the variable."""
+    first = stack.train("of $HOME [1]/run-1", max_steps=2)
+    assert first.code == 0, first.err
+    (data := tmp_path / "one.jsonl").write_text('{"text": "The only row there is."}\n')
+    other = stack.train("of $HOME [1]/run-?", data=data, max_steps=2)
+    assert other.code == 0, other.err
+    events = stack.run_folder("of $HOME [1]/run-?").metrics()
+    tokens = [event["tokens"] for event in events if event["event"] == "log"]
+    assert tokens[1] == 2 * tokens[0]  # each step has the one row
+
+
 def test_a_rank_with_another_lock_fails(stack: Stack, uninterrupted: RunFolder) -> None:
     port = free_port()
     hosts = [share(stack, uninterrupted, f"host-{rank}", rank=rank, port=port) for rank in range(2)]

@@ -18,6 +18,7 @@ from colablock.errors import InvalidInput
 from colablock.training.runs.config import OWN_DATA, Adapter, MetricsTarget, TrainConfig
 from colablock.training.runs.folder import RunFolder
 from colablock.training.scripts import FOLDER as SCRIPTS
+from colablock.training.scripts.run_trl import PATTERN
 from colablock.verification.launch import Sharding
 
 __all__ = ["RUNNERS", "Entry", "RunDecisions", "Runner", "runner_of"]
@@ -150,7 +151,13 @@ class Axolotl:
         return {}
 
     def write(self, config: TrainConfig, decisions: RunDecisions, folder: RunFolder) -> Entry:
-        """Write ``config.yaml`` for axolotl."""
+        """Write ``config.yaml`` for axolotl.
+
+        Raises InvalidInput for a folder in which it would not find its data, or those of another run.
+        """
+        if OWN_DATA not in config.extra and (odd := PATTERN.search(str(folder.data))):
+            message = f"axolotl cannot read `{folder.data}`: the `{odd[0]}` in its path has a meaning"
+            raise InvalidInput(message, hint="Set an `--output-dir` without it")
         text = yaml.safe_dump(axolotl_config(config, decisions, folder), sort_keys=False, allow_unicode=True)
         write_private(folder.config_file, text.encode())
         return Entry(entry="axolotl.cli.train", arguments=(str(folder.config_file),))

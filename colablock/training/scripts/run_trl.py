@@ -11,6 +11,7 @@ steps.
 import inspect
 import json
 import os
+import re
 import runpy
 import sys
 from contextlib import nullcontext
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 IGNORED = -100
+PATTERN = re.compile(r"[*?\[$]|::")  # what the library datasets does not take literally in a path
 # Further keys of a config that are arguments of the trainer, by the same name.
 FURTHER = (
     "adam_beta1",
@@ -67,7 +69,6 @@ def train(job: dict[str, Any], folder: Path, model: Any, args: Any, peft_config:
     *peft_config* is None for a model that has an adapter.
     """
     import torch
-    from datasets import Dataset
     from trl import SFTTrainer
 
     tokenizer = load_tokenizer(job)
@@ -76,8 +77,8 @@ def train(job: dict[str, Any], folder: Path, model: Any, args: Any, peft_config:
     trainer = SFTTrainer(
         model=model,
         args=args,
-        train_dataset=Dataset.from_parquet(str(folder / "data" / "train.parquet")),
-        eval_dataset=Dataset.from_parquet(str(held)) if held.exists() else None,
+        train_dataset=rows_of(folder / "data" / "train.parquet"),
+        eval_dataset=rows_of(held) if held.exists() else None,
         data_collator=Collator(tokenizer.pad_token_id or 0, torch),
         peft_config=peft_config,
         **{"processing_class" if "processing_class" in known else "tokenizer": tokenizer},
@@ -90,6 +91,18 @@ def train(job: dict[str, Any], folder: Path, model: Any, args: Any, peft_config:
         trainer.save_model(str(folder / "adapter"))
     if trainer.is_world_process_zero():
         tokenizer.save_pretrained(str(folder / "adapter"))
+
+
+def rows_of(file: Path) -> Any:
+    """Return the rows of *file*: in memory if datasets would find other files by its path."""
+    from datasets import Dataset
+
+    if not PATTERN.search(str(file)):
+        return Dataset.from_parquet(str(file))
+    from pyarrow import parquet
+
+    with file.open("rb") as opened:
+        return Dataset(parquet.read_table(opened))
 
 
 def sharing() -> dict[str, Any]:

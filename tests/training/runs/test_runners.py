@@ -211,6 +211,14 @@ def test_the_config_for_axolotl(
     assert axolotl_config(config, decided, OUT) == expected
 
 
+@pytest.mark.parametrize("name", ["run[1]", "$HOME", "a?", "a*b", "a::b"])
+def test_axolotl_gets_no_path_that_datasets_would_not_take_literally(tmp_path: Path, name: str) -> None:
+    folder = RunFolder(tmp_path / name / "run")
+    folder.path.mkdir(parents=True)
+    with pytest.raises(InvalidInput, match="in its path has a meaning"):
+        runner_of("axolotl").write(a_config(), CARD, folder)
+
+
 def test_axolotl_gets_a_config_file(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     config = a_config(chat_template="ü")
