@@ -7,6 +7,7 @@ address of the first.
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import os
 import re
 import shlex
@@ -23,7 +24,7 @@ from colablock.deployment.slurm_job import BatchJob, batch_script
 from colablock.deployment.target import is_for_cuda
 from colablock.errors import InvalidInput, Refused, Unmet
 from colablock.training.runs.folder import RunFolder, RunRecord, State
-from colablock.training.runs.launch import TASK
+from colablock.training.runs.launch import TASK, ranks_of
 
 __all__ = [
     "RepeatedCall",
@@ -42,24 +43,48 @@ __all__ = [
 
 PORT = 29500
 _FIRST_PORT, _PORTS = 20_000, 10_000  # below those that Linux gives to clients
-_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_-]{0,252}")
+_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 _OPTION = re.compile(r"[a-z][a-z-]*")
 _HOLDS = frozenset({"RUNNING", "SUSPENDED", "STOPPED"})  # states of a job that has its nodes
 _NO_JOB = "Invalid job id"  # squeue, of one that ended some minutes ago
+_OF_HOSTS = ("num_machines", "machine_rank", "main_process_ip", "rdzv_backend")  # arguments of `per_host`
 _QUICK = 60.0  # seconds, for a command of Slurm
 
 
 def per_host(hosts: Sequence[str], port: int = PORT) -> list[tuple[str, tuple[str, ...]]]:
     """Return each of *hosts* with the arguments of accelerate there.  Raises InvalidInput."""
-    names = [host.strip() for host in hosts]
-    for name in names:
-        if not _HOST.fullmatch(name):
-            raise InvalidInput(f"`{name}` is not the name or the address of a host")
-    again = next((name for name in names if names.count(name) > 1), None)
+    names = [_host(host.strip()) for host in hosts]
+    known = [_comparable(name) for name in names]
+    again = next((name for name, one in zip(names, known, strict=True) if known.count(one) > 1), None)
     if len(names) == 1 or again is not None:
         message = f"`--hosts` names `{again}` more than once" if again else "`--hosts` names one host only"
         raise InvalidInput(message, hint="Name two or more, each once: `--hosts a,b`")
     return [(name, _arguments(len(names), str(at), names[0], port)) for at, name in enumerate(names)]
+
+
+def _host(text: str) -> str:
+    """Return the name or the address of a host as accelerate takes it: that of IPv6 without brackets."""
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    if not (_HOST.fullmatch(text) or (_address(bare) and "%" not in bare)):
+        hint = (
+            "Write `--hosts node1,node2`: each host, without a user or a port. All use the port of the first"
+        )
+        hint += f", which `-- --main_process_port {PORT}` sets"
+        raise InvalidInput(f"`{text}` is not the name or the address of a host", hint=hint)
+    return bare
+
+
+def _address(text: str) -> str:
+    """Return an address of IPv4 or IPv6 in its usual form; empty for anything else."""
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        return ""
+
+
+def _comparable(host: str) -> str:
+    """Return what two names of one host have in common, as far as that can be known here."""
+    return _address(host) or host.casefold().rstrip(".")
 
 
 def _arguments(hosts: int, host: str, address: str, port: int) -> tuple[str, ...]:
@@ -110,7 +135,12 @@ class RepeatedCall:
 
     def on(self, hosts: Sequence[str]) -> dict[str, list[str]]:
         """Return the command for each of *hosts*.  Raises InvalidInput."""
+        for argument in _OF_HOSTS:
+            if any(word.partition("=")[0].replace("-", "_") == f"__{argument}" for word in self.launch):
+                message = f"`--{argument}` of accelerate cannot be used with `--hosts`, which sets it"
+                raise InvalidInput(message, hint="Omit one of them")
         flags = [*self.flags, *(["--fresh"] if self.fresh else [])]
+        ranks_of(1, (*per_host(hosts)[0][1], *self.launch))  # what a host would refuse
         return {
             host: [*self.words, *flags, "--", *arguments, *self.launch] for host, arguments in per_host(hosts)
         }
@@ -129,6 +159,7 @@ class RepeatedCall:
         *is_named* says that the words or a config name the folder: the job must not choose another one than
         that with the stop file.  Raises InvalidInput, Unmet.
         """
+        ranks_of(1, self.launch)  # what the job would refuse
         where = [] if is_named else ["--output-dir", str(folder)]
         launch = ["--", *self.launch] if self.launch else []
         script = write_script(

@@ -103,11 +103,43 @@ def test_every_option_of_a_call_is_repeated(shell: CommandLine, commands: Path) 
         ("a,b,a", "`--hosts` names `a` more than once"),
         ("a,,b", "`` is not the name or the address of a host"),
         ("a,b;rm", "`b;rm` is not the name or the address of a host"),
+        ("a:29500,b", "`a:29500` is not the name or the address of a host"),
+        ("me@a,b", "each host, without a user or a port"),
+        ("node[1-3]", "`node[1-3]` is not the name or the address of a host"),
+        ("fe80::1%eth0,b", "`fe80::1%eth0` is not the name or the address of a host"),
+        ("Node1,node1.", "`--hosts` names `Node1` more than once"),
+        ("::1,[0:0::1]", "`--hosts` names `::1` more than once"),
     ],
 )
 def test_hosts_that_cannot_be_are_refused(shell: CommandLine, hosts: str, words: str) -> None:
     assert shell("train", "tiny", "--hosts", hosts) == 2
     assert words in shell.said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--num_processes", "3"), "`--num_processes 3` cannot be shared evenly by 2 hosts"),
+        (("--machine_rank", "1"), "`--machine_rank` of accelerate cannot be used with `--hosts`"),
+        (("--main-process-ip=c",), "`--main_process_ip` of accelerate cannot be used with `--hosts`"),
+        (("--use_fsdp",), "`--use_fsdp` of accelerate cannot be used: colablock sets it"),
+    ],
+)
+def test_arguments_that_a_host_would_refuse_are_refused(
+    shell: CommandLine, arguments: tuple[str, ...], words: str
+) -> None:
+    assert shell("train", "tiny", "--hosts", "a,b", "--", *arguments) == 2
+    assert words in shell.said
+
+
+def test_addresses_of_ipv6_are_as_accelerate_takes_them(shell: CommandLine) -> None:
+    given = ("--hosts", "[2001:db8::1],2001:db8::2", "--json", "--", "--main_process_port", "4000")
+    assert shell("train", "tiny", *given) == 0
+    first, second = shell.json["hosts"]
+    assert (first["host"], second["host"]) == ("2001:db8::1", "2001:db8::2")
+    command = second["command"]
+    assert command[command.index("--main_process_ip") + 1] == "2001:db8::1"
+    assert command[-2:] == ["--main_process_port", "4000"]
 
 
 def test_hosts_train_together_and_go_on_from_the_same_checkpoint(shell: CommandLine) -> None:
@@ -146,6 +178,13 @@ def test_the_tasks_of_a_job_train_together(shell: CommandLine, commands: Path) -
     assert (record.processes, shell.json["state"]) == (2, "done")
     assert list(losses_of(shell.folder)) == [1, 2, 3, 4, 5, 6]
     assert not (shell.bench.folder / "host-1").exists()
+
+
+def test_arguments_that_a_job_would_refuse_are_not_submitted(shell: CommandLine, commands: Path) -> None:
+    path = {"PATH": f"{commands}:{os.environ['PATH']}"}
+    assert shell.train("--launcher", "slurm", "--", "--use_fsdp", **path) == 2
+    assert "`--use_fsdp` of accelerate cannot be used" in shell.said
+    assert not (commands / "asked").exists()
 
 
 def test_a_job_with_one_task_needs_no_srun(shell: CommandLine, commands: Path) -> None:
