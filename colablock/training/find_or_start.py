@@ -207,7 +207,7 @@ def train(
     mirror_environ = mirror_variables(options.mirror or "", environ)
     # Open the mirror first: an unusable target is reported now and not after hours.
     store = None
-    if options.mirror:
+    if options.mirror is not None:
         store = open_store(options.mirror, python=proven.python, environ=mirror_environ)
     with lock_run_folder(folder.path):
         host = ranks_of(1, options.launch_arguments).host
@@ -284,7 +284,10 @@ class _TrainCall:
             return
         is_unchanged = self._is_unchanged(record, is_done=state is State.DONE)
         if state is not State.DONE:
-            self._start(newest_valid(checkpoints, self.reporter))
+            found = newest_valid(checkpoints, self.reporter)
+            if found is None and options.mirror and self._restored(options.mirror) is not None:
+                found = newest_valid(folder.path, self.reporter)
+            self._start(found)
         elif is_unchanged:
             self.reporter.note(f"the run `{record.id}` is already done: `--fresh` trains again")
         else:
@@ -298,7 +301,10 @@ class _TrainCall:
             self._start(None)
 
     def _restored(self, mirror: str) -> RunRecord | None:
-        """Restore the run from its mirror and return its record; None if the mirror has no checkpoint."""
+        """Restore the run from its mirror and return its record; None if the mirror has no checkpoint.
+
+        Raises Unmet if it has no valid one.
+        """
         folder = self.run.folder
         variables = mirror_variables(mirror, self.environ)
         store = open_store(mirror, python=self.proven.python, environ=variables)

@@ -352,6 +352,25 @@ def test_a_run_is_restored_from_its_mirror(bench: Bench) -> None:
     assert list(losses_of(folder)) == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
+def test_a_run_with_damaged_checkpoints_is_restored_from_its_mirror(bench: Bench) -> None:
+    config, drive = bench.config(max_steps=8, save_steps=2), bench.folder / "drive"
+    folder = cut_off(bench, config)
+    Mirror(folder, FolderStore(drive), lambda _: None).mirror_newest()
+    newest = newest_valid(folder.path, Notes())
+    assert newest is not None
+    for checkpoint in list_checkpoints(folder.path):
+        (checkpoint / "trainer_state.json").unlink()
+    call = Call(bench, config, mirror=str(drive))
+    assert [one.resumed_from for one in call.briefings] == [newest.name]
+    assert end_of(folder).state() is State.DONE
+    assert list(losses_of(folder)) == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_a_mirror_without_a_name_is_refused(bench: Bench) -> None:
+    with pytest.raises(InvalidInput, match="is no mirror"):
+        Call(bench, mirror="")
+
+
 def test_another_host_restores_the_run_of_the_first(bench: Bench) -> None:
     config, drive = bench.config(max_steps=8, save_steps=2), bench.folder / "drive"
     folder = cut_off(bench, config)

@@ -130,7 +130,7 @@ class Mirror:
         return True
 
     def _prune(self, name: str) -> None:
-        """Delete archives of this run that are older than the newest two, now that *name* is complete.
+        """Delete archives of this run that are older than the newest two up to *name*, which is complete.
 
         Incomplete files of older archives are deleted as well.
         """
@@ -139,7 +139,8 @@ class Mirror:
         complete = complete_archives(names, done.run_id) if done is not None else ()
         if done is None or not complete:
             return
-        kept = {archive.step for archive in complete[:_KEPT]} | {done.step}
+        # Later ones were damaged, or this step would not be new: they do not take the place of one.
+        kept = [archive.step for archive in complete if archive.step <= done.step][:_KEPT]
         obsolete = []
         for each in names:
             archive = CheckpointArchive.of(
@@ -148,7 +149,7 @@ class Mirror:
             if (
                 archive is not None
                 and archive.run_id == done.run_id
-                and archive.step < max(kept)
+                and archive.step < done.step
                 and archive.step not in kept
             ):
                 obsolete.append(each)

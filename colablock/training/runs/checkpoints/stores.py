@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 HUB = "hf://"
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|file:")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _BLOCK = 1 << 20  # bytes
 
@@ -193,6 +194,9 @@ def open_store(target: str, *, python: str, environ: Mapping[str, str]) -> Check
         if not _REPOSITORY.fullmatch(repo):
             raise InvalidInput(f"`{target}` is not a repository on the hub", hint=f"Write `{HUB}user/name`")
         return HubStore(repo, python, environ, environ.get("HF_TOKEN"))
+    if not target or _SCHEME.match(target):
+        hint = f"A mirror is a folder, such as a mounted bucket, or `{HUB}user/name`"
+        raise InvalidInput(f"`{target}` is no mirror", hint=hint)
     folder = expanded(target, "the mirror").absolute()
     if not folder.parent.is_dir():
         message = f"cannot mirror to `{folder}`: `{folder.parent}` does not exist"

@@ -140,6 +140,18 @@ def test_an_earlier_step_is_kept_beside_later_ones(run: RunFolder, drive: Path) 
     assert archived_steps(drive) == [80, 60, 40]
 
 
+def test_two_are_kept_beside_later_ones_that_a_run_did_not_go_on_from(run: RunFolder, drive: Path) -> None:
+    """One of 60 that is damaged must not be half of what is kept."""
+    mirrored = NotedMirror(run, drive)
+    for step in (40, 60, 42, 44, 62):
+        make_checkpoint(run.path, step)
+        mirrored.mirror_newest()
+        if step == 44:
+            assert archived_steps(drive) == [60, 44, 42]
+        shutil.rmtree(run.path / f"checkpoint-{step}")
+    assert archived_steps(drive) == [62, 60]
+
+
 def test_a_run_without_a_record_is_not_mirrored(tmp_path: Path, drive: Path) -> None:
     make_checkpoint(tmp_path / "run", 20)
     assert NotedMirror(RunFolder(tmp_path / "run"), drive).mirror_newest()
@@ -416,6 +428,9 @@ def test_an_unusable_target_is_refused_before_a_process_starts(tmp_path: Path, r
         str(tmp_path / "file"): InvalidInput,
         "hf://name": InvalidInput,
         "hf://org/name/folder": InvalidInput,
+        "": InvalidInput,
+        "s3://bucket/runs": InvalidInput,
+        f"file:{tmp_path}": InvalidInput,
     }
     for target, kind in cases.items():
         with pytest.raises(kind):
