@@ -19,6 +19,7 @@ from colablock.errors import BadDistribution, ColablockError, FetchFailed
 from colablock.index.candidates import CandidateOrigin, File
 from colablock.lockfile.lock_source import LockSource
 from colablock.lockfile.package_files import Wheel
+from colablock.planning.plan import Target
 from colablock.planning.shared_files import wheel_claim
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ class WheelPreparer:
         for artifact in artifacts:
             if artifact.name in archives:
                 wheels[artifact.name] = self._wheel(artifact, archives[artifact.name])
-        known = self._unpacked([one for one in artifacts if one.name not in wheels], into)
+        unmade = [one for one in artifacts if one.name not in wheels]
+        known = self._unpacked(unmade, into, are_listed=plan.target is Target.KERNEL)
         wheels.update({name: path for name, (path, _) in known.items()})
         missing = [artifact for artifact in artifacts if artifact.name not in wheels]
         paths = self.fetcher.download(missing, into, reporter)
@@ -85,12 +87,13 @@ class WheelPreparer:
         return wheels
 
     def _unpacked(
-        self, artifacts: Sequence[Artifact], into: Path
+        self, artifacts: Sequence[Artifact], into: Path, *, are_listed: bool
     ) -> dict[NormalizedName, tuple[Path, CoreMetadata]]:
-        """Return links in *into* to the wheels of the cache that are unpacked there, too, and their metadata.
+        """Return links in *into* to the wheels that the cache has unpacked, and their metadata.
 
-        They are not hashed here: the store hashes a wheel before it unpacks it again.  Of find-links, which
-        other users may write to, nothing is taken: what is read there is hashed first.
+        They are not hashed here: the store hashes a wheel before it unpacks it again, and nothing else reads
+        it, unless wheels *are_listed*.  Then nothing of find-links is taken, which other users may write to:
+        what is read there is hashed first.
         """
         from colablock.planning.believed import known_metadata  # noqa: PLC0415 - not for a plan
         from colablock.unpacking.store import UnpackedStore  # noqa: PLC0415
@@ -104,11 +107,20 @@ class WheelPreparer:
                 continue
             metadata = known_metadata(artifact, artifact.filename, cache)
             copy = cache.file(sha256) if metadata is not None else None
+            if metadata is not None and copy is None and not are_listed:
+                copy = self._beside(artifact)
             if metadata is not None and copy is not None:
                 with suppress(OSError):  # a disk without links: the wheel is copied there
                     _link(copy, into / artifact.filename)
                     found[artifact.name] = into / artifact.filename, metadata
         return found
+
+    def _beside(self, artifact: Artifact) -> Path | None:
+        """Return a file on this machine that should be *artifact*, whatever its hash."""
+        path = self.fetcher.local(artifact.url)
+        if path is not None:
+            return path if path.is_file() else None
+        return self.fetcher.copies.by_name(artifact.filename)
 
     def check_at_hand(self, plan: Plan) -> None:
         """Raise FetchFailed with the files of *plan* that are not at hand, if colablock is offline."""

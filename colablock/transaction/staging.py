@@ -23,13 +23,17 @@ from colablock.planning.shared_files import families, modules_of
 from colablock.transaction.disk_space import unpacked_size
 from colablock.transaction.file_moves import StagedTree
 from colablock.unpacking.layout import Layout, lay_out
-from colablock.unpacking.store import UnpackedStore
+from colablock.unpacking.linkers import link_wheels
+from colablock.unpacking.store import StoredWheel, UnpackedStore
 from colablock.unpacking.unpackers import Unpackers
 
 if TYPE_CHECKING:
     from colablock.network.cache import Cache
 
 __all__ = ["Staged", "environment_layout", "install_wheels", "room_needed", "stage"]
+
+
+_MOST_OPEN = 200  # entries of the store, each locked with an open file, of which a process may have 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +140,7 @@ def install_wheels(
         where = f"the cache `{cache.folder}` is on another disk than the environment"
         reporter.note(f"{where}, so wheels are unpacked each time")
     layout = replace(layout, copies=_copies(environ))
-    records: dict[str, Sequence[Row]] = {}
+    records: dict[NormalizedName, Sequence[Row]] = {}
     site = ""
     size = 0
     digests = {step.name: _sha256(step.artifact, wheels[step.name]) for step in steps}
@@ -146,35 +150,58 @@ def install_wheels(
         if store.is_shared and not store.has(digest, wheels[name].name)
     }
     with Unpackers(missing, cache, environ) as unpackers:
+        linked = link_wheels(_listed(store, wheels, digests), layout, environ)
         for number, step in enumerate(steps, start=1):
             path = wheels[step.name]
             unpackers.wait(path)
-            stored = store.get(path, digests[step.name])
+            stored = linked.get(step.name) or store.get(path, digests[step.name])
             for note in stored.wheel.notes:
                 reporter.note(note)
-            info, rows = lay_out(stored, layout, _own_files(step))
-            site, records[info.name] = str(info.parent), rows
+            info, rows = lay_out(stored, layout, _own_files(step), linked=step.name in linked)
+            site, records[step.name] = str(info.parent), rows
             size += stored.wheel.size
             reporter.step("Staging wheels", number, len(steps))
+    shared = _shared(records)
+    for step in steps if linked else ():  # in their order, which several processes do not keep
+        if any(row.path in shared for row in records[step.name]):
+            lay_out(store.get(wheels[step.name], digests[step.name]), layout, _own_files(step))
     store.close()
-    _refuse_mixed(site, records, steps)
+    _refuse_mixed(shared, site, records, steps)
     return size
 
 
-def _refuse_mixed(site: str, records: Mapping[str, Sequence[Row]], steps: Iterable[Step]) -> None:
-    """Raise Refused if two of *steps* that own the same files are builds of one package of two versions."""
+def _listed(
+    store: UnpackedStore, wheels: Mapping[NormalizedName, Path], digests: Mapping[NormalizedName, str]
+) -> dict[NormalizedName, StoredWheel]:
+    """Return the wheels that the store has, as many as a process can have open."""
+    names = [*digests][:_MOST_OPEN]
+    found = ((name, store.listed(digests[name], wheels[name].name)) for name in names)
+    return {name: stored for name, stored in found if stored is not None}
+
+
+def _shared(records: Mapping[NormalizedName, Sequence[Row]]) -> frozenset[str]:
+    """Return the paths that several *records* list."""
     times = Counter(row.path for rows in records.values() for row in rows)
-    shared = {path for path, number in times.items() if number > 1}
-    owners: dict[str, dict[str, str]] = {path: {} for path in shared}
-    for info, rows in records.items() if shared else ():
+    return frozenset(path for path, number in times.items() if number > 1)
+
+
+def _refuse_mixed(
+    shared: frozenset[str],
+    site: str,
+    records: Mapping[NormalizedName, Sequence[Row]],
+    steps: Iterable[Step],
+) -> None:
+    """Raise Refused if two of *steps* that own *shared* files are builds of one package of two versions."""
+    owners: dict[str, dict[NormalizedName, str]] = {path: {} for path in shared}
+    for name, rows in records.items() if shared else ():
         for row in rows:
             if row.path in shared:
-                owners[row.path][info] = row.hash
-    mixed = {info for by in owners.values() if len(set(by.values())) > 1 for info in by}
+                owners[row.path][name] = row.hash
+    mixed = {name for by in owners.values() if len(set(by.values())) > 1 for name in by}
     if not mixed:
         return
     versions = {step.name: step.version for step in steps}
-    claims = [modules_of(_name_of(info), site, (row.path for row in records[info])) for info in sorted(mixed)]
+    claims = [modules_of(name, site, (row.path for row in records[name])) for name in sorted(mixed)]
     for name, others in sorted(families((), claims).items()):
         for other in sorted(others):
             if versions[name] != versions[other]:
@@ -245,10 +272,6 @@ def _places(prefix: Path, layout: Layout, site: Site) -> tuple[tuple[str, str], 
     """Return the destinations of the folders of a staged prefix."""
     ends = [(layout.folders[one], layout.final[one]) for one in ("purelib", "platlib", "scripts")]
     return (*dict.fromkeys(one for one in ends if Path(one[0]).is_dir()), (str(prefix), site.data))
-
-
-def _name_of(dist_info: str) -> NormalizedName:
-    return canonicalize_name(dist_info.removesuffix(".dist-info").rpartition("-")[0])
 
 
 def _sha256(artifact: Artifact | None, path: Path) -> str:

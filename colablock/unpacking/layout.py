@@ -1,7 +1,7 @@
 """Lay out an unpacked wheel in the folders of a prefix: links, scripts, and the rows of its RECORD."""
 
 # Paths are strings here: a stack has 25,000 files.
-# ruff: noqa: PTH101, PTH102, PTH103, PTH108
+# ruff: noqa: PTH101, PTH108
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.environment.record import Row, hash_text, write_record
 from colablock.errors import BadDistribution
 from colablock.index.wheel_check import script_entries
+from colablock.unpacking.link_files import OF_INSTALLERS, data_prefix, make_folder
 from colablock.unpacking.store import StoredWheel
 from colablock.unpacking.unpack import UnpackedFile
 
@@ -28,8 +29,6 @@ __all__ = ["Layout", "lay_out"]
 
 _LONGEST_SHEBANG = 127  # bytes, with `#!` and the newline: Linux cuts off more
 _COPIED = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS})
-# Of installers.  What a wheel has under these names says nothing about this installation.
-_OF_INSTALLERS = ("INSTALLER", "RECORD", "REQUESTED", "direct_url.json", "uv_cache.json")
 _SCRIPT = """\
 # -*- coding: utf-8 -*-
 import sys
@@ -59,16 +58,19 @@ class Layout:
     made: set[str] = field(default_factory=set, repr=False)
 
 
-def lay_out(stored: StoredWheel, layout: Layout, own: Mapping[str, str]) -> tuple[Path, tuple[Row, ...]]:
+def lay_out(
+    stored: StoredWheel, layout: Layout, own: Mapping[str, str], *, linked: bool = False
+) -> tuple[Path, tuple[Row, ...]]:
     """Put the files of *stored* in place; return its metadata folder and the rows of its RECORD.
 
-    *own* are the texts of files of the metadata folder that the installer writes, by name.  A file
-    that an earlier distribution has put there is replaced.  Raises BadDistribution if a file and a
-    folder have one path, and OSError.
+    *own* are the texts of files of the metadata folder that the installer writes, by name.  With *linked*,
+    the files that go to the folder of the modules are there already, see `link_wheels`.  A file that an
+    earlier distribution has put there is replaced.  Raises BadDistribution if a file and a folder have one
+    path, and OSError.
     """
     root = "purelib" if stored.wheel.is_pure else "platlib"
     try:
-        rows = {row.path: row for row in _rows(stored, layout, root, own)}
+        rows = {row.path: row for row in _rows(stored, layout, root, own, linked=linked)}
     except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
         path = printable(str(error.filename2 or error.filename))
         raise BadDistribution(
@@ -80,10 +82,12 @@ def lay_out(stored: StoredWheel, layout: Layout, own: Mapping[str, str]) -> tupl
     return info, (*rows.values(), record)
 
 
-def _rows(stored: StoredWheel, layout: Layout, root: str, own: Mapping[str, str]) -> Iterator[Row]:
+def _rows(
+    stored: StoredWheel, layout: Layout, root: str, own: Mapping[str, str], *, linked: bool
+) -> Iterator[Row]:
     info = stored.wheel.info
-    left = {f"{info}/{name}" for name in _OF_INSTALLERS}
-    data = f"{info.removesuffix('.dist-info')}.data/"
+    left = {f"{info}/{name}" for name in OF_INSTALLERS}
+    data = data_prefix(info)
     tree, target = str(stored.folder), layout.folders[root]
     are_linked = stored.is_own and not layout.copies  # an installed file must not be another user's
     for file in stored.wheel.files:
@@ -93,10 +97,11 @@ def _rows(stored: StoredWheel, layout: Layout, root: str, own: Mapping[str, str]
         if path.startswith(data):
             yield _row_of_data(stored, file, layout, root, path.removeprefix(data))
             continue
-        source, destination = f"{tree}/{path}", f"{target}/{path}"
-        _make_folder(destination, layout)
-        if not (are_linked and _is_linked(source, destination)):
-            _copy(source, destination, layout, is_script=False)
+        if not linked:
+            source, destination = f"{tree}/{path}", f"{target}/{path}"
+            _make_folder(destination, layout)
+            if not (are_linked and _is_linked(source, destination)):
+                _copy(source, destination, layout, is_script=False)
         yield Row(path, file.hash, str(file.size))
     points = Path(stored.folder, info, "entry_points.txt")
     for name, target in _scripts(points).items():
@@ -175,15 +180,8 @@ def _written(layout: Layout, root: str, scheme: str, path: str, data: bytes, *, 
 
 
 def _make_folder(destination: str, layout: Layout) -> None:
-    folder = destination.rpartition("/")[0]
-    if folder in layout.made:
-        return
-    mode = 0o777 & ~layout.umask
-    try:
-        os.mkdir(folder, mode)
-    except OSError:  # it is there, or those above are not
-        os.makedirs(folder, mode=mode, exist_ok=True)
-    layout.made.add(folder)
+    """Create the folder of *destination*."""
+    make_folder(destination.rpartition("/")[0], 0o777 & ~layout.umask, layout.made)
 
 
 def _script_text(source: str, python: str) -> bytes | None:

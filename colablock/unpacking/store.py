@@ -61,6 +61,11 @@ class StoredWheel:
     is_own: bool = True
     lock: _Lock | None = field(default=None, repr=False)
 
+    @property
+    def manifest(self) -> Path:
+        """The file that lists the files."""
+        return self.folder.parent / MANIFEST
+
 
 class UnpackedStore:
     """Unpacked wheels.  Without a *cache*, or on another disk than *target*, they are in *scratch* only."""
@@ -117,6 +122,20 @@ class UnpackedStore:
         made = self._unpack(wheel, sha256)
         return self._keep(self._cache, made, entry)
 
+    def listed(self, sha256: str, filename: str) -> StoredWheel | None:
+        """Return an entry whose files have still to be compared, each with its size, mode and mtime.
+
+        None if it is missing, or if the contents have to be compared, too.
+        """
+        if self._cache is None:
+            return None
+        found = _opened(self._entry(self._cache, sha256, filename))
+        if found is None or not self._is_of_boot(found.wheel):
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(found.manifest)  # its last use, for `cache prune`
+        return found
+
     def close(self) -> None:
         """Remove what this process alone uses.  Links to it stay."""
         for folder in self._own:
@@ -131,25 +150,25 @@ class UnpackedStore:
 
     def _read(self, entry: Path) -> StoredWheel | None:
         """Return the wheel of an entry; None if it is missing, or not as it was written."""
-        lock = _locked(entry, shared=True)
-        if lock is None:
+        found = _opened(entry)
+        if found is None:
             return None
-        manifest = entry / MANIFEST
-        try:
-            found = decode(read_bounded(manifest, UNPACKED_MANIFEST), UnpackedWheel)
-        except (OSError, Malformed):
-            return None
-        is_of_boot = found.boot == self._boot != ""
+        is_of_boot = self._is_of_boot(found.wheel)
         owners: set[int] = set()
-        if differing(entry / _TREE, found, hashed=not is_of_boot, owners=owners) is not None:
+        if differing(found.folder, found.wheel, hashed=not is_of_boot, owners=owners) is not None:
             return None
+        found = replace(found, is_own=owners <= {os.geteuid()})
         with contextlib.suppress(OSError):  # the next call reads it again
             if is_of_boot:
-                os.utime(manifest)  # its last use, for `cache prune`
+                os.utime(found.manifest)  # its last use, for `cache prune`
             else:
-                found = replace(found, boot=self._boot)
-                write_private(manifest, encode(found))
-        return StoredWheel(wheel=found, folder=entry / _TREE, is_own=owners <= {os.geteuid()}, lock=lock)
+                found = replace(found, wheel=replace(found.wheel, boot=self._boot))
+                write_private(found.manifest, encode(found.wheel))
+        return found
+
+    def _is_of_boot(self, wheel: UnpackedWheel) -> bool:
+        """Whether *wheel* was unpacked, or its contents were hashed, since this start of the machine."""
+        return wheel.boot == self._boot != ""
 
     def _unpack(self, wheel: Path, sha256: str) -> StoredWheel:
         """Unpack *wheel* for this process alone."""
@@ -198,6 +217,18 @@ class UnpackedStore:
     def _new_path(self) -> Path:
         """Return an unused path on the disk of the store."""
         return make_private(self._unfinished) / f"{NEW}{os.urandom(8).hex()}"
+
+
+def _opened(entry: Path) -> StoredWheel | None:
+    """Return the wheel of an entry, whose files have still to be compared; None if it is missing."""
+    lock = _locked(entry, shared=True)
+    if lock is None:
+        return None
+    try:
+        found = decode(read_bounded(entry / MANIFEST, UNPACKED_MANIFEST), UnpackedWheel)
+    except (OSError, Malformed):
+        return None
+    return StoredWheel(wheel=found, folder=entry / _TREE, lock=lock)
 
 
 def _locked(entry: Path, *, shared: bool) -> _Lock | None:

@@ -1,8 +1,5 @@
 """Unpack one wheel into a folder, and hash each file while it is written (Binary distribution format)."""
 
-# Paths are strings here: a stack has 25,000 files.
-# ruff: noqa: PTH103
-
 from __future__ import annotations
 
 import hashlib
@@ -23,6 +20,7 @@ from colablock.environment.record import HASHES, Row, digest, hash_text, read_re
 from colablock.environment.site import STATE, is_state_path
 from colablock.errors import BadDistribution
 from colablock.index.wheel_check import check_wheel
+from colablock.unpacking.link_files import differs, make_folder
 
 __all__ = ["UnpackedFile", "UnpackedWheel", "differing", "unpack"]
 
@@ -130,7 +128,7 @@ def differing(
             status = os.lstat(f"{tree}/{path}")
         except OSError:
             return path
-        if status.st_size != size or status.st_mode != mode or status.st_mtime_ns != mtime:
+        if differs(status, size, mode, mtime):
             return path
         owners.add(status.st_uid)
         if hashed and digest(Path(tree, path), found.partition("=")[0]) != found:
@@ -174,10 +172,7 @@ class _Writer:
     def write(self, member: zipfile.ZipInfo, expected: str = "") -> UnpackedFile:
         """Write *member*.  *expected* is its hash in RECORD: a weak one, or none, is not compared."""
         path = f"{self._folder}/{member.filename}"
-        above = path.rpartition("/")[0]
-        if above not in self._made:
-            os.makedirs(above, mode=0o777 & ~self._umask, exist_ok=True)
-            self._made.add(above)
+        make_folder(path.rpartition("/")[0], 0o777 & ~self._umask, self._made)
         is_program = bool((member.external_attr >> 16) & 0o111)
         mode = (0o777 if is_program else 0o666) & ~self._umask
         algorithm = expected.partition("=")[0]

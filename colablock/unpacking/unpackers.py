@@ -24,9 +24,9 @@ from colablock.unpacking.store import UnpackedStore
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Unpackers", "main"]
+__all__ = ["MOST", "Unpackers", "cores", "end", "main", "started"]
 
-_MOST = 4  # processes: then the disk is the limit
+MOST = 4  # processes: then the disk is the limit
 _WORTH = 64 << 20  # bytes of unpacked files, half a second: a process starts in a tenth of one
 _SHARE = 32 << 20  # bytes of unpacked files for each process, at least
 
@@ -47,32 +47,16 @@ class Unpackers:
         self._processes = ExitStack()
 
     def __enter__(self) -> Self:
-        for part in _parts({wheel: size for wheel, (_, size) in self._wheels.items()}, _cores()):
+        for part in _parts({wheel: size for wheel, (_, size) in self._wheels.items()}, cores()):
             job = json.dumps([self._folder, [[str(wheel), self._wheels[wheel][0]] for wheel in part]])
             with suppress(OSError):  # this process unpacks them
-                output = self._start(job.encode())
-                self._outputs |= dict.fromkeys(part, output)
+                process = started(__name__, job.encode(), self._environ, output=subprocess.PIPE)
+                self._processes.callback(end, process)
+                self._outputs |= dict.fromkeys(part, cast("IO[bytes]", process.stdout))
         return self
 
     def __exit__(self, *_: object) -> None:
         self._processes.close()
-
-    def _start(self, job: bytes) -> IO[bytes]:
-        """Start a process with *job* as its standard input, and return its standard output."""
-        with tempfile.TemporaryFile() as given:
-            given.write(job)
-            given.seek(0)
-            process = subprocess.Popen(
-                own_command(__name__),
-                env=child_environment(Purpose.LOCAL, self._environ),
-                cwd=os.sep,
-                stdin=given,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,  # what it could not unpack, this process says
-                start_new_session=True,  # Ctrl-C is for this process
-            )
-        self._processes.callback(_end, process)
-        return cast("IO[bytes]", process.stdout)
 
     def wait(self, wheel: Path) -> None:
         """Wait until the process that unpacks *wheel* has done so, or has ended."""
@@ -83,6 +67,36 @@ class Unpackers:
                 self._outputs.pop(Path(os.fsdecode(line[:-1])), None)  # a `.pth` file may print lines, too
             else:
                 self._outputs = {one: other for one, other in self._outputs.items() if other is not output}
+
+
+def started(
+    module: str, job: bytes, environ: Mapping[str, str], *descriptors: int, output: int = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
+    """Start a process that runs `main` of a *module* with *job* as its standard input.  Raises OSError."""
+    with tempfile.TemporaryFile() as given:
+        given.write(job)
+        given.seek(0)
+        return subprocess.Popen(
+            own_command(module),
+            env=child_environment(Purpose.LOCAL, environ),
+            cwd=os.sep,
+            stdin=given,
+            stdout=output,
+            stderr=subprocess.DEVNULL,  # what it could not do, this process says
+            pass_fds=descriptors,
+            start_new_session=True,  # Ctrl-C is for this process
+        )
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process, and wait for it."""
+    with process:
+        process.kill()
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def main(_: Sequence[str]) -> int:
@@ -98,10 +112,10 @@ def main(_: Sequence[str]) -> int:
     return 0
 
 
-def _parts(sizes: Mapping[Path, int], cores: int) -> list[list[Path]]:
+def _parts(sizes: Mapping[Path, int], most: int) -> list[list[Path]]:
     """Return the wheels for each process: the largest first, each to the one that has the fewest bytes."""
     total = sum(sizes.values())
-    number = min(cores, _MOST, total // _SHARE, len(sizes))
+    number = min(most, MOST, total // _SHARE, len(sizes))
     if total < _WORTH or number < 2:  # noqa: PLR2004 - one process is no gain
         return []
     parts: list[tuple[int, list[Path]]] = [(0, []) for _ in range(number)]
@@ -110,12 +124,3 @@ def _parts(sizes: Mapping[Path, int], cores: int) -> list[list[Path]]:
         size, part = parts[at]
         parts[at] = size + sizes[wheel], [*part, wheel]
     return [part for _, part in parts]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    with process:
-        process.kill()

@@ -38,9 +38,9 @@ def here() -> Environment:
     return take_snapshot(environ=os.environ).environment
 
 
-def plan_of(matrix: Matrix, resolution: Resolution) -> Plan:
+def plan_of(matrix: Matrix, resolution: Resolution, target: Target = Target.ENV) -> Plan:
     empty = Snapshot(environment=resolution.request.environment, python="", prefix="", site="", installed={})
-    return make_plan(matrix=matrix, resolution=resolution, snapshot=empty, target=Target.ENV)
+    return make_plan(matrix=matrix, resolution=resolution, snapshot=empty, target=target)
 
 
 def archive(folder: Path) -> Path:
@@ -94,11 +94,15 @@ def test_a_file_with_another_hash_is_refused(tmp_path: Path, here: Environment) 
         preparer.gather(plan_of(matrix, resolution), tmp_path / "files", Reporter())
 
 
-@pytest.mark.parametrize("is_cached", [True, False], ids=["of the cache", "of find-links"])
-def test_a_wheel_that_is_unpacked_already_is_not_copied_if_it_is_of_the_cache(
-    tmp_path: Path, here: Environment, *, is_cached: bool
+@pytest.mark.parametrize(
+    ("is_cached", "target"),
+    [(True, Target.KERNEL), (True, Target.ENV), (False, Target.KERNEL), (False, Target.ENV)],
+    ids=["of the cache", "of the cache, into an environment", "of find-links", "of find-links, into one"],
+)
+def test_a_wheel_that_is_unpacked_already_is_hashed_only_if_others_may_write_it_and_it_is_read(
+    tmp_path: Path, here: Environment, *, is_cached: bool, target: Target
 ) -> None:
-    """Others may write to find-links, so nothing there is read without its hash."""
+    """Of find-links nothing is read without its hash.  A new environment needs no list of the files."""
     wheel = make_wheel(tmp_path / "links", "a", "1.0", modules={"a/__init__.py": "true = 1\n"})
     sha256, status = hashlib.sha256(wheel.read_bytes()).hexdigest(), wheel.stat()
     matrix = matrix_of(entry("a"))
@@ -110,7 +114,7 @@ def test_a_wheel_that_is_unpacked_already_is_not_copied_if_it_is_of_the_cache(
 
     def gathered(into: Path) -> Path:
         into.mkdir(exist_ok=True)
-        (path,) = preparer.gather(plan_of(matrix, resolution), into, Reporter()).values()
+        (path,) = preparer.gather(plan_of(matrix, resolution, target), into, Reporter()).values()
         return path
 
     def installed(path: Path) -> bytes:
@@ -121,6 +125,12 @@ def test_a_wheel_that_is_unpacked_already_is_not_copied_if_it_is_of_the_cache(
     wheel.write_bytes(bytes(len(wheel.read_bytes())))
     os.utime(wheel, ns=(status.st_atime_ns, status.st_mtime_ns))
     if not is_cached:
+        if target is Target.ENV:
+            assert installed(gathered(tmp_path / "second")) == b"true = 1\n"
+            next(cache.folder.rglob("tree/a/__init__.py")).unlink()
+            with pytest.raises(BadDistribution, match="has another SHA-256"):
+                installed(gathered(tmp_path / "third"))
+            return
         with pytest.raises(BadDistribution, match="sha256"):
             gathered(tmp_path / "second")
         return

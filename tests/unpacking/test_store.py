@@ -181,6 +181,16 @@ def test_a_changed_entry_is_unpacked_again(ground: Ground, damage: Callable[[Gro
     assert (ground.install("third") / "told.py").samefile(again / "told.py")
 
 
+@pytest.mark.usefixtures("umask")
+def test_no_folder_can_be_written_by_others(ground: Ground) -> None:
+    os.umask(0)
+    ground.wheel = make_wheel(ground.folder, "deep", "1.0", modules={"one/two/three/a.py": ""})
+    site = ground.install("one")
+    (tree,) = ground.cache.folder.glob("unpacked/*/*/tree")
+    for root in (site, tree):
+        assert not {path for path in root.rglob("*") if path.stat().st_mode & 0o022}
+
+
 IN_USE: dict[str, Callable[[Ground], object]] = {
     "another umask": lambda _: os.umask(0o077),
     "a damaged entry": lambda ground: edit(ground.entry / "tree" / "told_more" / "__init__.py"),
