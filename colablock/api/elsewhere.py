@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from colablock._common.text import PROGRAM, option_words
 from colablock.display.view import Document, Headline, Note, Preformatted, Section, Span, Tone
 from colablock.training.find_or_start import TrainOptions
 from colablock.training.hosts import RepeatedCall
@@ -31,9 +32,7 @@ def repeated_call(
         "--mirror": options.mirror,
         "--shard": options.shard if options.shard != "auto" else None,
     }
-    words = ["colablock", "train", name]
-    for option, text in texts.items():
-        words += [option, str(text)] if text is not None else []
+    words = [PROGRAM, "train", name, *option_words(texts)]
     for key, value in values.items():
         words += ["--set", f"{key}={_flow(value)}"]
     flags = {
@@ -43,7 +42,7 @@ def repeated_call(
     }
     return RepeatedCall(
         words=words,
-        flags=[flag for flag, is_set in flags.items() if is_set],
+        flags=option_words(flags),
         fresh=options.fresh,
         launch=options.launch_arguments,
     )

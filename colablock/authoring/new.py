@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from colablock._common.fs import write_atomic
+from colablock._common.text import command_line
 from colablock.authoring.from_requirements import MatrixParts, matrix_parts
 from colablock.authoring.local_labels import LabelBinding
 from colablock.authoring.requirements_reader import read_requirements
@@ -132,8 +132,8 @@ def _name_notes(listed: list[Listed], output: Path) -> Iterator[str]:
 
 def _next_commands(listed: list[Listed], output: Path, name: str) -> Iterator[str]:
     """Yield the next commands, with the name of the matrix if it refers to the new file, else its path."""
-    shown = name if listed and _is_at(listed[0], output) else shlex.quote(str(output))
+    shown = name if listed and _is_at(listed[0], output) else str(output)
     newest = max(runtimes(), key=lambda runtime: (runtime.date, runtime.name))
-    yield f"colablock lock {shown} --all"
-    yield f"colablock check {shown} --update"
-    yield f"colablock plan {shown} --runtime {newest.name}"
+    yield command_line("lock", shown, "--all")
+    yield command_line("check", shown, "--update")
+    yield command_line("plan", shown, "--runtime", newest.name)

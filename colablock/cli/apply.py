@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from colablock._common.text import command_line
 from colablock.cli.common import (
     MATRIX,
     Call,
@@ -199,7 +200,8 @@ def _run(call: Call) -> int:
 
     argv = call.args.argv
     if not argv:
-        hint = f"Name one after `--`: `colablock run {call.args.name} -- python train.py`"
+        command = command_line("run", call.args.name, "--", "python", "train.py")
+        hint = f"Name one after `--`: `{command}`"
         raise InvalidInput("no command to run", hint=hint)
     with session_of(call) as session:
         return run_command(session, call.args.name, argv)

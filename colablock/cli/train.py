@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from colablock._common.text import PROGRAM, command_line, option_words
 from colablock.cli.common import MATRIX, Call, add_command, print_json, session_of
 from colablock.errors import ExitCode, TrainingFailed
 from colablock.matrix.schema import RUNNERS
@@ -158,7 +159,7 @@ def _train(call: Call) -> int:
 
 
 def _example(name: str, model: str, data: str) -> str:
-    return shlex.join(["colablock", "train", name, "--model", model, "--dataset", data])
+    return command_line("train", name, "--model", model, "--dataset", data)
 
 
 def _print_hosts(call: Call) -> int:
@@ -205,25 +206,21 @@ def _repeated(args: argparse.Namespace, *flags: str) -> RepeatedCall:
 def _command(args: argparse.Namespace) -> list[str]:
     """Return the words of the same call, without its flags."""
     given = {
-        "--config": [args.config],
-        "--model": [args.model],
+        "--config": args.config,
+        "--model": args.model,
         "--dataset": args.dataset,
         "--set": args.set,
-        "--output-dir": [args.output_dir],
-        "--runner": [args.runner],
-        "--mirror": [args.mirror],
-        "--shard": [args.shard if args.shard != "auto" else None],
+        "--output-dir": args.output_dir,
+        "--runner": args.runner,
+        "--mirror": args.mirror,
+        "--shard": args.shard if args.shard != "auto" else None,
     }
-    words = ["colablock", "train", args.name]
-    for option, values in given.items():
-        for value in values:
-            words += [option, str(value)] if value is not None else []
-    return words
+    return [PROGRAM, "train", args.name, *option_words(given)]
 
 
 def _flags(args: argparse.Namespace) -> list[str]:
     flags = {"--resume-anyway": args.resume_anyway, "--anyway": args.anyway, "--strict": args.strict}
-    return [name for name, is_set in flags.items() if is_set]
+    return list(option_words(flags))
 
 
 def _values(args: argparse.Namespace) -> dict[str, Any]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from colablock._common.text import count, size_text, some_of
+from colablock._common.text import command_line, count, size_text, some_of
 from colablock.check.capabilities import HOLDS
 from colablock.check.outcomes import Verdict, broken_since
 from colablock.display.view import (
@@ -73,7 +72,7 @@ def _empty(checked: MatrixCheck, *, updated: bool) -> Iterator[Block]:
 
 
 def _lock_first(checked: MatrixCheck) -> Note:
-    command = f"`colablock lock {shlex.quote(checked.asked or checked.matrix)} --all`"
+    command = f"`{command_line('lock', checked.asked or checked.matrix, '--all')}`"
     return Note(label="next", text=f"{command} writes the locks that are missing or stale, then check again")
 
 

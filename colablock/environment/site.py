@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import field
 from pathlib import Path
@@ -24,6 +25,7 @@ __all__ = [
     "is_interrupted",
     "is_state_path",
     "is_unfinished",
+    "python_words",
     "read_site",
 ]
 
@@ -202,6 +204,12 @@ def _has_leftovers(data: Path) -> bool:
     if held is not None:
         os.close(held)
     return held is not None
+
+
+def python_words(python: str, prefix: str) -> tuple[str, ...]:
+    """Return the option that names the environment at *prefix* to a command; nothing if it is this one."""
+    is_here = os.path.realpath(prefix) == os.path.realpath(sys.prefix)
+    return () if is_here else ("--python", python)
 
 
 def read_site(python: str | Path, environ: Mapping[str, str], *, timeout: float = 60) -> Site:

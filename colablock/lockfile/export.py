@@ -15,7 +15,7 @@ from itertools import chain
 from typing import Any
 
 from colablock._common.limits import SHOWN
-from colablock._common.text import printable
+from colablock._common.text import command_line, option_words, printable
 from colablock._common.toml import in_utc
 from colablock._common.urls import local_path, redacted
 from colablock._vendor import tomli_w
@@ -224,10 +224,10 @@ def header_lines(lock: Pylock, pins: Sequence[LockedPin], form: str) -> Iterator
     if matrix is None:
         yield f"# The pins of a lock file (PEP 751) made by {lock.created_by}"
     else:
-        words = ["colablock", "export", matrix, *(["--variant", variant] if variant else [])]
-        words += ["--runtime", runtime] if runtime else ["--python-version", python, "--platform", platform]
-        words += [] if form == Format.REQUIREMENTS.value else ["--format", form]
-        yield f"# Made by `{shlex.join(words)}`"
+        target = {"--runtime": runtime} if runtime else {"--python-version": python, "--platform": platform}
+        shown = None if form == Format.REQUIREMENTS.value else form
+        words = option_words({"--variant": variant, **target, "--format": shown})
+        yield f"# Made by `{command_line('export', matrix, *words)}`"
         yield f"# matrix {target_text(lock)}"
         for name in map(str, filter(None, map(_off_index, pins))):
             yield f"# {name} is on no index: name the page of its files with `--find-links`"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
 from datetime import datetime
@@ -16,6 +15,7 @@ from colablock._common.decoding import read_bounded
 from colablock._common.fs import write_atomic
 from colablock._common.limits import TEXT_FILE
 from colablock._common.reporter import Reporter
+from colablock._common.text import command_line, option_words
 from colablock._common.toml import load_toml, read_text_file
 from colablock._records import dataclass
 from colablock._vendor.packaging.utils import NormalizedName
@@ -98,16 +98,13 @@ class LockHead:
         """The Python version without its micro part."""
         return ".".join(self.python.split(".")[:2])
 
-    @property
-    def command(self) -> str:
-        """The command that makes this lock again."""
-        words = ["colablock", "lock", self.matrix]
-        if self.runtime is not None:
-            words += ["--runtime", self.runtime]
-        else:
-            words += ["--python-version", self.short, "--platform", self.platform]
-        words += ["--variant", self.variant] if self.variant else []
-        return shlex.join([*words, *(word for one in sorted(self.with_) for word in ("--with", one))])
+    def command(self, matrix: str) -> str:
+        """Return the command that makes this lock again; *matrix* is its name or path."""
+        target: dict[str, object] = {"--runtime": self.runtime}
+        if self.runtime is None:
+            target = {"--python-version": self.short, "--platform": self.platform}
+        more = {"--variant": self.variant, "--with": sorted(self.with_)}
+        return command_line("lock", matrix, *option_words({**target, **more}))
 
 
 def read_head(path: LockFile, cache: Cache | None = None) -> LockHead | None:
@@ -165,13 +162,14 @@ def assumption_failures(head: LockHead, snapshot: Snapshot) -> list[str]:
 class LockStore:
     """The lock files of one matrix (its variant selected), nearest first.
 
-    *with_* are the user's additions and *index* is the default index in force.  A
-    lock that was made with others does not fit.  If a lock is for the target but
-    does not fit, the reason is noted.  *cache* keeps what was parsed.
+    *called* is what the user calls the matrix.  *with_* are the user's additions and *index* is the
+    default index in force.  A lock that was made with others does not fit.  If a lock is for the
+    target but does not fit, the reason is noted.  *cache* keeps what was parsed.
     """
 
     paths: Sequence[LockFile]
     matrix: Matrix
+    called: str = ""
     with_: Sequence[str] = ()
     index: str | None = None
     reporter: Reporter = field(default_factory=Reporter)
@@ -232,9 +230,10 @@ class LockStore:
     def _is_fresh(self, head: LockHead) -> bool:
         """Whether the lock was made from this matrix with the same options; notes the reason if not."""
         if head.matrix_digest != self.matrix.digest:
-            name = self.matrix.name
-            again = f"`{head.command}` makes it again, and `colablock lock {name} --all` makes all again"
-            self._note(f"the lock `{head.path.name}` is stale: {name} has changed since; {again}")
+            called = self.called or self.matrix.name
+            every = command_line("lock", called, "--all")
+            again = f"`{head.command(called)}` makes it again, and `{every}` makes all again"
+            self._note(f"the lock `{head.path.name}` is stale: {self.matrix.name} has changed since; {again}")
             return False
         if head.with_ != frozenset(self.with_):
             return False

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from colablock._common.scratch import scratch_folder
-from colablock._common.text import count
+from colablock._common.text import command_line, count
 from colablock._common.urls import redacted
 from colablock.check.advisories import AuditedRelease, AuditResult, Unchecked, news_of
 from colablock.errors import FetchFailed, NotFound
@@ -122,7 +122,8 @@ def _locks(
     matrix = session.matrix(options.name)
     found = {path.name: read_lock(path) for path in lock_files(matrix, environ=session.environ)}
     if not found:
-        hint = f"Write them with `colablock lock {options.name} --all`, or omit `--all`"
+        command = command_line("lock", options.name, "--all", *options.sources)
+        hint = f"Write them with `{command}`, or omit `--all`"
         raise NotFound(f"{matrix.name} has no locks beside it", hint=hint)
     return found
 

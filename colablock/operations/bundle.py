@@ -16,7 +16,7 @@ import msgspec
 
 from colablock._common.fs import NEW, file_digest, free_space, make_private
 from colablock._common.scratch import scratch_folder
-from colablock._common.text import count, size_text
+from colablock._common.text import command_line, count, option_words, size_text
 from colablock._vendor import tomli_w
 from colablock._vendor.packaging.utils import parse_wheel_filename
 from colablock.bundles.manifest import FILES, FORMAT, PYTHON, BundleManifest
@@ -180,9 +180,10 @@ def _runtime_here(session: Session, options: ApplyOptions) -> tuple[str | None, 
     runtime = next((one.runtime for one in changes if one.runtime), None)
     runtime = runtime or (None if changes else runtime_of(state, environ=session.environ))
     if runtime is None and changes:
+        undo = command_line("rollback", *option_words({"--python": options.python}))
         raise Refused(
             "colablock has changed this environment, and a bundle is for the state before that",
-            hint="Run `colablock rollback` first, or name a target with `--runtime` or `--python-version`",
+            hint=f"Run `{undo}` first, or name a target with `--runtime` or `--python-version`",
         )
     session.reporter.note(f"the bundle is for {runtime or 'the state of this environment'}")
     return runtime, None if runtime else comparable(state)

@@ -47,6 +47,7 @@ def explain_failure(session: Session, text: str, *, python: str | None = None) -
         versions=here,
         matrices=found_matrices(session.environ),
         applied=applied[0].name if applied else None,
+        source=applied[0].source if applied else "",
         is_intact=any(one.pins and one.pins.items() <= here.items() for one in applied),
         real=_projects_of_an_image(session),
     )

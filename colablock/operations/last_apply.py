@@ -16,7 +16,7 @@ from colablock._vendor.packaging.utils import NormalizedName
 from colablock._version import __version__
 from colablock.environment.accelerator import Accelerator, detect
 from colablock.environment.dependency_graph import DependencyGraph
-from colablock.environment.site import is_unfinished
+from colablock.environment.site import is_unfinished, python_words
 from colablock.environment.snapshot import Snapshot, installed_versions, snapshot_of
 from colablock.errors import InvalidInput, NotFound, Refused
 from colablock.matrix.model import select_variant
@@ -157,9 +157,8 @@ def apply_again(last: ApplyRecord, *more: str) -> str:
     """Return the command that makes the request of *last* again, in the same environment."""
     if last.target == Target.ENV.value:
         return _requested(last, *more)
-    is_here = os.path.realpath(last.prefix) == os.path.realpath(sys.prefix)
-    where = {"--into": Target.KERNEL.value, "--python": None if is_here else last.python}
-    return _requested(last, *option_words(where), *more)
+    where = ("--into", Target.KERNEL.value, *python_words(last.python, last.prefix))
+    return _requested(last, *where, *more)
 
 
 def _requested(last: ApplyRecord, *more: str) -> str:

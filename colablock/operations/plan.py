@@ -296,7 +296,7 @@ def _with_stand_in_notes(planned: PlannedChange, away: Sequence[BlockedIndex]) -
 def solver_for(session: Session, options: ApplyOptions, kernel: Snapshot) -> Solver:
     """Return the solver of a request for the state *kernel*."""
     matrix = select_variant(session.matrix(options.name), kernel.accelerator, options.variant)
-    check_ranges(matrix, options.with_, kernel.environment)
+    check_ranges(matrix, options.with_, kernel.environment, called=options.name)
     settings = session.settings(options, matrix)
     return Solver(
         matrix=matrix,
@@ -356,6 +356,7 @@ def _lock_store(session: Session, options: ApplyOptions, matrix: Matrix, setting
     return LockStore(
         paths=_lock_paths(session, options, matrix),
         matrix=matrix,
+        called=options.name,
         with_=options.with_,
         index=redacted(settings.default_index),
         reporter=session.reporter,

@@ -63,6 +63,7 @@ def proven_environment(session: Session, name: str) -> ProvenEnvironment:
     report = last_report(last)
     return ProvenEnvironment(
         matrix=last.name,
+        source=last.source,
         python=last.python,
         lock=report.lock_digest or versions_digest(last.pins),
         runner=matrix.train.runner,

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING, NamedTuple
 
-from colablock._common.text import near
+from colablock._common.text import command_line, near
 from colablock._vendor.packaging.markers import Marker
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
@@ -64,11 +64,11 @@ def _not_installed(name: str, what: str, snapshot: Snapshot) -> NotFound:
     )
 
 
-def check_ranges(matrix: Matrix, with_: Sequence[str], environment: Environment) -> None:
+def check_ranges(matrix: Matrix, with_: Sequence[str], environment: Environment, *, called: str) -> None:
     """Raise NoSolution if the requirements on one project exclude each other, whatever the Python.
 
     The error has as few of them as exclude each other.  Those with a marker are judged for each Python
-    that the matrix admits, on the platform of *environment*.
+    that the matrix admits, on the platform of *environment*.  *called* is what the user calls the matrix.
     """
     asked: defaultdict[NormalizedName, list[_Asked]] = defaultdict(list)
     for entry in roots(matrix, with_):
@@ -90,7 +90,7 @@ def check_ranges(matrix: Matrix, with_: Sequence[str], environment: Environment)
                 names=[name],
                 is_about_python=False,
                 is_universal=True,
-                hint=_remedy(conflict, matrix),
+                hint=_remedy(conflict, called),
             )
 
 
@@ -159,9 +159,9 @@ def _exclude(wants: Iterable[_Asked]) -> bool:
     return merged.is_unsatisfiable()
 
 
-def _remedy(conflict: Sequence[_Asked], matrix: Matrix) -> str | None:
+def _remedy(conflict: Sequence[_Asked], called: str) -> str | None:
     """Return what to do if some of them are additions of the user."""
     if len({one.is_addition for one in conflict}) == 1:
         return None
-    other = f"`colablock new NAME --extends {matrix.name}`"
+    other = f"`{command_line('new', 'NAME', '--extends', called)}`"
     return f"Change the requirement in `--with`, or write a matrix with another range: {other}"

@@ -18,6 +18,7 @@ from typing import Any
 
 from colablock._common.reporter import Reporter
 from colablock._common.scratch import scratch_folder
+from colablock._common.text import command_line
 from colablock.environment.accelerator import NF4_ON_CPU
 from colablock.environment.target_script import ask_target
 from colablock.errors import InvalidInput, NotFound, Refused, Unmet
@@ -103,7 +104,7 @@ def generate(
     texts = _ask(
         interpreter,
         "generate",
-        matrix=record.matrix,
+        matrix=record.source or record.matrix,
         answers=list[str],
         doing="generate text",
         environ=environ,
@@ -154,7 +155,7 @@ def merge(
     _ask(
         _interpreter_of(folder, record, python, environ),
         "merge",
-        matrix=record.matrix,
+        matrix=record.source or record.matrix,
         doing="merge the adapter",
         environ=environ,
         needs_hub=is_on_hub(source),
@@ -229,7 +230,7 @@ def push(
             _ask(
                 interpreter,
                 "hub",
-                matrix=record.matrix,
+                matrix=record.source or record.matrix,
                 doing=f"push to `{repo}`",
                 environ=environ,
                 needs_hub=True,
@@ -272,7 +273,8 @@ def _ask(
     except Unmet as error:
         if _NO_MODULE not in error.message:
             raise
-        hint = f"`colablock apply {matrix}` installs the stack of the run, which a rollback may have removed"
+        command = command_line("apply", matrix)
+        hint = f"`{command}` installs the stack of the run, which a rollback may have removed"
         raise Unmet(error.headline, hint=hint) from error
 
 

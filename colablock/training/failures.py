@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -123,6 +124,7 @@ def explain_text(
     versions: Mapping[str, str],
     matrices: Sequence[Matrix] = (),
     applied: str | None = None,
+    source: str = "",
     is_intact: bool = False,
     real: Iterable[str] = (),
     system: Path = Path("/"),
@@ -130,11 +132,11 @@ def explain_text(
     """Return why the process that wrote *text* failed.
 
     *versions* are those of the environment in which it ran, *matrices* those that could mend it,
-    *applied* is the name of the one that was applied there, and *is_intact* tells that its versions are
-    still there, so that applying it again mends nothing.  *real* are projects that exist, whose
-    names are therefore not misspelt.  *system* is the folder with ``proc`` and ``sys``.  Nothing is
-    asked of a network.
-    Of a long text, the last ``CRASH_TEXT`` characters count.
+    *applied* is the name of the one that was applied there, *source* its name or path, and
+    *is_intact* tells that its versions are still there, so that applying it again mends nothing.
+    *real* are projects that exist, whose names are therefore not misspelt.  *system* is the folder
+    with ``proc`` and ``sys``.  Nothing is asked of a network.  Of a long text, the last
+    ``CRASH_TEXT`` characters count.
     """
     plain = shortened(plain_text(text[-CRASH_TEXT:])).strip("\n")
     failure, cause = _recognised(plain)
@@ -143,8 +145,9 @@ def explain_text(
     if applied is not None and not concerns(applied, cause, failure.messages, matrices):
         applied = None  # it has none of the packages at fault
     name = applied or (likely.name if likely is not None else "NAME")
+    word = shlex.quote(source) if applied is not None and source else name
     facts = {
-        "matrix": "" if (is_intact if applied is not None else matrices and not helpful) else name,
+        "matrix": "" if (is_intact if applied is not None else matrices and not helpful) else word,
         "checkpoint": "the newest checkpoint",
         "killer": "idle" if oom_kills(system)[0] == 0 else "",
     }
@@ -152,7 +155,7 @@ def explain_text(
     if cause.name == _MISSING_MODULE:
         unknown = unknown_module(failure.messages, versions, matrices, real)
         if unknown is not None:
-            return _of_unknown_module(failure, *unknown, versions, name)
+            return _of_unknown_module(failure, *unknown, versions, word)
         if applied is not None and is_intact and (module := missing_project(failure.messages)) in versions:
             return _of_another_python(failure, f"{module} {versions[module]}", applied)
     return Explanation(

@@ -447,6 +447,7 @@ def _record(job: Job, run_id: str, decisions: RunDecisions, prepared: Mapping[st
     return RunRecord(
         id=run_id,
         matrix=job.proven.matrix,
+        source=job.proven.source,
         runner=job.runner,
         python=job.proven.python,
         lock=job.proven.lock,

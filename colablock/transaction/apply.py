@@ -34,7 +34,7 @@ from colablock.planning.plan import Action, Plan
 from colablock.resolver.origin import direct_origin
 from colablock.runtimes.catalog import runtime_of
 from colablock.transaction.disk_operations import Operation, OperationKind, Operations
-from colablock.transaction.disk_space import check_room
+from colablock.transaction.disk_space import check_room, more_room
 from colablock.transaction.drift import differences
 from colablock.transaction.file_moves import listed_among, moves_in, moves_out, owned_files, source_of
 from colablock.transaction.history import (
@@ -59,11 +59,6 @@ __all__ = ["ChangeOrigin", "apply_plan", "refuse_externally_managed"]
 
 Prove = Callable[[tuple[str, ...]], tuple[Check, ...]]
 FilesCheck = Callable[[Iterable[str], Iterable[str]], tuple[Check, ...]]
-
-_MORE_ROOM = (
-    "`colablock history --drop` deletes the stashes of earlier changes, and `colablock cache prune` what no"
-    " environment uses"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +151,7 @@ def _staged(
     plan = change.plan
     copied = plan.undo_cost.bytes if undo and plan.undo_cost is not None else 0
     needed = room_needed(plan.steps, files, state, cache, environ)
-    check_room(needed + copied, state, hint=_MORE_ROOM)
+    check_room(needed + copied, state, hint=more_room(change.site))
     return stage(
         plan,
         files,

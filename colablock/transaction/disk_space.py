@@ -16,14 +16,15 @@ from typing import IO, NamedTuple
 
 from colablock._common.archives import open_zip
 from colablock._common.fs import free_space
-from colablock._common.text import size_text
+from colablock._common.text import command_line, size_text
 from colablock._records import dataclass
 from colablock.environment.record import Row, readable_rows, recorded_paths
+from colablock.environment.site import Site, python_words
 from colablock.environment.snapshot import Installed, Snapshot
 from colablock.errors import Unmet
 from colablock.planning.plan import Action, Plan, UndoCost
 
-__all__ = ["TreeSize", "check_room", "room_note", "tree_size", "undo_cost", "unpacked_size"]
+__all__ = ["TreeSize", "check_room", "more_room", "room_note", "tree_size", "undo_cost", "unpacked_size"]
 
 _BLOCK = 4096  # bytes: files occupy a multiple of this on nearly every file system
 _UNPACKED = 2.0  # unpacked size of a stack divided by the size of its wheels; 2.1 for torch with CUDA
@@ -86,6 +87,13 @@ def unpacked_size(wheels: Iterable[Path]) -> int:
         except (OSError, zipfile.BadZipFile):  # noqa: PERF203 - about a hundred wheels
             continue  # unpacking it reports the fault
     return size
+
+
+def more_room(site: Site) -> str:
+    """Return which commands free disk space for a change of *site*."""
+    drop = command_line("history", "--drop", *python_words(site.python, site.prefix))
+    prune = "`colablock cache prune` what no environment uses"
+    return f"`{drop}` deletes the stashes of earlier changes, and {prune}"
 
 
 def check_room(need: int, folder: Path, *, hint: str) -> None:

@@ -14,9 +14,10 @@ from dataclasses import field
 from pathlib import Path
 
 from colablock._common.decoding import Malformed, decode, is_plain_name, read_bounded
+from colablock._common.text import command_line
 from colablock._records import dataclass
 from colablock._vendor.packaging.utils import NormalizedName
-from colablock.environment.site import JOURNAL, Site, SiteBounds
+from colablock.environment.site import JOURNAL, Site, SiteBounds, python_words
 from colablock.errors import InvalidInput, NotFound, Refused
 from colablock.planning.plan import Action, Step
 from colablock.transaction.disk_operations import Operation, OperationKind, Operations, remove_tree
@@ -234,7 +235,8 @@ def drop(site: Site, number: int | None, disk: Operations | None = None) -> tupl
         if one.number == number:
             raise one.error()
     if number is not None and number not in {change.number for change in found}:
-        raise NotFound(f"there is no change {number}", hint="`colablock history` lists them")
+        listing = command_line("history", *python_words(site.python, site.prefix))
+        raise NotFound(f"there is no change {number}", hint=f"`{listing}` lists them")
     dropped = [change for change in found if number is None or change.number <= number]
     for change in dropped:
         file = change.folder / RECORD

@@ -144,14 +144,14 @@ def test_a_failing_process_is_reported_and_leaves_no_files(run: Path, tmp_path: 
     said: list[str] = []
     environ = {"PATH": os.defpath}
     python = make_venv(tmp_path / "env", sys.executable)
-    make_run(run, process=0, python=str(python), config=CONFIG)
+    make_run(run, process=0, python=str(python), config=CONFIG, source="/my matrices/own.toml")
     with pytest.raises(Unmet) as caught:
         merge(run, tmp_path / "merged", python=str(python), environ=environ, on_line=said.append)
     assert f"`{python}` could not merge the adapter: ModuleNotFoundError: No module named 'torch'" in str(
         caught.value
     )
     assert "\n" not in str(caught.value)
-    assert str(caught.value.hint).startswith("`colablock apply ")
+    assert str(caught.value.hint).startswith("`colablock apply '/my matrices/own.toml'` ")
     assert said[0].startswith("Traceback")
     assert not (tmp_path / "merged").exists()
     (site_of(tmp_path / "env") / "torch.py").write_text("import os, signal; os.kill(os.getpid(), 9)")

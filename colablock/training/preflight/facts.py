@@ -104,7 +104,8 @@ class Stack:
 class ProvenEnvironment:
     """An environment that was applied and proven, to train in.
 
-    *lock* is the digest of its lock or, for a kernel, of its pins.  *sites* are its folders of modules.
+    *source* is the name or path of the matrix.  *lock* is the digest of its lock or, for a kernel, of its
+    pins.  *sites* are its folders of modules.
     """
 
     matrix: str
@@ -115,6 +116,7 @@ class ProvenEnvironment:
     workarounds: tuple[str, ...] = ()
     variant: str | None = None
     matrix_digest: str = ""
+    source: str = ""
     python_version: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     accelerator: Accelerator = field(default_factory=Accelerator)  # of this machine

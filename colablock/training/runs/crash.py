@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -265,13 +266,14 @@ class _EndedRun:
         facts["killer"] = "idle" if is_here and oom_kills(self.system)[0] == 0 else ""
         facts["newer"] = newer_release(cause, self.versions, self.matrices)
         messages = failure.messages if failure is not None else ""
+        matrix = self.record.matrix if self.record is not None else ""
         return Explanation(
             cause=cause.name,
             means=fill_in(cause.means, facts),
             line=failure.line if failure is not None else "",
             details=(
                 *details_of(cause, messages, failure.text if failure is not None else ""),
-                *stack_details(cause, messages, self.versions, self.matrices, facts.get("matrix", "")),
+                *stack_details(cause, messages, self.versions, self.matrices, matrix),
                 *(machine_facts(cause.look_up, self.folder.path, self.system) if is_here else ()),
             ),
             advice=tuple(self._advice(cause.advice, facts)),
@@ -343,7 +345,8 @@ class _EndedRun:
         if record is None:
             return {}
         facts = {key: str(value) for key, value in record.config.items()}
-        return facts | {name: getattr(record, name) for name in _RECORD_FACTS}
+        facts |= {name: getattr(record, name) for name in _RECORD_FACTS}
+        return facts | {"matrix": shlex.quote(record.source or record.matrix)}  # a word of a command
 
     def _advice(self, advice: Sequence[Advice], facts: Mapping[str, str]) -> Iterator[str]:
         settings = dict(self.record.config) if self.record is not None else {}

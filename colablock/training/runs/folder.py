@@ -78,7 +78,8 @@ class State(Enum):
 class RunRecord:
     """``run.json``: the record of the latest start of a run.
 
-    *lock* is the digest of the lock or, for a kernel, of its pins.  *process* is the process id of
+    *source* is the name or path of the matrix, by which it is applied.  *lock* is the digest of the lock or,
+    for a kernel, of its pins.  *process* is the process id of
     the launcher and *process_started* its start in clock ticks since boot, since process ids are
     reused.  *estimate* is in bytes.  Times are seconds since the epoch.
     """
@@ -92,6 +93,7 @@ class RunRecord:
     config_digest: str
     data_digest: str
     model: str
+    source: str = ""
     forms: Sequence[str] = ()  # the format of each dataset
     thinks: bool = False  # whether thinking is learnt
     workarounds: Sequence[str] = ()

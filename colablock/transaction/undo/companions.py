@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from colablock.environment.snapshot import Installed, Snapshot
 from colablock.planning.plan import Action, Artifact, Plan, Step, Target
-from colablock.transaction.disk_space import check_room, unpacked_size
+from colablock.transaction.disk_space import check_room, more_room, unpacked_size
 from colablock.transaction.history import STAGE
 from colablock.transaction.staging import Staged, stage
 
@@ -20,11 +20,6 @@ if TYPE_CHECKING:
     from colablock.environment.site import Site
 
 __all__ = ["Companions", "current_of", "stage_companions"]
-
-_MORE_ROOM = (
-    "`colablock history --drop` deletes the stashes of earlier changes, and `colablock cache prune` what no"
-    " environment uses"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +61,7 @@ def stage_companions(
     chosen = sorted(names)
     if not chosen:
         return None
-    check_room(unpacked_size(companions.wheels[name] for name in chosen), state, hint=_MORE_ROOM)
+    check_room(unpacked_size(companions.wheels[name] for name in chosen), state, hint=more_room(site))
     plan = Plan(
         matrix="",
         matrix_digest="",

@@ -94,6 +94,15 @@ def test_an_unknown_failure_shows_its_exception(tmp_path: Path) -> None:
     assert (found.step, found.checkpoint) == (3, "checkpoint-2")
 
 
+def test_the_advice_names_the_matrix_as_it_was_applied(tmp_path: Path) -> None:
+    end = {"state": "failed", "error": "ModuleNotFoundError: No module named 'peft'", "traceback": ""}
+    for source, word in {"/my matrices/own.toml": "'/my matrices/own.toml'", "": "own"}.items():
+        folder = make_run(tmp_path / (word[-4:]), end=end, matrix="own", source=source)
+        found = explain(folder)
+        assert found is not None
+        assert any(f"`colablock apply {word}`" in one for one in found.advice), found.advice
+
+
 @pytest.mark.parametrize("state", ["done", "stopped"])
 def test_a_successful_run_has_no_explanation(tmp_path: Path, state: str) -> None:
     assert explain(make_run(tmp_path / "run", events=events_of([5.0]), end={"state": state})) is None

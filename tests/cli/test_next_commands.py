@@ -1,0 +1,67 @@
+"""The commands that messages name next can be typed as they are: they name the path and the options given."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.support.fixtures import venv_fixture, world_fixture
+from tests.support.runtime import Stub, Venv
+from tests.support.wheels import make_wheel
+from tests.support.world import World
+
+PATH = "own matrices/own.toml"
+MATRIX = 'schema = 1\nname = "own"\nrequirements = ["shapes>=2"]\n'
+
+
+def fill(folder: Path) -> None:
+    make_wheel(folder / "index", "shapes", "2.0")
+    (folder / PATH).parent.mkdir()
+    (folder / PATH).write_text(MATRIX)
+    (folder / "log.txt").write_text("ModuleNotFoundError: No module named 'elsewhere'\n")
+
+
+world = world_fixture(fill)
+venv = venv_fixture(Stub(name="colours", version="1.0"))
+
+CASES = {
+    "no command to run": (["run", PATH], ["run", PATH, "--", "python", "train.py"]),
+    "not applied yet": (["verify", PATH], ["apply", PATH]),
+    "no locks": (
+        ["audit", PATH, "--all", "--find-links", "my wheels"],
+        ["lock", PATH, "--all", "--find-links", "my wheels"],
+    ),
+    "a stale lock": (["plan", PATH], ["lock", PATH, "--all"]),
+    "no such change": (["history", "--python", "PYTHON", "--drop", "7"], ["history", "--python", "PYTHON"]),
+    "an addition that contradicts": (
+        ["plan", PATH, "--with", "shapes<2"],
+        ["new", "NAME", "--extends", PATH],
+    ),
+    "the package before the matrix": (
+        ["why", "shapes", "qlora-2026", "--runtime", "colab-2026.08-gpu", "--offline"],
+        ["why", "qlora-2026", "--offline", "--runtime", "colab-2026.08-gpu", "shapes"],
+    ),
+    "a failure in what was applied": (
+        ["explain", "log.txt", "--python", "PYTHON"],
+        ["plan", "FOLDER/own matrices/own.toml", "--with", "elsewhere"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_next_command_can_be_typed(case: str, world: World, venv: Venv) -> None:
+    given, expected = (
+        [word.replace("PYTHON", venv.python).replace("FOLDER", str(world.folder)) for word in words]
+        for words in CASES[case]
+    )
+    if "PYTHON" in CASES[case][0]:
+        done = world.run("apply", PATH, "--into", "kernel", "--python", venv.python)
+        assert done.code == 0, done.err
+    if case == "a stale lock":
+        assert world.run("lock", PATH).code == 0
+        (world.folder / PATH).write_text(f'{MATRIX}summary = "changed"\n')
+    (world.folder / "my wheels").mkdir()
+    done = world.run(*given)
+    assert f"`{shlex.join(['colablock', *expected])}`" in " ".join(f"{done.out} {done.err}".split())
