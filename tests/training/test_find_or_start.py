@@ -367,7 +367,7 @@ def test_a_run_with_damaged_checkpoints_is_restored_from_its_mirror(bench: Bench
 
 
 def test_a_mirror_without_a_name_is_refused(bench: Bench) -> None:
-    with pytest.raises(InvalidInput, match="is no mirror"):
+    with pytest.raises(InvalidInput, match="is not a mirror"):
         Call(bench, mirror="")
 
 

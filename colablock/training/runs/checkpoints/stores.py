@@ -196,7 +196,7 @@ def open_store(target: str, *, python: str, environ: Mapping[str, str]) -> Check
         return HubStore(repo, python, environ, environ.get("HF_TOKEN"))
     if not target or _SCHEME.match(target):
         hint = f"A mirror is a folder, such as a mounted bucket, or `{HUB}user/name`"
-        raise InvalidInput(f"`{target}` is no mirror", hint=hint)
+        raise InvalidInput(f"`{target}` is not a mirror", hint=hint)
     folder = expanded(target, "the mirror").absolute()
     if not folder.parent.is_dir():
         message = f"cannot mirror to `{folder}`: `{folder.parent}` does not exist"
