@@ -30,7 +30,7 @@ __all__ = [
     "target_of",
 ]
 
-_F = TypeVar("_F", PackageWheel, PackageSdist)
+_F = TypeVar("_F", PackageWheel, PackageSdist, PackageArchive)
 _GLIBC = re.compile(r"manylinux_(\d{1,3})_(\d{1,3})_([a-z0-9_]{1,32})")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -149,6 +149,10 @@ def _is_wheel(archive: PackageArchive) -> bool:
 
 
 def _installable(package: Package, tags: tuple[Tag, ...]) -> Package:
+    archive = _beside(package.archive) if package.archive is not None else None
+    if archive is not None and archive.path is not None and _is_wheel(archive):
+        wheel = PackageWheel(path=archive.path, size=archive.size, hashes=archive.hashes)
+        return replace(package, archive=None, wheels=[wheel])
     wheels = [_beside(wheel) for wheel in package.wheels or ()]
     sdist = _beside(package.sdist) if package.sdist is not None else None
     files: list[PackageWheel | PackageSdist] = [*wheels, *([sdist] if sdist is not None else [])]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from colablock._common.fs import write_atomic
 from colablock._common.scratch import scratch_folder
-from colablock._common.urls import local_path
+from colablock._common.urls import basename, local_path
 from colablock.deployment.dockerfile import dockerfile_text
 from colablock.deployment.skypilot import skypilot_text
 from colablock.deployment.slurm_job import BatchJob, batch_script
@@ -268,8 +268,9 @@ def _check_not_replaced(files: Mapping[Path, bytes]) -> None:
 
 def _check_local(form: Format | Deployment, lock: Pylock) -> None:
     """Raise InvalidInput for files of this machine: a machine of SkyPilot does not have them."""
-    listed = (wheel for package in lock.packages for wheel in package.wheels or ())
-    local = [wheel.filename for wheel in listed if wheel.url and local_path(wheel.url) is not None]
+    urls = [wheel.url for package in lock.packages for wheel in package.wheels or ()]
+    urls += [package.archive.url for package in lock.packages if package.archive is not None]
+    local = [basename(url) for url in urls if url and local_path(url) is not None]
     if local and form is Deployment.SKYPILOT:
         raise InvalidInput(
             f"the lock has files of this machine, which other machines do not have: {_listed(local)}",
@@ -329,9 +330,12 @@ def _check_sources(session: Session, options: ApplyOptions, path: LockFile, lock
     head, matrix = read_head(path), matrix_of(session, options, lock)
     if head is None or matrix is None:
         return
+    matrix = select_variant(matrix, Accelerator(), head.variant) if head.variant else matrix
+    if head.matrix_digest != matrix.digest:  # one that was not named is made again
+        session.reporter.note(f"the lock `{path.name}` is stale: {matrix.name} has changed since")
     open_lock(
         path,
-        select_variant(matrix, Accelerator(), head.variant) if head.variant else matrix,
+        matrix,
         environment_for(head.python, head.platform),
         settings=session.settings(options, matrix),
         environ=session.environ,

@@ -53,6 +53,13 @@ version = "1.0"
 source-root = "src"
 requires-dist = ["colours"]
 """
+DIRECT = """\
+schema = 1
+name = "direct"
+requirements = ["shapes>=1"]
+[packages.colours]
+url = "{wheel}"
+"""
 PLAIN = """\
 schema = 1
 name = "plain"
@@ -66,11 +73,12 @@ def fill(folder: Path) -> None:
     for name, requires in (("colours", []), ("shapes", ["colours"])):
         make_wheel(folder / "index", name, "1.0", requires=requires)
     make_sdist(folder / "index", "lines", "1.0", modules={"lines/__init__.py": ""})
-    make_wheel(folder / "links", "colours", "1.1")
+    linked = make_wheel(folder / "links", "colours", "1.1")
     archive = folder / "own.tar.gz"
     archive.write_bytes(tar_bytes({"own-main/src/own/__init__.py": b"ready = True\n"}))
     (matrices := folder / "matrices").mkdir()
     (matrices / "owned.toml").write_text(OWN.format(archive=archive.as_uri()))
+    (matrices / "direct.toml").write_text(DIRECT.format(wheel=linked.as_uri()))
     (matrices / "plain.toml").write_text(PLAIN)
     (matrices / "tiny.toml").write_text(PLAIN.replace("plain", "tiny"))
     (matrices / "more.toml").write_text('schema = 1\nname = "more"\nextends = "plain"\n')
@@ -250,12 +258,14 @@ def test_what_a_task_needs_is_written_beside_it(world: World, tmp_path: Path) ->
     )
 
 
+@pytest.mark.parametrize("matrix", ["plain", "direct"])
 def test_files_of_this_machine_are_copied_into_an_image_and_refused_elsewhere(
-    world: World, tmp_path: Path
+    world: World, tmp_path: Path, matrix: str
 ) -> None:
+    """They are in a folder of `--find-links`, or the matrix has the URL of one."""
     lock = tmp_path / "pylock.toml"
-    links = ("--find-links", str(world.folder / "links"))
-    succeeds(world.run("lock", "plain", *TARGET, *links, "-o", str(lock)))
+    links = ("--find-links", str(world.folder / "links")) if matrix == "plain" else ()
+    succeeds(world.run("lock", matrix, *TARGET, *links, "-o", str(lock)))
     output, house = tmp_path / "image" / "Dockerfile", tmp_path / "image" / 'my "wheels" $HOME'
     command = ("export", "--lock", str(lock), "--format", "dockerfile", "-o", str(output))
     outside = world.run(*command, COLUMNS="400")
@@ -266,6 +276,7 @@ def test_files_of_this_machine_are_copied_into_an_image_and_refused_elsewhere(
     (copied,) = (one for one in instructions(output.read_text()) if one.value.startswith("["))
     assert json.loads(copied.value) == [r"my \"wheels\" [\\\$]HOME", "wheels/"]  # expanded, then a pattern
     assert "--find-links wheels\n" in output.read_text()
+    assert "colours==1.1 \\\n" in output.read_text()
     task = world.run(
         "export", "--lock", str(lock), "--format", "skypilot", "-o", str(tmp_path / "t"), COLUMNS="400"
     )
@@ -273,6 +284,18 @@ def test_files_of_this_machine_are_copied_into_an_image_and_refused_elsewhere(
     assert "the lock has files of this machine" in task.err
     assert "colours-1.1-py3-none-any.whl" in task.err
     assert not (tmp_path / "t").exists()
+
+
+def test_a_named_lock_of_an_older_matrix_is_noted(world: World, tmp_path: Path) -> None:
+    """The matrix goes beside the script with it, and an apply there may refuse both."""
+    (matrix := tmp_path / "plain.toml").write_text(PLAIN)
+    lock, script = tmp_path / "pylock.toml", tmp_path / "job.sh"
+    succeeds(world.run("lock", str(matrix), *TARGET, "-o", str(lock)))
+    command = ("export", str(matrix), "--lock", str(lock), "--format", "slurm", "-o", str(script))
+    assert "is stale" not in succeeds(world.run(*command)).err
+    matrix.write_text(PLAIN.replace("shapes>=1", "shapes>=1,<2"))
+    note = "note: the lock `pylock.toml` is stale: plain has changed since\n"
+    assert note in succeeds(world.run(*command)).err
 
 
 def test_the_python_function_writes_the_same(
