@@ -135,7 +135,10 @@ class CardCase:
         by_room = sorted(usable, key=lambda at: (-usable_memory(cards[at]), at))
         roomiest = by_room[:1]
         if self.ranks:
-            usable = sorted(by_room[: max(1, self.ranks // self.hosts)])
+            each = max(1, self.ranks // self.hosts)
+            if cards and each > len(usable):
+                findings.append(_too_many(each, len(usable)))
+            usable = sorted(by_room[:each])
         is_estimated = shape is not None and shape.unsupported is None
         shards = self.ranks or max(len(usable), 1) * self.hosts
         if self.keeps_shards or (self.shard is ShardMode.FSDP and shards > 1):
@@ -249,6 +252,16 @@ class CardCase:
             findings=tuple(findings),
             shards=shards,
         )
+
+
+def _too_many(processes: int, cards: int) -> Finding:
+    has = f"{count(cards, 'card')} that torch can use"
+    return Finding(
+        level=Level.REFUSE,
+        what=f"{processes} processes cannot start on this host, which has {has}",
+        why="each process has a card of its own",
+        fix="lower `--num_processes`, the number on all hosts, or omit it",
+    )
 
 
 def _left_out_note(cards: int, number: int) -> Finding:

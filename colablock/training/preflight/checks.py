@@ -120,8 +120,9 @@ def check_run(
         findings += _attention_findings(shape, choice.cards, setting)
         findings += _memory_findings(case, shape, choice, choice.estimate)
         findings += batch_findings(given, sized.config, is_taken=sizes_batch)
+        processes = len(choice.cards) or (choice.shards or 0) // case.hosts
         findings += loading_findings(
-            config, shape, case.machine, setting, processes=len(choice.cards), shards=choice.shards
+            config, shape, case.machine, setting, processes=processes, shards=choice.shards
         )
         checkpoint = checkpoint_size(config, shape, setting)
     findings += disk_findings(config, case.machine, access, checkpoint)

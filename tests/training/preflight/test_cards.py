@@ -174,6 +174,18 @@ def check(cards: list[Any], **asked: Any) -> Any:
             {"ram": 40},
             ("63.4 GiB of the machine's memory", "before each card takes its part"),
         ),
+        (
+            [A100_80] * 2,
+            {"ranks": 4},
+            ("4 processes cannot start on this host, which has 2 cards that", "lower `--num_processes`"),
+        ),
+        ([A100_80] * 2, {"ranks": 6, "hosts": 2}, ("3 processes cannot start on this host, which has 2",)),
+        ([RTX_4090] * 4, {"ranks": 8, "shard": ShardMode.FSDP}, ("8 processes cannot start",)),
+        (
+            [],
+            {"model": "8B", "ram": 16, "ranks": 2, "shard": ShardMode.FSDP},
+            ("about 17.0 GiB of the machine's memory, and 16.0 GiB are free",),
+        ),
     ],
 )
 def test_a_refusal_has_the_numbers(
