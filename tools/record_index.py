@@ -46,7 +46,8 @@ else:
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from colablock._vendor.packaging.requirements import Requirement  # noqa: E402 - run as a script
+from colablock._common.archives import SeekableReader  # noqa: E402 - run as a script
+from colablock._vendor.packaging.requirements import Requirement  # noqa: E402
 from colablock._vendor.packaging.utils import (  # noqa: E402
     InvalidSdistFilename,
     InvalidWheelFilename,
@@ -123,26 +124,13 @@ class Registry:
         return "\n".join([*names, "", *texts]).encode()
 
 
-class _Remote(io.RawIOBase):
+class _Remote(SeekableReader):
     """A file behind a URL, read by ranges of at least 64 KiB."""
 
     def __init__(self, http: urllib3.PoolManager, file: File) -> None:
-        self._http, self._url, self._at = http, file["url"], 0
-        self._size = int(file["size"])
+        super().__init__(int(file["size"]))
+        self._http, self._url = http, file["url"]
         self._blocks: dict[int, bytes] = {}
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._at = offset + (0, self._at, self._size)[whence]
-        return self._at
 
     def readinto(self, buffer: Any) -> int:
         data = self._read(self._at, min(self._at + len(buffer), self._size))

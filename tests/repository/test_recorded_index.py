@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -11,8 +12,10 @@ from pathlib import Path
 import pytest
 import uv
 
+from tests.support.paths import ROOT
 from tests.support.recorded_index import RecordedIndex, axolotl_archive
 from tests.support.server import IndexServer
+from tests.support.wheels import make_wheel
 
 LLAMA = [
     "torch==2.4.0",
@@ -31,6 +34,33 @@ COLAB = [
     "bitsandbytes",
     "trl>=0.29,<2",
 ]
+
+
+def test_the_recorder_reads_wheels_by_ranges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an index without metadata files, the ends of a wheel and its metadata are read, not all of it."""
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    recorder = importlib.import_module("record_index")
+    ballast = {"shapes/__init__.py": "", "shapes/data.py": f"# {os.urandom(1 << 20).hex()}"}
+    scripts = {"draw": "shapes:draw"}
+    wheel = make_wheel(tmp_path, "shapes", "1.0", requires=["colours"], modules=ballast, scripts=scripts)
+    make_wheel(tmp_path, "colours", "2.0")
+    spec = {
+        "about": "small",
+        "solves": [["shapes"]],
+        "pythons": ["3.12"],
+        "commands": [],
+        "keep": [],
+        "builds": [],
+    }
+    with IndexServer(tmp_path, metadata=False) as server:
+        made = recorder.record("small", spec, recorder.Registry(server.url, tmp_path / "cache"))
+        ranges = [request.headers["range"] for request in server.requests if "range" in request.headers]
+    assert made["projects"]["shapes"]["versions"]["1.0"]["needs"] == ["colours"]
+    assert made["projects"]["shapes"]["imports"] == ["shapes"]
+    assert made["projects"]["shapes"]["scripts"] == scripts
+    assert made["projects"]["colours"]["versions"].keys() == {"2.0"}
+    edges = [one.removeprefix("bytes=").split("-") for one in ranges]
+    assert 0 < sum(int(last) + 1 - int(first) for first, last in edges) < wheel.stat().st_size
 
 
 @pytest.fixture(scope="module")
