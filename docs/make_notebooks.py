@@ -84,11 +84,19 @@ if source is None:
         raise FileNotFoundError("there is no colablock-*.whl here: upload it UPLOAD")
     source = found[0]
 
-%pip install -q "{source}"
+%pip install -q -U "{source}"
 
-from importlib.metadata import version
+import hashlib
+from importlib.metadata import distribution
 
-version("colablock")  # an error here: nothing was installed""",
+installed = distribution("colablock")  # an error here: nothing was installed
+is_new = not globals().get("_exit_code")  # that of pip
+if isinstance(source, Path) and source.is_file():  # pip leaves another wheel of the same version
+    is_new = hashlib.sha256(source.read_bytes()).hexdigest() in (installed.read_text("direct_url.json") or "")
+if not is_new:
+    print("run `%pip uninstall -y colablock`, then this cell again")
+    raise RuntimeError(f"pip has not installed `{source}`: an earlier colablock is still here")
+installed.version""",
     "about-data": "## Write ten rows of data",
     "data": """\
 import json

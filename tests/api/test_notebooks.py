@@ -17,6 +17,7 @@ from tests.support.notebooks import FOLDER, build_wheel, cells_of
 from tests.support.paths import ROOT
 from tests.support.recorded_index import RecordedIndex
 from tests.support.training_stack import stand_in_contents, write_model
+from tests.support.wheels import make_wheel
 from tests.support.world import World, notebook_venv, run_cells, shown, stack_of
 
 pytestmark = pytest.mark.slow  # whole notebooks, in stand-ins of whole runtimes
@@ -100,6 +101,36 @@ def test_the_install_cell_stops_where_pip_has_failed(tmp_path: Path, host: str) 
     done = subprocess.run(without_site, cwd=tmp_path, env={}, capture_output=True, text=True, check=False)
     last = "importlib.metadata.PackageNotFoundError: No package metadata was found for colablock"
     assert done.stderr.splitlines()[-1] == last
+
+
+# What lies beside the notebook: a wheel with these requirements, or a clone that cannot be built.
+BESIDE: dict[str, tuple[str, ...] | None] = {
+    "another wheel of the same version": (),
+    "a wheel that pip refuses": ("no-such-project",),
+    "a clone that pip refuses": None,
+}
+
+
+@pytest.mark.parametrize("case", BESIDE)
+def test_the_install_cell_notices_an_earlier_colablock(world: World, tmp_path: Path, case: str) -> None:
+    requires = BESIDE[case]
+    earlier = make_wheel(tmp_path / "earlier", "colablock", "1.0", modules={"stub.py": "earlier"})
+    there = tmp_path / "files"
+    if requires is None:
+        (there / "colablock" / "matrices").mkdir(parents=True)
+        (there / "colablock" / "matrices" / "qlora-2026.toml").touch()
+    else:
+        make_wheel(there, "colablock", "1.0", requires=requires, modules={"stub.py": "new"})
+    here = World(folder=world.folder, server=world.server, extra=OFFLINE)
+    install = cells_of("jupyter")["install"]
+    before = f"%pip install -q --ignore-installed {earlier}"
+    cells = (before, install, "%pip uninstall -q -y colablock", install)
+    _, found, _, again = run_cells(here, notebook_venv(tmp_path / "venv", None), there, *cells)
+    assert found[-1]["ename"] == "RuntimeError", shown(found)
+    assert found[-1]["evalue"].endswith(": an earlier colablock is still here")
+    assert "run `%pip uninstall -y colablock`, then this cell again" in shown(found)
+    if requires == ():
+        assert shown(again).endswith("'1.0'")
 
 
 @pytest.mark.parametrize("host", HOSTS)
