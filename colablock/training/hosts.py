@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 PORT = 29500
+_MADE_BY = "# Made by `colablock train --launcher slurm`"
 _FIRST_PORT, _PORTS = 20_000, 10_000  # below those that Linux gives to clients
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 _OPTION = re.compile(r"[a-z][a-z-]*")
@@ -287,8 +288,11 @@ def write_script(
         log=_log_pattern(folder),
         needs_card=needs_card,
         options={"chdir": str(working_folder), **given},
-        header=["# Made by `colablock train --launcher slurm`"],
+        header=[_MADE_BY],
     )
+    if script.is_file() and _MADE_BY not in script.read_bytes().decode(errors="replace").splitlines()[:2]:
+        message = f"`{script}` is not a script of colablock, which would replace it"
+        raise InvalidInput(message, hint="Move it away, or set another `--output-dir`")
     write_private(script, batch_script(job).encode())
     return script
 

@@ -419,6 +419,18 @@ def test_a_job_keeps_the_folder_that_its_script_stops(shell: CommandLine, comman
     assert f"--output-dir {folder} " in text
 
 
+def test_a_script_of_somebody_else_is_not_replaced(shell: CommandLine, commands: Path) -> None:
+    path = {"PATH": f"{commands}:{os.environ['PATH']}"}
+    script = shell.bench.folder / "run.sbatch"
+    assert shell.train("--launcher", "slurm", **path) == 0
+    assert shell.train("--launcher", "slurm", "--sbatch", "nodes=2", **path) == 0
+    assert "#SBATCH --nodes=2\n" in script.read_text()
+    script.write_bytes(b"#!/bin/bash\n\xff mine\n")
+    assert shell.train("--launcher", "slurm", **path) == 2
+    assert "is not a script of colablock, which would replace it" in shell.said
+    assert script.read_bytes() == b"#!/bin/bash\n\xff mine\n"
+
+
 def test_without_slurm_the_script_is_written(shell: CommandLine) -> None:
     assert shell.train("--launcher", "slurm", PATH="/nowhere") == 1
     assert "there is no `sbatch` here to submit it with" in shell.said

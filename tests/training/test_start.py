@@ -346,7 +346,7 @@ def test_the_job_file_has_everything_for_the_shim(bench: Bench) -> None:
 def test_a_sharded_run_is_launched_with_every_argument(
     bench: Bench, changes: dict[str, Any], recomputes: bool
 ) -> None:
-    shards = {"reshard_after_forward": False, "transformer_layer_cls_to_wrap": "OneLayer,OtherLayer"}
+    shards = {"reshard_after_forward": False, "transformer_layer_cls_to_wrap": "OneLayer, OtherLayer,"}
     config = bench.config(fsdp_config=shards, fsdp_version=2, **changes)
     folder = bench.begin(bench.job(config=config, processes=2, is_sharded=True))
     end_of(folder)  # the stand-in of accelerate does not shard

@@ -46,8 +46,9 @@ def sharding_for(config: TrainConfig) -> Sharding:
     """Return how FSDP spreads the model of *config*."""
     given: Mapping[str, Any] = config.fsdp_config
     layers = given.get("transformer_layer_cls_to_wrap") or ()
+    names = layers.split(",") if isinstance(layers, str) else layers
     return Sharding(
         activation_checkpointing=recomputes_in_shards(config),
         reshard_after_forward=given.get("reshard_after_forward", True),
-        layers=tuple(layers.split(",")) if isinstance(layers, str) else tuple(layers),
+        layers=tuple(name.strip() for name in names if name.strip()),
     )
