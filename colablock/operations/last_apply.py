@@ -178,12 +178,26 @@ def _restoring(last: ApplyRecord, checks: Sequence[Check]) -> str:
         return f"after `{remove}`, `{apply_again(last)}` builds the environment anew"
     damaged = [one.subject for one in checks if one.kind == "files" and not one.passed]
     if damaged:
-        command = apply_again(last, *option_words({"--reinstall": damaged}))
+        command = apply_again(_with_files(last, damaged), *option_words({"--reinstall": damaged}))
         return f"`{command}` installs {some_of(damaged, _SHOWN)} again"
     if "import" in failed:
         command = apply_again(last, "--reinstall", "PKG")
         return f"`{command}` installs a package again whose files are damaged"
     return ""
+
+
+def _with_files(last: ApplyRecord, names: Sequence[str]) -> ApplyRecord:
+    """Return *last* without its lock if that is a delta over one of *names*, of which it has no file."""
+    from colablock.lockfile.store import read_head  # noqa: PLC0415 - few applies name a lock
+
+    words = list(last.request)
+    if "--lock" not in words:
+        return last
+    at = words.index("--lock")
+    head = read_head(Path(words[at + 1]))
+    if head is None or head.assumes.keys().isdisjoint(names):
+        return last
+    return replace(last, request=(*words[:at], *words[at + 2 :]))
 
 
 def checks_note(before: Sequence[Check], now: Sequence[Check]) -> str:

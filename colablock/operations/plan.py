@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from colablock._common.text import option_words
 from colablock._common.urls import redacted
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import Version
@@ -101,6 +102,7 @@ def _reinstalled(
     if options.into is Target.ENV:
         raise is_env
     check_reinstalled(kernel, names)
+    _check_lock(options, names)
     planned = _plan_variants(session, options, kernel, must_hold)
     if planned.plan.target is Target.ENV:
         raise is_env
@@ -116,6 +118,19 @@ def _reinstalled(
     if options.into is None and loaded:  # it is not harmless
         plan = replace(plan, why_target="`--reinstall` is for the kernel")
     return replace(planned, plan=plan)
+
+
+def _check_lock(options: ApplyOptions, names: set[NormalizedName]) -> None:
+    """Raise Refused if the lock of *options* is a delta over one of *names*, of which it has no file."""
+    head = read_head(options.lock) if options.lock is not None else None
+    assumed = sorted(names & head.assumes.keys()) if head is not None else []
+    if head is None or not assumed:
+        return
+    command = replace(options, lock=None).command("apply", *option_words({"--reinstall": options.reinstall}))
+    raise Refused(
+        f"`{assumed[0]}` cannot be installed again from the lock `{head.path.name}`, which assumes it",
+        hint="Name the matrix, not the bundle" if options.bundle else f"Omit the lock: `{command}`",
+    )
 
 
 def _check_version(planned: PlannedChange, kernel: Snapshot, step: Step) -> None:

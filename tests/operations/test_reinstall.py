@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from colablock._python_words import in_python
+from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.errors import ExitCode, NoSolution, NotFound, Refused
 from colablock.operations.apply import apply_matrix
 from colablock.operations.last_apply import verify_last_apply
+from colablock.operations.lock import lock_state
 from colablock.operations.plan import plan_change
 from colablock.operations.session import Session
-from colablock.planning.options import ApplyOptions
+from colablock.planning.options import ApplyOptions, LockOptions
 from colablock.planning.plan import Target
 from tests.support.fixtures import venv_fixture, world_fixture
 from tests.support.runtime import Stub, Venv
@@ -155,3 +157,34 @@ def test_the_repair_of_an_offline_apply_works(world: World, venv: Venv, tmp_path
     shutil.rmtree(venv.site / "squares-1.0.dist-info")
     note = world.run("verify", "own", "--json").json["notes"][-1]
     assert note == f"`{command.removesuffix(' --reinstall squares')}` restores the versions of the stack"
+
+
+def test_a_package_that_a_delta_lock_assumes(world: World, venv: Venv, tmp_path: Path) -> None:
+    """The lock has no file of it, so the repair asks the index for exactly the installed version."""
+    world = replace(world, extra={"COLABLOCK_HOME": str(tmp_path / "home")})
+    matrix = tmp_path / "own.toml"
+    matrix.write_text('schema = 1\nname = "own"\nrequirements = ["colours", "lines"]\n')
+    base = tmp_path / "base.toml"
+    base.write_text('schema = 1\nname = "base"\nrequirements = ["colours"]\n')
+    kernel = ("--into", "kernel", "--python", venv.python)
+    assert world.run("apply", str(base), *kernel, "--reinstall", "colours").code == ExitCode.DONE
+    session = Session(environ=world.environ())
+    options = ApplyOptions(name=str(matrix), python=venv.python)
+    output = tmp_path / "pylock.own--state.toml"
+    lock_state(session, options, LockOptions(output=output), session.snapshot(venv.python))
+    assert world.run("apply", str(matrix), "--lock", str(output), *kernel).code == ExitCode.DONE
+    refused = world.run("apply", str(matrix), "--lock", str(output), *kernel, "--reinstall", "colours")
+    repair = f"colablock apply {matrix} {' '.join(kernel)} --reinstall colours"
+    assert f"hint: Omit the lock: `{repair}`" in " ".join(refused.err.split())
+    noted = world.run("plan", str(matrix), *kernel, "--reinstall", "colours")  # the lock beside the matrix
+    assert "note: not using the lock `pylock.own--state.toml`: `colours` is not in the lock" in noted.err
+    assert "colours 1.0 -> 1.0  reinstalled" in noted.out
+    for name, request in {"lines": f"{matrix} --lock {output}", "colours": str(matrix)}.items():
+        (venv.site / name / "__init__.py").unlink()
+        note = world.run("verify", "own", "--json").json["notes"][-1]
+        command = f"colablock apply {request} {' '.join(kernel)} --reinstall {name}"
+        assert note == f"`{command}` installs {name} again"
+        mended = world.run(*shlex.split(command)[1:])
+        assert mended.code == ExitCode.DONE, mended.err
+        assert world.run("verify", "own").code == ExitCode.DONE
+    assert venv.versions()[canonicalize_name("colours")] == "1.0"
