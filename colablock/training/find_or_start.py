@@ -28,7 +28,8 @@ from colablock.training.hosts import check_not_begun, seen_state
 from colablock.training.preflight.batch_size import with_batch_of
 from colablock.training.preflight.checks import Preflight
 from colablock.training.preflight.facts import Machine, ProvenEnvironment
-from colablock.training.preflight.hub import is_offline, query_model
+from colablock.training.preflight.hub import query_model
+from colablock.training.preflight.hub_cache import is_offline
 from colablock.training.preflight.machine import read_machine
 from colablock.training.preflight.run_case import (
     RunCase,

@@ -16,13 +16,8 @@ from typing import Any, TypeVar
 
 from colablock._common.fs import expanded, nearest_beside
 from colablock.errors import FetchFailed, InvalidInput, NotFound, Refused
-from colablock.training.preflight.hub import (
-    check_reachable,
-    hub_endpoint,
-    hub_home,
-    is_offline,
-    query_dataset,
-)
+from colablock.training.preflight.hub import check_reachable, hub_endpoint, query_dataset
+from colablock.training.preflight.hub_cache import hub_home, is_offline
 from colablock.training.runs.config import TrainConfig, read_yaml
 from colablock.training.scripts.rows.sources import FORMATS, format_of
 

@@ -20,7 +20,7 @@ from colablock._common.fs import expanded
 from colablock._common.limits import SETTINGS_FILE
 from colablock._common.toml import read_text_file
 from colablock.environment.notebook_host import in_notebook
-from colablock.training.preflight.hub import expand_path, hub_home
+from colablock.training.preflight.hub_cache import expand_path, hub_home
 from colablock.training.runs.checkpoints.stores import HUB
 from colablock.training.runs.config import MetricsTarget, TrainConfig
 

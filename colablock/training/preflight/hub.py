@@ -7,52 +7,38 @@ A folder is read directly.  For a name on the hub, the cache of huggingface_hub 
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, urljoin, urlsplit
 
-from colablock._common.decoding import Malformed, decode, is_plain_name, read_bounded
-from colablock._common.limits import RECORD_FILE, RUN_FILE
+from colablock._common.decoding import Malformed, decode, read_bounded
+from colablock._common.limits import RUN_FILE
 from colablock._common.urls import Mirrors, redacted
 from colablock.errors import FetchFailed, InvalidInput, NotFound, Refused, Unmet
 from colablock.network.auth import Credentials
 from colablock.network.http import HttpClient, HttpResponse
 from colablock.training.preflight.facts import Access
+from colablock.training.preflight.hub_cache import CONFIG, HubCache, is_offline, local_bytes, weight_files
 
 __all__ = [
-    "HubCache",
     "HubClient",
     "ModelFacts",
     "Transport",
     "check_reachable",
-    "expand_path",
     "hub_endpoint",
-    "hub_home",
-    "is_offline",
     "query_dataset",
     "query_model",
     "read_model_config",
 ]
 
-_REF = 4096  # bytes of a file with the name of a commit
-_CONFIG = "config.json"
-_TRUE = frozenset({"1", "ON", "YES", "TRUE"})  # the values that huggingface_hub accepts
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9._-]+)?")
 _MAX_PAGE = 32 << 20  # bytes: the largest repositories list some thousand files
 _MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-# The files that transformers looks for, in its order.  The index of a file lists its shards.
-_SHARDS = re.compile(r"(model|pytorch_model)-\d+-of-\d+\.(safetensors|bin)")
-_WEIGHTS = (
-    ("model.safetensors", "model", "safetensors"),
-    ("pytorch_model.bin", "pytorch_model", "bin"),
-)
 
 
 class Transport(Protocol):
@@ -69,40 +55,6 @@ class _HubFile:
     name: str
     size: int
     digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class HubCache:
-    """The cache of huggingface_hub, read-only.  Every call reads the disk."""
-
-    folder: Path
-
-    @classmethod
-    def from_environ(cls, environ: Mapping[str, str]) -> HubCache:
-        """Return the cache that huggingface_hub uses in a process with the variables *environ*."""
-        named = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE")
-        return cls(Path(expand_path(named, environ)) if named else hub_home(environ) / "hub")
-
-    def snapshot(self, repo: str, revision: str) -> Path | None:
-        """Return the folder of the revision's files; None if none is cached."""
-        model = self._model(repo)
-        commit = revision
-        with suppress(OSError, ValueError):
-            commit = read_bounded(model / "refs" / revision, _REF).decode().strip()
-        found = model / "snapshots" / commit
-        return found if is_plain_name(commit) and found.is_dir() else None
-
-    def has_model(self, repo: str, revision: str) -> bool:
-        """Whether the config and all weights are cached, so that the model loads without the hub."""
-        found = self.snapshot(repo, revision)
-        return found is not None and (found / _CONFIG).is_file() and _has_weights(found)
-
-    def has_blob(self, repo: str, digest: str) -> bool:
-        """Whether the content of a file is cached, for any revision."""
-        return bool(digest) and (self._model(repo) / "blobs" / digest).is_file()
-
-    def _model(self, repo: str) -> Path:
-        return self.folder / f"models--{repo.replace('/', '--')}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,13 +90,13 @@ class HubClient:
 
         Raises FetchFailed if the hub does not respond, InvalidInput if it rejects the token.
         """
-        return self._status_of(self._request("HEAD", self._url_of(_CONFIG)))
+        return self._status_of(self._request("HEAD", self._url_of(CONFIG)))
 
     def config(self) -> Mapping[str, Any]:
         """Return the model's config.  Raises FetchFailed, InvalidInput, NotFound, Refused."""
         if self.failure is not None:
             raise self.failure
-        url = self._url_of(_CONFIG)
+        url = self._url_of(CONFIG)
         response = self._request("GET", url)
         status = self._status_of(response)
         if status == "gated":
@@ -154,7 +106,7 @@ class HubClient:
             raise _missing(self.repo, self.revision, self.page)
         if response.status != HTTPStatus.OK:
             raise NotFound(
-                f"`{self.repo}` has no `{_CONFIG}`, so transformers cannot load it",
+                f"`{self.repo}` has no `{CONFIG}`, so transformers cannot load it",
                 hint=f"Look at {self.page}: files quantised for other programs are often in a repository "
                 "of their own, beside that of the model",
             )
@@ -230,7 +182,7 @@ def query_model(
     has_token = bool(token)
     if Path(base_model).is_dir():
         client = None
-        size = _local_bytes(Path(base_model))
+        size = local_bytes(Path(base_model))
         access = Access(status="local", size=size, repo=base_model, url="", has_token=has_token)
     else:
         client = _client(base_model, revision, token, environ, transport)
@@ -319,15 +271,15 @@ def _access(client: HubClient, environ: Mapping[str, str], *, has_token: bool) -
 
 
 def _config_in(folder: Path) -> Mapping[str, Any]:
-    path = folder / _CONFIG
+    path = folder / CONFIG
     if not path.is_file():
-        raise NotFound(f"the folder `{folder}` is not a model: it has no `{_CONFIG}`")
+        raise NotFound(f"the folder `{folder}` is not a model: it has no `{CONFIG}`")
     return _local_mapping(path)
 
 
 def _config_of(client: HubClient, environ: Mapping[str, str]) -> Mapping[str, Any]:
     snapshot = HubCache.from_environ(environ).snapshot(client.repo, client.revision)
-    cached = snapshot / _CONFIG if snapshot is not None and (snapshot / _CONFIG).is_file() else None
+    cached = snapshot / CONFIG if snapshot is not None and (snapshot / CONFIG).is_file() else None
     if cached is not None and (is_offline(environ) or cached.parent.name == client.revision):
         return _local_mapping(cached)
     try:
@@ -338,29 +290,6 @@ def _config_of(client: HubClient, environ: Mapping[str, str]) -> Mapping[str, An
         if cached is None:
             raise
         return _local_mapping(cached)
-
-
-def is_offline(environ: Mapping[str, str]) -> bool:
-    """Whether the variables forbid huggingface_hub, and so colablock, to use the network."""
-    return (environ.get("HF_HUB_OFFLINE") or environ.get("TRANSFORMERS_OFFLINE", "")).upper() in _TRUE
-
-
-def hub_home(environ: Mapping[str, str]) -> Path:
-    """Return the folder of huggingface_hub: ``HF_HOME``."""
-    named = environ.get("HF_HOME")
-    if named:
-        return Path(expand_path(named, environ))
-    caches = environ.get("XDG_CACHE_HOME") or os.path.join(environ.get("HOME", "/nonexistent"), ".cache")  # noqa: PTH118
-    return Path(expand_path(caches, environ)) / "huggingface"
-
-
-def expand_path(path: str, environ: Mapping[str, str]) -> str:
-    """Return *path* with ``~`` and ``$NAME`` expanded, as huggingface_hub expands its variables."""
-    if path == "~" or path.startswith("~/"):
-        path = environ.get("HOME", "~") + path[1:]
-    return re.sub(
-        r"\$(\w+|\{\w+\})", lambda found: environ.get(found[1].strip("{}"), found[0]), path, flags=re.ASCII
-    )
 
 
 def _client(
@@ -421,53 +350,9 @@ def _not_cached(client: HubClient) -> FetchFailed:
 def _weight_bytes(client: HubClient, cache: HubCache) -> tuple[int, int]:
     """Return the bytes of the weights that are not cached, and of all."""
     files = {file.name: file for file in client.files()}
-    weights = [files[name] for name in _weight_files(files)]
+    weights = [files[name] for name in weight_files(files)]
     missing = sum(file.size for file in weights if not cache.has_blob(client.repo, file.digest))
     return missing, sum(file.size for file in weights)
-
-
-def _local_bytes(folder: Path) -> int:
-    """Return the bytes of the weights in a folder; 0 if it cannot be read."""
-    try:
-        sizes = {entry.name: entry.stat().st_size for entry in folder.iterdir() if entry.is_file()}
-    except OSError:
-        return 0
-    return sum(sizes[name] for name in _weight_files(sizes))
-
-
-def _weight_files(names: Collection[str]) -> list[str]:
-    """Return those of *names* that transformers would load as weights.
-
-    Files in folders are for other programs.  If the weights exist in two formats, one is returned.
-    """
-    for single, stem, ending in _WEIGHTS:
-        if single in names:
-            return [single]
-        shards = [name for name in names if (found := _SHARDS.fullmatch(name)) and found[1] == stem]
-        if shards:
-            return shards
-        others = [name for name in names if name.endswith(f".{ending}") and "/" not in name]
-        if others:
-            return others
-    return []
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _WeightIndex:
-    weight_map: Mapping[str, str]
-
-
-def _has_weights(folder: Path) -> bool:
-    """Whether a snapshot has all weights; a broken link does not count."""
-    for single, _, _ in _WEIGHTS:
-        if (folder / single).is_file():
-            return True
-        with suppress(OSError, ValueError, AttributeError):
-            data = read_bounded(folder / f"{single}.index.json", RECORD_FILE)
-            shards = set(decode(data, _WeightIndex).weight_map.values())
-            if shards and all(is_plain_name(shard) and (folder / shard).is_file() for shard in shards):
-                return True
-    return False
 
 
 def _files(siblings: object) -> Iterator[_HubFile]:

@@ -26,7 +26,7 @@ from colablock.environment.accelerator import (
 )
 from colablock.errors import Unmet
 from colablock.training.preflight.facts import Card, Machine, Stack
-from colablock.training.preflight.hub import HubCache
+from colablock.training.preflight.hub_cache import HubCache
 
 __all__ = [
     "STACK_TIMEOUT",

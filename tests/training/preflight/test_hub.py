@@ -11,7 +11,8 @@ from colablock.errors import FetchFailed, InvalidInput, NotFound, Refused
 from colablock.network.auth import Credentials
 from colablock.network.http import HttpClient
 from colablock.training.preflight.facts import Access
-from colablock.training.preflight.hub import HubCache, ModelFacts, hub_home, query_model, read_model_config
+from colablock.training.preflight.hub import ModelFacts, query_model, read_model_config
+from colablock.training.preflight.hub_cache import HubCache, hub_home
 from tests.support.hub import COMMIT, TOKEN, HubServer, Repo, fill_cache
 from tests.support.serving import refusing
 
