@@ -124,11 +124,11 @@ class WheelPreparer:
 
     def check_at_hand(self, plan: Plan) -> None:
         """Raise FetchFailed with the files of *plan* that are not at hand, if colablock is offline."""
-        if self.fetcher.offline:
-            artifacts = [step.artifact for step in plan.steps if step.artifact is not None]
-            wheels, archives = self._rebuilt_at_hand(artifacts)
+        missing = [one.artifact for one in plan.steps if one.artifact and one.name not in plan.at_hand]
+        if self.fetcher.offline and missing:
+            wheels, archives = self._rebuilt_at_hand(missing)
             here = wheels.keys() | archives.keys()
-            self.fetcher.require_offline(one for one in artifacts if one.name not in here)
+            self.fetcher.require_offline(one for one in missing if one.name not in here)
 
     def at_hand(self, plan: Plan) -> tuple[NormalizedName, ...]:
         """Return the names of the steps of *plan* for which `gather` downloads nothing."""

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import TypeVar
 
-from colablock.unpacking import link_files
 from colablock.unpacking.layout import Layout
 from colablock.unpacking.link_files import WheelPart, link_part, put, take
 from colablock.unpacking.store import StoredWheel
@@ -72,7 +71,7 @@ def _link(
         for _ in range(helpers):
             with suppress(OSError):  # the others link them
                 shared = given.fileno(), found.fileno()
-                running.append(started(link_files.__name__, json.dumps(job).encode(), environ, *shared))
+                running.append(started(link_part.__module__, json.dumps(job).encode(), environ, *shared))
                 processes.callback(end, running[-1])
         for number in take(given.fileno()):
             stored, part = parts[number]
