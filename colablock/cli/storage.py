@@ -169,11 +169,16 @@ def _list_envs(call: Call) -> int:
 
 def _remove_env(call: Call) -> int:
     from colablock.display.info_view import tree_text
+    from colablock.matrix.catalog import find_matrix
+    from colablock.matrix.reader import is_path
     from colablock.transaction.apply_record import home_folder
     from colablock.transaction.isolated_envs import remove_env
     from colablock.transaction.serialise import built_to_json
 
-    removed = remove_env(home_folder(call.environ), call.args.name)
+    name = call.args.name
+    if is_path(name):
+        name = find_matrix(name, environ=call.environ).name
+    removed = remove_env(home_folder(call.environ), name)
     if call.args.json:
         print_json({"removed": built_to_json(removed)}, call.out)
     elif not call.args.quiet:

@@ -57,20 +57,23 @@ _CACHE = ("ARG PIP_CACHE_DIR=/var/cache/pip", "--mount=type=cache,target=/var/ca
 _SECRET = ("ARG NETRC=/run/secrets/netrc", "--mount=type=secret,id=netrc")
 
 
-def dockerfile_text(lock: Pylock, *, source: str, wheels: Sequence[str] = ()) -> str:
+def dockerfile_text(
+    lock: Pylock, *, source: str, matrix: str | None = None, wheels: Sequence[str] = ()
+) -> str:
     """Return the Dockerfile of *lock*, which *source* names in messages.
 
-    *wheels* are the folders of the wheels that no index has, relative to the build context.  Raises
-    InvalidInput for a lock that an image cannot have, or that has a value which would change the meaning
-    of a line.
+    *matrix* is what the user calls the matrix.  *wheels* are the folders of the wheels that no index has,
+    relative to the build context.  Raises InvalidInput for a lock that an image cannot have, or that has
+    a value which would change the meaning of a line.
     """
     target = target_of(lock)
     lock = installable(lock, target)
     copied = _copied(wheels)
-    requirements = export_text(lock, Format.REQUIREMENTS, source=source, find_links=list(copied.values()))
+    links = list(copied.values())
+    requirements = export_text(lock, Format.REQUIREMENTS, source=source, matrix=matrix, find_links=links)
     if _END in requirements.splitlines():
         raise InvalidInput(f"`{source}` has a line `{_END}`", hint="Make the lock again from its matrix")
-    return "\n".join(_lines(lock, target, requirements, copied)) + "\n"
+    return "\n".join(_lines(lock, target, requirements, copied, matrix)) + "\n"
 
 
 def _copied(folders: Sequence[str]) -> Mapping[str, str]:
@@ -94,9 +97,11 @@ def _copy_words(folder: str, name: str) -> str:
     return json.dumps([word, f"{name}/"], ensure_ascii=False)
 
 
-def _lines(lock: Pylock, target: DeployTarget, requirements: str, copied: Mapping[str, str]) -> Iterator[str]:
+def _lines(
+    lock: Pylock, target: DeployTarget, requirements: str, copied: Mapping[str, str], matrix: str | None
+) -> Iterator[str]:
     yield "# syntax=docker/dockerfile:1"
-    yield from header_lines(lock, (), "dockerfile")
+    yield from header_lines(lock, (), "dockerfile", called=matrix)
     release = next((name for newest, name in _RELEASES if target.glibc <= newest), _RELEASES[-1][1])
     major, minor = target.python.split(".")
     yield _FULL_IMAGE.format(

@@ -59,14 +59,15 @@ def export_text(
     form: Format,
     *,
     source: str,
+    matrix: str | None = None,
     find_links: Sequence[str] = (),
     moment: datetime | None = None,
 ) -> str:
     """Return *lock* in the format *form*.
 
-    *source* names the lock in messages.  *find_links* are the folders of the
-    wheels beside the lock, as the new file has to name them.  *moment* is the
-    timestamp of a CycloneDX document.  Raises InvalidRequirements if a package
+    *source* names the lock in messages, and *matrix* is what the user calls the matrix.
+    *find_links* are the folders of the wheels beside the lock, as the new file has to name
+    them.  *moment* is the timestamp of a CycloneDX document.  Raises InvalidRequirements if a package
     is not an exact pin of a release, InvalidInput if *form* cannot express the
     lock, or if a value of the lock would add a line or an option to the text.
     """
@@ -85,7 +86,8 @@ def export_text(
         Format.NOTEBOOK: _script,
     }[form]
     lines = chain(
-        header_lines(lock, pins, form.value), write(lock, pins, (*find_links, *_local_folders(pins)))
+        header_lines(lock, pins, form.value, called=matrix),
+        write(lock, pins, (*find_links, *_local_folders(pins))),
     )
     return "".join(f"{checked_line(line, source)}\n" for line in lines)
 
@@ -217,8 +219,13 @@ def _assumed(name: str, version: str) -> str:
     return f"{canonicalize_name(name)}=={version}"
 
 
-def header_lines(lock: Pylock, pins: Sequence[LockedPin], form: str) -> Iterator[str]:
-    """Yield the comments at the top: how the file is made, for which target, and what it assumes."""
+def header_lines(
+    lock: Pylock, pins: Sequence[LockedPin], form: str, *, called: str | None = None
+) -> Iterator[str]:
+    """Yield the comments at the top: how the file is made, for which target, and what it assumes.
+
+    *called* is the name or the path by which the user has named the matrix.
+    """
     keys = ("matrix", "variant", "python", "platform", "runtime")
     matrix, variant, python, platform, runtime = (_about(lock, key, None) for key in keys)
     if matrix is None:
@@ -227,7 +234,7 @@ def header_lines(lock: Pylock, pins: Sequence[LockedPin], form: str) -> Iterator
         target = {"--runtime": runtime} if runtime else {"--python-version": python, "--platform": platform}
         shown = None if form == Format.REQUIREMENTS.value else form
         words = option_words({"--variant": variant, **target, "--format": shown})
-        yield f"# Made by `{command_line('export', matrix, *words)}`"
+        yield f"# Made by `{command_line('export', called or matrix, *words)}`"
         yield f"# matrix {target_text(lock)}"
         for name in map(str, filter(None, map(_off_index, pins))):
             yield f"# {name} is on no index: name the page of its files with `--find-links`"

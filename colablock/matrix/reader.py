@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from colablock._common.limits import SHOWN
-from colablock._common.text import near
+from colablock._common.text import near, nearest
 from colablock._common.toml import as_key_twice, read_text_file
 from colablock._common.urls import Url
 from colablock._records import dataclass
@@ -91,7 +91,8 @@ def read_file(path: Path) -> MatrixFile:
 def _near_file(path: Path) -> str | None:
     if not path.parent.is_dir():
         return f"there is no folder `{path.parent}` either"
-    return near(path.name, [other.name for other in path.parent.glob("*.toml")])
+    found = nearest(path.name, [other.name for other in path.parent.glob("*.toml")])
+    return f"did you mean `{path.with_name(found)}`?" if found else None
 
 
 def load_matrix(file: MatrixFile, *, find: Find | None = None) -> Matrix:

@@ -143,17 +143,17 @@ class _Exported:
         beside, folder = files_beside(self.lock), self.path.parent
         is_whole = all((folder / name).is_file() for name in beside)
         if not is_whole and (head := read_head(self.path)) is not None:
-            folder = _write_wheels(self.session, head, self.scratch)
+            folder = _write_wheels(self.session, self.options.name or head.matrix, head, self.scratch)
         return {folder / name: _checked(folder / name, hashes) for name, hashes in beside.items()}
 
 
-def _write_wheels(session: Session, head: LockHead, into: Path) -> Path:
+def _write_wheels(session: Session, name: str, head: LockHead, into: Path) -> Path:
     """Make the rebuilt wheels that a lock names and write them below *into*, as beside the lock; return it.
 
     Raises NoSolution where the matrix has changed since it was locked,
     FetchFailed, BadDistribution.
     """
-    options = ApplyOptions(name=session.matrix(head.matrix).source, variant=head.variant, use_locks=False)
+    options = ApplyOptions(name=session.matrix(name).source, variant=head.variant, use_locks=False)
     if head.runtime is not None:
         runtime = load_runtime(head.runtime, environ=session.environ)
         solver = replace(solver_for(session, options, runtime), lock=head.path, lock_store=None)
@@ -188,11 +188,12 @@ def _pinned_text(
         folders = {wheel.parent for wheel in wheels}
     links = [checked_name(_from(output, folder)) for folder in sorted(folders)]
     files = {wheelhouse / wheel.name: content for wheel, content in wheels.items()} if wheelhouse else {}
+    called = found.options.name or None
     if isinstance(form, Deployment):
         _check_context(links)
-        return dockerfile_text(found.lock, source=found.source, wheels=links), files
+        return dockerfile_text(found.lock, source=found.source, matrix=called, wheels=links), files
     moment = _build_time(found.session.environ)
-    text = export_text(found.lock, form, source=found.source, find_links=links, moment=moment)
+    text = export_text(found.lock, form, source=found.source, matrix=called, find_links=links, moment=moment)
     return text, files
 
 
@@ -224,7 +225,8 @@ def _job_text(found: _Exported, form: Format | Deployment, output: Path) -> tupl
     _check_local(form, lock)
     matrix, sources = _matrix_for(found.session, found.options.name or target.matrix, output)
     files |= sources
-    header = [checked_line(line, found.source) for line in header_lines(lock, (), form.value)]
+    lines = header_lines(lock, (), form.value, called=found.options.name or None)
+    header = [checked_line(line, found.source) for line in lines]
     if form is Deployment.SKYPILOT:
         return skypilot_text(target, header, matrix=matrix, lock=lock_file, file=_from(output, output)), files
     name = target.matrix

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from colablock._common.text import printable
+from colablock._common.text import command_line, printable
 from colablock.training.preflight.cards import GQA_WORKAROUND, setting_for, usable_memory
 from colablock.training.preflight.checks import TIGHT_SHARE
 from colablock.training.preflight.facts import Card, Stack
@@ -172,7 +172,8 @@ def config_text(
 def _head(
     found: SizedConfig, card: Card | None, runner: str, matrix: str | None, trainer: str | None
 ) -> Iterator[str]:
-    yield f"# A training config: `colablock train {printable(matrix or 'NAME')} --config FILE` runs it."
+    command = command_line("train", printable(matrix or "NAME"), "--config", "FILE")
+    yield f"# A training config: `{command}` runs it."
     yield "# A line that starts with `#` and no space is an example; without the `#` it takes effect."
     where = f"{printable(card.name)}, {card.memory / 2**30:.0f} GiB" if card else "a machine without a card"
     notes = {

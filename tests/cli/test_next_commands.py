@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from colablock.lockfile.store import PLATFORM
 from tests.support.fixtures import venv_fixture, world_fixture
 from tests.support.runtime import Stub, Venv
 from tests.support.wheels import make_wheel
 from tests.support.world import World
 
 PATH = "own matrices/own.toml"
+TARGET = ("--python-version", "3.12.0", "--platform", PLATFORM)
 MATRIX = 'schema = 1\nname = "own"\nrequirements = ["shapes>=2"]\n'
 
 
@@ -43,11 +45,29 @@ CASES = {
         ["why", "shapes", "qlora-2026", "--runtime", "colab-2026.08-gpu", "--offline"],
         ["why", "qlora-2026", "--offline", "--runtime", "colab-2026.08-gpu", "shapes"],
     ),
+    "a training config": (["new-config", PATH], ["train", PATH, "--config", "FILE"]),
+    "the head of an export": (
+        ["export", PATH, "--format", "constraints", *TARGET],
+        ["export", PATH, *TARGET, "--format", "constraints"],
+    ),
+    "the head of a Dockerfile": (
+        ["export", PATH, "--format", "dockerfile", *TARGET],
+        ["export", PATH, *TARGET, "--format", "dockerfile"],
+    ),
     "a failure in what was applied": (
         ["explain", "log.txt", "--python", "PYTHON"],
         ["plan", "FOLDER/own matrices/own.toml", "--with", "elsewhere"],
     ),
 }
+
+
+def test_a_path_of_a_matrix_is_one_everywhere(world: World) -> None:
+    """Also in a suggestion, and where an environment is removed."""
+    near = world.run("plan", PATH.replace("own.toml", "owm.toml"))
+    assert f"did you mean `{PATH}`?" in near.err
+    assert world.run("apply", PATH, "--into", "env").code == 0
+    removed = world.run("env", "remove", PATH)
+    assert (removed.code, "removed" in removed.err) == (0, True), removed.err
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -558,6 +558,11 @@ def test_an_export_uses_the_wheels_beside_the_lock(world: World, tmp_path: Path)
     assert not house.exists()
     wheel.unlink()
     succeeds(world.run(*command))  # it is made again from what the lock names
+    for made in house.iterdir():
+        made.unlink()
+    matrix = world.folder / "matrices" / "owned.toml"
+    succeeds(world.run(command[0], str(matrix), *command[1:], cwd=tmp_path))  # where its name is of no matrix
+    assert [made.name for made in house.iterdir()] == [wheel.name]
     assert (house / wheel.name).read_bytes() == content
 
 

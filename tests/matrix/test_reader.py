@@ -126,7 +126,7 @@ def test_a_missing_file_suggests_a_near_name(tmp_path: Path) -> None:
     (tmp_path / "qlora.toml").write_text(HEAD)
     with pytest.raises(NotFound) as caught:
         read_file(tmp_path / "qlara.toml")
-    assert caught.value.hint == "did you mean `qlora.toml`?"
+    assert caught.value.hint == f"did you mean `{tmp_path / 'qlora.toml'}`?"
     with pytest.raises(NotFound) as caught:
         read_file(tmp_path / "no" / "qlora.toml")
     assert caught.value.hint == f"there is no folder `{tmp_path / 'no'}` either"
