@@ -16,6 +16,7 @@ from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
+from colablock.environment.requirements import lines_under, shared_requirement
 from colablock.environment.snapshot import Installed
 
 if TYPE_CHECKING:
@@ -315,11 +316,21 @@ class ProjectCandidates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metadata:
-    """The core metadata of a candidate, requirements parsed."""
+    """The core metadata of a candidate: its requirements are *parsed*, or *lines* known to be valid."""
 
-    requires: tuple[Requirement, ...] = ()
+    parsed: tuple[Requirement, ...] = ()
+    lines: tuple[str, ...] = ()
     requires_python: str | None = None
     extras: frozenset[str] = frozenset()  # Provides-Extra, normalized
+
+    @property
+    def requires(self) -> tuple[Requirement, ...]:
+        """The requirements of the distribution and of all its extras."""
+        return self.parsed or tuple(map(shared_requirement, self.lines))
+
+    def requires_under(self, extra: str = "") -> tuple[Requirement, ...]:
+        """Return the requirements that may count under *extra*; of lines no others are parsed."""
+        return self.parsed or tuple(map(shared_requirement, lines_under(self.lines, extra)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

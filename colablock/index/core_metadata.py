@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, cast
 
@@ -52,17 +53,29 @@ class CoreMetadata:
     extras: tuple[str, ...] = ()
     dynamic: frozenset[str] = frozenset()  # in lower case
     summary: str | None = None
+    is_valid: bool = False  # every requirement was parsed when the cache got this
+
+    def judged(self) -> CoreMetadata:
+        """Return this metadata for the cache, with `is_valid` if it is."""
+        try:
+            self.parsed("")
+        except BadDistribution:
+            return self
+        return replace(self, is_valid=True)
 
     def parsed(self, what: str) -> Metadata:
         """Return the metadata with parsed requirements.  Raises BadDistribution with the line at fault.
 
         Only valid lines are accepted (PEP 508): a legacy line such as ``foo (>=1.0.*)``
-        makes the file unusable, and the resolver tries another version.
+        makes the file unusable, and the resolver tries another version.  Lines that are known to be valid
+        are parsed when they are needed: most lines of a large project are of extras that nobody asks for.
         """
         if len(self.requires) + len(self.extras) > _MOST or sum(map(len, self.requires)) > REQUIREMENTS:
             raise BadDistribution(f"the metadata of `{what}` has too many requirements or extras to be read")
+        parsed = () if self.is_valid else tuple(_requirement(line, what) for line in self.requires)
         return Metadata(
-            requires=tuple(_requirement(line, what) for line in self.requires),
+            parsed=parsed,
+            lines=self.requires if self.is_valid else (),
             requires_python=self.requires_python if _is_specifier(self.requires_python) else None,
             extras=frozenset(canonicalize_name(extra) for extra in self.extras),
         )

@@ -474,7 +474,7 @@ def _installed_metadata(candidate: Candidate) -> Metadata:
     assert installed is not None  # noqa: S101 - checked by the caller
     parsed = (parse_requirement(line) for line in installed.requires)
     return Metadata(
-        requires=tuple(requirement for requirement in parsed if requirement is not None),
+        parsed=tuple(requirement for requirement in parsed if requirement is not None),
         requires_python=installed.requires_python,
         extras=frozenset(canonicalize_name(extra) for extra in installed.extras),
     )

@@ -44,6 +44,7 @@ class MetadataSource:
         found = self._read_wheel(file) if file.is_wheel else self._read_sdist(file)
         found.check(name, version, file.filename)
         if key is not None:
+            found = found.judged()
             self._fetcher.cache.write_record("metadata", key, found)
         return found
 

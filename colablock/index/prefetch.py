@@ -107,7 +107,7 @@ class Prefetcher:
             likely = likeliest(source.judge(name).candidates, specifier, self.expected.get(name))
             if likely is None or likely.file is None or not likely.file.is_wheel:
                 return  # an sdist may have to be built, which is not worth doing in advance
-            needed = source.metadata(likely).requires
+            needed = source.metadata(likely).requires_under()
         except ColablockError:
             return  # the error is raised again when the resolver asks for it
         markers = {**self._environment.markers, "extra": ""}

@@ -102,7 +102,7 @@ def replaced_metadata(entry: PackageEntry, known: Metadata | None) -> Metadata:
     if entry.requires_dist is None:
         return known or Metadata()
     extras = frozenset(canonicalize_name(extra) for extra in _extras(entry.requires_dist))
-    return Metadata(requires=entry.requires_dist, requires_python=python, extras=extras)
+    return Metadata(parsed=entry.requires_dist, requires_python=python, extras=extras)
 
 
 def rebuild(

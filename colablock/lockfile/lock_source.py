@@ -167,7 +167,7 @@ class LockSource:
         lines = table.get("requires-dist", ()) if self.is_ours else self._dependencies(package)
         parsed = (parse_requirement(line) for line in lines)
         return Metadata(
-            requires=tuple(r for r in parsed if r is not None),
+            parsed=tuple(r for r in parsed if r is not None),
             requires_python=str(package.requires_python) if package.requires_python else None,
             extras=frozenset(table.get("extras", ())),
         )

@@ -187,7 +187,7 @@ def _locked_metadata(package: Package, python: str | None) -> Metadata:
     table = table_of(package)
     parsed = (parse_requirement(str(line)) for line in table.get("requires-dist", ()))
     return Metadata(
-        requires=tuple(one for one in parsed if one is not None),
+        parsed=tuple(one for one in parsed if one is not None),
         requires_python=python,
         extras=frozenset(table.get("extras", ())),
     )

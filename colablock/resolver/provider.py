@@ -288,7 +288,7 @@ class Provider:
             yield ResolverRequirement(PYTHON, SpecifierSet(metadata.requires_python))
         if choice.extra is not None:
             yield ResolverRequirement(candidate.name, ANY, exact=candidate.version)
-        for one in metadata.requires:
+        for one in metadata.requires_under(choice.extra or ""):
             if applies(one, self._request.environment, choice.extra or ""):
                 yield from _wants(canonicalize_name(one.name), one.specifier, one.extras, one.url, "")
 

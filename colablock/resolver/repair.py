@@ -228,7 +228,7 @@ class Repairer:
         """Return the specifiers of *candidate* on the names that moved; none if it has no valid metadata."""
         found: defaultdict[NormalizedName, list[Specifier]] = defaultdict(list)
         try:
-            requires = self.source.metadata(candidate).requires
+            requires = self.source.metadata(candidate).requires_under()
         except BadDistribution:
             return found
         for one in requires:

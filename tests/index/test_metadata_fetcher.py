@@ -76,6 +76,26 @@ def test_legacy_requirement_syntax_is_accepted(line: str) -> None:
     assert CoreMetadata(name="demo", version="1", requires=(line,)).parsed("demo").requires
 
 
+def test_only_the_lines_under_an_extra_are_read_where_all_are_known_to_be_valid() -> None:
+    fields = parse_core_metadata(METADATA)
+    parsed, known = fields.parsed("demo"), fields.judged().parsed("demo")
+    assert [*map(str, known.requires)] == [*map(str, parsed.requires)]
+    assert [one.name for one in known.requires_under()] == ["numpy"]
+    assert [one.name for one in known.requires_under("more-things")] == ["numpy", "torch"]
+    assert (known.extras, known.requires_python) == (parsed.extras, parsed.requires_python)
+
+
+def test_an_invalid_requirement_is_named_each_time_it_is_read_from_the_cache(tmp_path: Path) -> None:
+    lines = ["good", "foo (>=1.0.*) ; extra == 'of-nobody'"]
+    wheel = make_wheel(tmp_path, "demo", "1.0", requires=lines)
+    sha256 = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    file = File(filename=wheel.name, url=wheel.as_uri(), hashes={"sha256": sha256})
+    for _ in range(2):
+        read = MetadataSource(Fetcher(os.environ)).read(DEMO, Version("1.0"), file)
+        with pytest.raises(BadDistribution, match="is not a valid requirement"):
+            read.parsed("demo")
+
+
 def test_an_invalid_requires_python_is_ignored() -> None:
     fields = CoreMetadata(name="demo", version="1", requires_python=">=3.x")
     assert fields.parsed("demo").requires_python is None

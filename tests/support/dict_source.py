@@ -78,7 +78,7 @@ class DictSource:
         needs = self.index[candidate.name, candidate.version]
         if needs == [UNREADABLE]:
             raise BadDistribution(f"the metadata of {candidate} cannot be read")
-        return Metadata(requires=tuple(Requirement(line) for line in needs))
+        return Metadata(parsed=tuple(Requirement(line) for line in needs))
 
     def prefetch(self, names: Iterable[NormalizedName]) -> None:
         pass
