@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from colablock._common.fs import expanded
 from colablock._common.urls import checked_index
 from colablock.api.front_door import front_door
 from colablock.api.values import Lines, Rows
@@ -399,7 +400,7 @@ def apply_options(arguments: Mapping[str, Any]) -> ApplyOptions:
         options["broken"] = choice(Remedy, "broken", options["broken"])
     for key in ("lock", "bundle"):
         if options.get(key) is not None:
-            options[key] = Path(options[key])
+            options[key] = expanded(os.fspath(options[key]), key)
     for key in ("python", "default_index"):
         if options.get(key) is not None:
             options[key] = str(options[key])

@@ -73,7 +73,15 @@ def _read(name: str) -> str:
             reason = getattr(error, "strerror", None) or str(error)
             raise InvalidInput(f"cannot read `{name}`: {reason}") from error
         data = read_end(path, CRASH_TEXT)
-    text = data.decode(errors="replace")
+    text = _text_of(data)
     if not text.strip():
         raise InvalidInput("there is no text to explain: it is empty")
     return text
+
+
+def _text_of(data: bytes) -> str:
+    """Return the text of a log, which is UTF-8, or UTF-16 as PowerShell writes it."""
+    zeros = [data[at::2].count(0) for at in (0, 1)]
+    if 4 * sum(zeros) < len(data):  # as nearly every letter of a program's output is ASCII
+        return data.decode("utf-8-sig", errors="replace")
+    return data.decode("utf-16-be" if zeros[0] > zeros[1] else "utf-16-le", errors="replace").lstrip("\ufeff")

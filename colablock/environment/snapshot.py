@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from colablock._common.fs import expanded
 from colablock._common.process import ChildFailed, find_program
 from colablock._records import dataclass
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name, is_normalized_name
@@ -323,7 +324,7 @@ def find_executable(python: str | Path, environ: Mapping[str, str]) -> Path:
     A name without a slash is a command first: a file of the working folder may have that name.
     """
     is_command = isinstance(python, str) and os.sep not in python
-    python = Path(python)
+    python = expanded(str(python), "the interpreter")
     found = find_program(str(python), environ) if is_command else None
     if found is not None:
         return Path(found).absolute()

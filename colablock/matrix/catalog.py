@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -11,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
-from colablock._common.fs import working_folder
+from colablock._common.fs import expanded, working_folder
 from colablock._common.ownership import require_trusted
 from colablock._common.text import near
 from colablock._records import dataclass
@@ -146,7 +147,9 @@ def _check_kind(text: str, cwd: Path) -> None:
     name = Path(text).name
     for pattern, what, hint in _OTHER_FILES:
         if fnmatch(name, pattern) and _below(cwd, text).is_file():
-            raise InvalidInput(f"`{text}` is not a matrix: it is {what}", hint=hint.format(file=text))
+            raise InvalidInput(
+                f"`{text}` is not a matrix: it is {what}", hint=hint.format(file=shlex.quote(text))
+            )
 
 
 def lock_files(
@@ -295,7 +298,8 @@ def _owner_fault(folder: Folder | None) -> str | None:
 
 def _below(cwd: Path, path: str) -> Path:
     """Return *path* relative to *cwd*, kept short for messages."""
-    return Path(path) if cwd == working_folder() else cwd / path
+    found = expanded(path, "the path of a matrix")
+    return found if cwd == working_folder() else cwd / found
 
 
 def _places(environ: Mapping[str, str], cwd: Path) -> Iterator[_MatrixPlace]:

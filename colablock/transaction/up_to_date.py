@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from colablock._common.fs import file_digest
+from colablock._common.fs import expanded, file_digest
 from colablock._common.scratch import sweep
 from colablock.environment.site import is_unfinished
 from colablock.environment.snapshot import installed_versions
@@ -106,7 +106,7 @@ def absolute(options: ApplyOptions) -> ApplyOptions:
     """Return *options* with absolute paths, for a call in another folder."""
     return replace(
         options,
-        name=str(Path(options.name).absolute()) if is_path(options.name) else options.name,
+        name=str(expanded(options.name, "NAME").absolute()) if is_path(options.name) else options.name,
         python=_place(options.python) if options.python else None,
         lock=options.lock.absolute() if options.lock is not None else None,
         bundle=options.bundle.absolute() if options.bundle is not None else None,

@@ -53,6 +53,16 @@ def test_a_file_is_explained(
     assert "Use a matrix with a newer transformers (the matrix `qlora-2026-12` has" in " ".join(shown.split())
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_a_log_of_powershell_is_explained(
+    encoding: str, tmp_path: Path, environ: Mapping[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "my log.txt"
+    log.write_bytes(TEXT.replace("\n", "\r\n").encode(encoding))
+    assert main(["explain", str(log)], environ) == 0
+    assert "its type is `qwen3`" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("argv", [[], ["-"]])
 def test_standard_input_is_explained(
     argv: list[str],

@@ -22,6 +22,7 @@ def fill(folder: Path) -> None:
     make_wheel(folder / "index", "shapes", "2.0")
     (folder / PATH).parent.mkdir()
     (folder / PATH).write_text(MATRIX)
+    (folder / "own matrices" / "req.txt").write_text("shapes\n")
     (folder / "log.txt").write_text("ModuleNotFoundError: No module named 'elsewhere'\n")
 
 
@@ -54,6 +55,10 @@ CASES = {
         ["export", PATH, "--format", "dockerfile", *TARGET],
         ["export", PATH, *TARGET, "--format", "dockerfile"],
     ),
+    "another file than a matrix": (
+        ["plan", "own matrices/req.txt"],
+        ["new", "NAME", "--from-requirements", "own matrices/req.txt"],
+    ),
     "a failure in what was applied": (
         ["explain", "log.txt", "--python", "PYTHON"],
         ["plan", "FOLDER/own matrices/own.toml", "--with", "elsewhere"],
@@ -61,10 +66,16 @@ CASES = {
 }
 
 
-def test_a_path_of_a_matrix_is_one_everywhere(world: World) -> None:
-    """Also in a suggestion, and where an environment is removed."""
+def test_a_path_of_a_matrix_is_one_everywhere(world: World, venv: Venv) -> None:
+    """Also in a suggestion, below the home folder, and where an environment is removed."""
     near = world.run("plan", PATH.replace("own.toml", "owm.toml"))
     assert f"did you mean `{PATH}`?" in near.err
+    (world.folder / "link").symlink_to(venv.folder)
+    below = ("--python", "~/link", "--json")
+    planned = world.run("plan", f"~/{PATH}", *below, HOME=str(world.folder))
+    assert planned.code == 0, planned.err
+    assert world.run("apply", f"~/{PATH}", "--into", "kernel", *below, HOME=str(world.folder)).code == 0
+    assert world.run("verify", PATH).code == 0
     assert world.run("apply", PATH, "--into", "env").code == 0
     removed = world.run("env", "remove", PATH)
     assert (removed.code, "removed" in removed.err) == (0, True), removed.err

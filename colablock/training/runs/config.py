@@ -186,7 +186,8 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
         text = read_text_file(path, CONFIG_FILE).decode("utf-8")
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path with a null character
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        hint = "`colablock new-config` writes a config"
+        is_text = not isinstance(error, UnicodeDecodeError)
+        hint = "`colablock new-config` writes a config" if is_text else "Save it as UTF-8"
         if isinstance(error, FileNotFoundError) and (meant := nearest_beside(path)):
             hint = f"did you mean `{path.with_name(meant)}`?"
         raise NotFound(f"cannot read the config `{path}`: {reason}", hint=hint) from error

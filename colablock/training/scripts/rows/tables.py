@@ -20,6 +20,7 @@ MISSING = frozenset(
     {"", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "-nan", "NULL", "null", "None", "#NA"}
 )
 _SEPARATORS = {";": "`;`", "\t": "tabs", "|": "`|`", ",": "`,`"}
+_QUOTES = "put cells with a separator in them into quotes"
 _DECLARED = re.compile(r"sep=(.)\s*", re.IGNORECASE)  # the first line of a table for Excel
 
 
@@ -44,10 +45,10 @@ def table_rows(lines: Iterator[str], path: Path, notes: list[str], usual: str) -
             raise UnusableData(f"`{path}` has two columns `{twice[0]}`")
         for number, cells in enumerate((row for row in rows if any(row)), 1):
             if any(cells[len(header) :]):
-                raise UnusableData(
-                    f"row {number} of `{path}` has {len(cells)} cells, and the header has {len(header)}: "
-                    "put cells with a separator in them into quotes"
-                )
+                is_spaced = any(re.match(r'\s+"', cell) for cell in cells)
+                fix = "remove the space before a quote" if is_spaced else _QUOTES
+                counts = f"{len(cells)} cells, and the header has {len(header)}"
+                raise UnusableData(f"row {number} of `{path}` has {counts}: {fix}")
             row = {
                 name: Missing(cell) if cell in MISSING else cell
                 for name, cell in zip_longest(header, cells[: len(header)], fillvalue="")

@@ -365,6 +365,11 @@ FAULTS: dict[str, tuple[str, str | bytes, str]] = {
         "the model's tokenizer has no chat template",
     ),
     "too many cells": ("d.csv", "text\na,b\n", "row 1 of `PATH` has 2 cells, and the header has 1"),
+    "a space before a quote": (
+        "d.csv",
+        'prompt,completion\nq, "a, b"\n',
+        "row 1 of `PATH` has 3 cells, and the header has 2: remove the space before a quote",
+    ),
     "not compressed": ("d.csv.gz", "text\n", "`PATH` cannot be read: Not a gzipped file"),
     "cut off while compressed": ("d.csv.gz", gzip.compress(b"text\n" * 999)[:-9], "`PATH` cannot be read: "),
     "number": (
