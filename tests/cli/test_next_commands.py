@@ -76,6 +76,8 @@ def test_a_path_of_a_matrix_is_one_everywhere(world: World, venv: Venv) -> None:
     assert planned.code == 0, planned.err
     assert world.run("apply", f"~/{PATH}", "--into", "kernel", *below, HOME=str(world.folder)).code == 0
     assert world.run("verify", PATH).code == 0
+    assert world.run("export", PATH, "--output=~/pins.txt", HOME=str(world.folder)).code == 0
+    assert "shapes==2.0" in (world.folder / "pins.txt").read_text()
     assert world.run("apply", PATH, "--into", "env").code == 0
     removed = world.run("env", "remove", PATH)
     assert (removed.code, "removed" in removed.err) == (0, True), removed.err

@@ -6,8 +6,10 @@ import argparse
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
+from colablock._common.fs import expanded
 from colablock._common.text import near, nearest
 from colablock._python_words import ELSEWHERE
 from colablock.cli.usage.examples import EXAMPLES, GROUPS, REFERENCE, WHERE
@@ -33,6 +35,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{**options, "allow_abbrev": False})
+        # A shell leaves the `~` of `--lock=~/pylock.toml`, and a magic has no shell.
+        self.register("type", Path, lambda text: expanded(text, "an argument"))
 
     def error(self, message: str) -> NoReturn:
         """Raise InvalidInput for a message of argparse."""
