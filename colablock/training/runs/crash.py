@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,6 +68,7 @@ _RANK = re.compile(r"^\[(?:rank|default)(\d+)\]:? ?")
 _LAUNCHER = re.compile(
     r"ChildFailedError|CalledProcessError|ProcessExitedException|accelerate/commands/launch\.py"
 )
+_OF_RANKS = re.compile(r"ChildFailedError|ProcessExitedException|SignalException|KeyboardInterrupt")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +139,7 @@ def explain(
     if state in (State.DONE, State.STOPPED):
         return case.not_finite()
     log = _read_end(folder.log)
-    failure = _failure(folder, record, log)
+    failure = _failure(folder, record, log) or _failure_of_launcher(log)
     if failure is not None:
         cause = cause_in(failure.messages) or general_cause_in(failure.messages, failure.text)
         if cause is not None:
@@ -157,13 +158,28 @@ def tracebacks(log: str) -> list[Traceback]:
     to the log at the same time, so lines with a rank prefix (of torch or a launcher) are grouped
     by rank first.
     """
+    return [one for one in _all_tracebacks(log) if not _LAUNCHER.search(one.text)]
+
+
+def _failure_of_launcher(log: str) -> Traceback | None:
+    """Return the last failure of the launcher itself: no rank has failed, and nobody has ended it."""
+    for one in reversed(_all_tracebacks(log)):
+        # Two processes launch: the first one reports that the second one has failed.
+        own = [line for line in one.messages.splitlines() if "CalledProcessError" not in line]
+        if any(map(str.strip, own)) and not _OF_RANKS.search(one.text):
+            return replace(one, line=own[0].strip(), messages="\n".join(own))
+    return None
+
+
+def _all_tracebacks(log: str) -> list[Traceback]:
+    """Return every failure in *log*, also those of the launcher, first to last."""
     streams: dict[int | None, list[tuple[int, str]]] = {}
     for at, line in enumerate(log.splitlines()):
         marked = _RANK.match(line)
         rank = int(marked[1]) if marked else None
         streams.setdefault(rank, []).append((at, line[marked.end() :] if marked else line))
     found = [one for rank, lines in streams.items() for one in _tracebacks_of_rank(rank, lines)]
-    return sorted((one for one in found if not _LAUNCHER.search(one.text)), key=lambda one: one.at)
+    return sorted(found, key=lambda one: one.at)
 
 
 def without_rank(line: str) -> str:

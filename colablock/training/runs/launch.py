@@ -75,6 +75,9 @@ def ranks_of(processes: int, extra: Sequence[str] = ()) -> Ranks:
         given, _ = parser.parse_known_args(list(extra))
     except argparse.ArgumentError as error:
         raise InvalidInput(f"invalid arguments for accelerate: {error}") from error
+    if given.rdzv_backend not in (None, "static"):  # others choose the first host, which has the checkpoints
+        message = f"`--rdzv_backend {given.rdzv_backend}` cannot be used: calls number their hosts"
+        raise InvalidInput(message, hint="Omit it")
     hosts = max(1, given.num_machines or 1)
     if given.num_processes and given.num_processes % hosts:
         message = f"`--num_processes {given.num_processes}` cannot be shared evenly by {hosts} hosts"
@@ -135,6 +138,7 @@ _OF_RANKS: Mapping[str, Callable[[str], Any]] = {
     "main_process_ip": str,
     "main_process_port": int,
     "num_cpu_threads_per_process": int,
+    "rdzv_backend": str,
 }
 
 

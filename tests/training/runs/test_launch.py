@@ -400,6 +400,13 @@ def test_processes_that_hosts_cannot_share_are_refused(hosts: int) -> None:
         ranks_of(1, f"--num_machines {hosts} --num_processes 7".split())
 
 
+def test_a_rendezvous_that_numbers_the_hosts_itself_is_refused() -> None:
+    """Host 1 could become the first one, and save the checkpoints."""
+    with pytest.raises(InvalidInput, match="`--rdzv_backend c10d` cannot be used"):
+        ranks_of(1, ["--num_machines", "2", "--machine_rank", "1", "--rdzv-backend=c10d"])
+    assert ranks_of(1, ["--num_machines", "2", "--rdzv_backend", "static"]).hosts == 2
+
+
 def test_other_arguments_of_accelerate_are_passed_on() -> None:
     extra = ("--max_restarts 1 --tee 3 --num_cpu_threads_per_process 2 --rdzv_conf a=b --same_network"
              " --log_dir --use_x fsdp_x")  # fmt: skip
