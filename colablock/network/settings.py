@@ -61,7 +61,7 @@ def read_settings(
 ) -> Settings:
     """Return the settings: arguments come first, then ``COLABLOCK_*``, then those of pip and uv.
 
-    Lists are split at white space, ``UV_FIND_LINKS`` at commas as in uv.  Extra
+    Lists are split at white space, ``UV_FIND_LINKS`` at commas as in uv; one folder may have either.  Extra
     indexes of pip and uv are not used: a matrix names the index of each package
     that needs another one.  *indexes* are the indexes that the matrix declares;
     without them, no mirror is read.
@@ -77,7 +77,7 @@ def read_settings(
         )
         index = _without_name(index)
         notes += [f"using the default index from {said}"] if said else []
-    links = tuple(find_links) or tuple(environ.get("COLABLOCK_FIND_LINKS", "").split())
+    links = tuple(find_links) or _parts(environ.get("COLABLOCK_FIND_LINKS", ""), by_comma=False)
     if not links:
         text, said = _fallback(environ, pip, ("UV_FIND_LINKS", "PIP_FIND_LINKS"), "find-links")
         links = _parts(text or "", by_comma=said == "UV_FIND_LINKS")
@@ -182,6 +182,9 @@ def _without_name(index: str | None) -> str | None:
 
 
 def _parts(text: str, *, by_comma: bool) -> tuple[str, ...]:
+    """Return the parts of a list; the path of a folder that is there is one, whatever it has in it."""
+    if os.path.isdir(os.path.expanduser(text.strip())):  # noqa: PTH111, PTH112 - Path raises of a long name
+        return (text.strip(),)
     parts = text.split(",") if by_comma else text.split()
     return tuple(part.strip() for part in parts if part.strip())
 

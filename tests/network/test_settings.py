@@ -160,6 +160,13 @@ def test_the_setting_with_the_highest_precedence_wins(case: SettingsCase, tmp_pa
     )
 
 
+@pytest.mark.parametrize("variable", ["COLABLOCK_FIND_LINKS", "PIP_FIND_LINKS", "UV_FIND_LINKS"])
+def test_the_path_of_a_folder_is_not_split(variable: str, tmp_path: Path) -> None:
+    folder = tmp_path / "my wheels, of 2026"
+    folder.mkdir()
+    assert read_settings({"HOME": str(tmp_path), variable: f"{folder}\n"}).find_links == (str(folder),)
+
+
 def environ_of(case: SettingsCase, home: Path) -> dict[str, str]:
     for name, text in case.files.items():
         path = home / name
