@@ -318,8 +318,9 @@ class _TrainArguments:
         name, hosts = os.fspath(self.name), self.hosts
         file = Path(self.config) if isinstance(self.config, (str, os.PathLike)) else None
         values = {**(self.config if isinstance(self.config, Mapping) else {}), **self.values}
-        if isinstance(hosts, str) or isinstance(self.sbatch, str):
-            raise InvalidInput("`hosts` and `sbatch` must be a list of names or options each")
+        for given in (hosts, self.sbatch):
+            if isinstance(given, str) or not all(isinstance(one, str) for one in given):
+                raise InvalidInput("`hosts` and `sbatch` must be a list of names or options each")
         check_places(hosts, self.launcher, self.sbatch)
         if not (self.resume_anyway or hosts):
             check_given(

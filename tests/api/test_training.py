@@ -341,6 +341,7 @@ def test_a_job_of_slurm_is_submitted_from_python(
         ({"hosts": ["a"], "runner": "trl"}, "names one host only"),
         ({"hosts": ["a", "b;rm"], "runner": "trl"}, "is not the name or the address of a host"),
         ({"hosts": "a,b"}, "must be a list"),
+        ({"hosts": [1, 2]}, "must be a list"),
     ],
 )
 def test_places_that_cannot_be_are_refused(applied: Bench, given: dict[str, Any], words: str) -> None:
