@@ -285,7 +285,7 @@ def _stays_below(path: str) -> bool:
 
 
 def _is_below(path: Path, folder: Path) -> bool:
-    return path.absolute().is_relative_to(folder.absolute())
+    return _stays_below(os.path.relpath(path, folder))  # `absolute` keeps the `..` of a path
 
 
 def _build_time(environ: Mapping[str, str]) -> datetime | None:

@@ -286,6 +286,18 @@ def test_files_of_this_machine_are_copied_into_an_image_and_refused_elsewhere(
     assert not (tmp_path / "t").exists()
 
 
+@pytest.mark.parametrize("form", ["skypilot", "slurm"])
+def test_files_in_a_folder_above_are_copied(world: World, tmp_path: Path, form: str) -> None:
+    """The paths begin with `..`, and the file is written to the working folder."""
+    (tmp_path / "plain.toml").write_text(PLAIN)
+    (here := tmp_path / "deploy").mkdir()
+    named = ("../plain.toml", "--lock", "../pylock.toml")
+    succeeds(world.run("lock", "../plain.toml", *TARGET, "-o", "../pylock.toml", cwd=here))
+    done = succeeds(world.run("export", *named, "--format", form, "-o", "job", "--json", cwd=here))
+    assert done.json["files"] == ["pylock.plain.toml", "plain.toml"]
+    assert "apply ./plain.toml --lock pylock.plain.toml --into" in (here / "job").read_text()
+
+
 def test_a_named_lock_of_an_older_matrix_is_noted(world: World, tmp_path: Path) -> None:
     """The matrix goes beside the script with it, and an apply there may refuse both."""
     (matrix := tmp_path / "plain.toml").write_text(PLAIN)
