@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -247,20 +248,26 @@ def _manifest(matrix: Matrix, head: LockHead, matrix_file: str, lock: LockFile) 
 
 def matrix_sources(session: Session, name: str) -> dict[str, Source]:
     """Return the file of the matrix *name*, and those that it extends, each in the same folder."""
-    wanted = session.matrix(name)
-    found: dict[str, Source] = {}
-    file = f"{wanted.name}.toml"
-    while True:
-        content = Path(wanted.source).read_bytes()
-        base = tomllib.loads(content.decode("utf-8-sig")).get("extends")
-        if base is None:
-            found[file] = Source.of(content)
-            return found
-        beside = Path(wanted.source).parent / str(base)
-        wanted = session.matrix(str(beside) if str(base).endswith(".toml") else str(base))
-        table = {**tomllib.loads(content.decode("utf-8-sig")), "extends": f"{wanted.name}.base.toml"}
-        found[file] = Source.of(tomli_w.dumps(table).encode())
-        file = f"{wanted.name}.base.toml"
+    matrices = [*matrices_of(session, name)]
+    files = [f"{matrices[0].name}.toml", *(f"{base.name}.base.toml" for base in matrices[1:])]
+    found = {}
+    for file, base, matrix in zip_longest(files, files[1:], matrices):
+        content = Path(matrix.source).read_bytes()
+        if base is not None:
+            table = {**tomllib.loads(content.decode("utf-8-sig")), "extends": base}
+            content = tomli_w.dumps(table).encode()
+        found[file] = Source.of(content)
+    return found
+
+
+def matrices_of(session: Session, name: str) -> Iterator[Matrix]:
+    """Yield the matrix *name* and those that it extends."""
+    base: Any = name
+    while base is not None:
+        yield (matrix := session.matrix(str(base)))
+        base = tomllib.loads(Path(matrix.source).read_text(encoding="utf-8-sig")).get("extends")
+        if base is not None and str(base).endswith(".toml"):
+            base = Path(matrix.source).parent / str(base)
 
 
 def _rebuilt_sources(planned: PlannedChange, lock: Path) -> dict[str, Source]:

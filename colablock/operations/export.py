@@ -38,7 +38,7 @@ from colablock.lockfile.tool_table import lists_target_files, table_of
 from colablock.matrix.catalog import is_shipped
 from colablock.matrix.model import roots, select_variant
 from colablock.network.fetcher import Fetcher
-from colablock.operations.bundle import matrix_sources
+from colablock.operations.bundle import matrices_of, matrix_sources
 from colablock.operations.lock import lock_matrix, nothing_installed, up_to_date_lock
 from colablock.operations.plan import solver_for
 from colablock.operations.session import Session
@@ -252,10 +252,11 @@ def _matrix_for(session: Session, name: str, output: Path) -> tuple[str, dict[Pa
     matrix = session.matrix(name)
     if is_shipped(matrix):
         return matrix.name, {}
-    if _is_below(Path(matrix.source), output.parent):
+    folder = output.parent
+    if all(is_shipped(one) or _is_below(Path(one.source), folder) for one in matrices_of(session, name)):
         return f"./{_from(output, Path(matrix.source)).removeprefix('./')}", {}
     sources = matrix_sources(session, name)
-    return f"./{matrix.name}.toml", {output.parent / file: made.content for file, made in sources.items()}
+    return f"./{matrix.name}.toml", {folder / file: made.content for file, made in sources.items()}
 
 
 def _check_not_replaced(files: Mapping[Path, bytes]) -> None:

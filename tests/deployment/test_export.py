@@ -298,6 +298,30 @@ def test_files_in_a_folder_above_are_copied(world: World, tmp_path: Path, form: 
     assert "apply ./plain.toml --lock pylock.plain.toml --into" in (here / "job").read_text()
 
 
+def test_what_a_matrix_extends_goes_with_it(world: World, tmp_path: Path) -> None:
+    """One beside the file that extends one in a folder above is copied, or nothing is written."""
+    (tmp_path / "plain.toml").write_text(PLAIN)
+    (matrix := tmp_path / "deploy" / "m" / "more.toml").parent.mkdir(parents=True)
+    matrix.write_text('schema = 1\nname = "more"\nextends = "../../plain.toml"\n')
+    task = tmp_path / "deploy" / "task.yaml"
+    command = ("export", str(matrix), *TARGET, "--format", "skypilot", "-o")
+    succeeds(world.run(*command, str(task)))
+    assert "apply ./more.toml " in task.read_text()
+    assert {path.name for path in task.parent.glob("*.toml")} == {
+        "more.toml",
+        "plain.base.toml",
+        "pylock.more.toml",
+    }
+    refused = world.run(*command, str(matrix.with_name("task.yaml")), COLUMNS="400")
+    assert "the export would replace `more.toml`" in refused.err
+    matrix.write_text('schema = 1\nname = "more"\nextends = "base.toml"\n')
+    matrix.with_name("base.toml").write_text(PLAIN.replace("plain", "base"))
+    task.with_name("pylock.more.toml").unlink()
+    done = succeeds(world.run(*command, str(tmp_path / "deploy" / "other.yaml"), "--json"))
+    assert "apply ./m/more.toml " in (tmp_path / "deploy" / "other.yaml").read_text()
+    assert [Path(file).name for file in done.json["files"]] == ["pylock.more.toml"]
+
+
 def test_a_named_lock_of_an_older_matrix_is_noted(world: World, tmp_path: Path) -> None:
     """The matrix goes beside the script with it, and an apply there may refuse both."""
     (matrix := tmp_path / "plain.toml").write_text(PLAIN)
