@@ -122,7 +122,7 @@ def progress_facts(progress: Progress) -> list[ProgressFact]:
 def progress_line(progress: Progress, *, width: int = 80) -> str:
     """Return the progress in one line of at most *width* columns, without the facts that have no room."""
     stage = one_line(progress.stage)
-    if stage.startswith("starting"):
+    if stage.startswith(("starting: ", "running: ")):
         taken = f", {duration_text(progress.seconds)}" if progress.seconds >= 1 else ""
         detail = one_line(progress.detail)
         return cut(f"{stage}{taken}: {detail}" if detail else f"{stage}{taken}", width)

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -321,12 +322,14 @@ def plain_text(text: str) -> str:
 def _progress(
     folder: RunFolder, record: RunRecord | None, state: State, totals: ProgressTotals, now: float
 ) -> Progress:
-    stage = _stage(folder, record, state, totals)
-    if stage == LOADING:
+    if state is State.RUNNING and _is_without_events(record, totals):
         # The loading time, and the losses before a resume.
-        before = totals.progress(State.RUNNING, stage=LOADING, detail=last_line(folder.log))
+        stage = _first_stage(folder, record)
+        detail = last_line(folder.log) if stage == LOADING else ""
+        before = totals.progress(State.RUNNING, stage=stage, detail=detail)
         taken = max(now - record.started, 0.0) if record is not None and record.started else 0.0
         return replace(before, seconds=taken, seconds_left=None, tokens_per_second=None)
+    stage = _stage(folder, record, state, totals)
     # The seconds of an ended run are those of its steps, so they do not go on while the adapter is saved.
     is_stepping = state is State.RUNNING and stage != FINISHING
     found = totals.progress(state, stage=stage, now=now if is_stepping else None)
@@ -334,13 +337,27 @@ def _progress(
     return replace(found, beginning=beginning) if beginning else found
 
 
+def _is_without_events(record: RunRecord | None, totals: ProgressTotals) -> bool:
+    """Whether there are no events but those of earlier starts."""
+    return not totals.newest or (record is not None and totals.newest < record.started)
+
+
+def _first_stage(folder: RunFolder, record: RunRecord | None) -> str:
+    """Return the stage of a run without events.  Of several hosts, the first one writes them."""
+    words = dict(pairwise(record.command)) if record is not None else {}
+    if words.get("--num_machines", "1") == "1":
+        return LOADING
+    first, host = words.get("--main_process_ip", ""), words.get("--machine_rank", "")
+    if not (folder.path / "ranks").is_dir():  # the launchers meet before they start a rank
+        return f"starting: waiting for the other hosts at `{first}`"
+    return f"running: the host `{first}` shows the steps" if host.isdecimal() and int(host) else LOADING
+
+
 def _stage(folder: RunFolder, record: RunRecord | None, state: State, totals: ProgressTotals) -> str:
     if state is State.PREPARED:
         return "not started"
     if state is not State.RUNNING:
         return str(state.value)
-    if not totals.newest or (record is not None and totals.newest < record.started):
-        return LOADING  # the events are those of an earlier start
     if record is not None and record.processes > 1 and (lost := killed_ranks(folder.path)):
         ranks = ", ".join(map(str, lost))
         return f"{FAILING}the process of rank {ranks} was killed, and the others wait for it"

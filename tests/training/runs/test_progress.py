@@ -291,6 +291,27 @@ def test_a_stopping_run_has_no_remaining_time(running: RunFolder) -> None:
 
 
 @pytest.mark.parametrize(
+    ("host", "have_met", "line"),
+    [
+        ("0", False, "starting: waiting for the other hosts at `10.0.0.1`, 30 s"),
+        ("1", False, "starting: waiting for the other hosts at `10.0.0.1`, 30 s"),
+        ("0", True, "starting: loading the model, 30 s: Loading weights"),
+        ("10", True, "running: the host `10.0.0.1` shows the steps, 30 s"),
+        ("$SLURM_PROCID", True, "starting: loading the model, 30 s: Loading weights"),  # in one folder
+    ],
+)
+def test_hosts_without_events_say_what_they_wait_for(
+    tmp_path: Path, host: str, have_met: bool, line: str
+) -> None:
+    place = ("--num_machines", "12", "--machine_rank", host, "--main_process_ip", "10.0.0.1")
+    with sleeping_process() as process:
+        folder = make_run(tmp_path / "run", log="Loading weights\n", command=("python", *place), **process)
+        if have_met:
+            (folder.path / "ranks").mkdir()
+        assert progress_line(next(told(folder))) == line
+
+
+@pytest.mark.parametrize(
     ("log", "line"),
     [
         ("", ""),
