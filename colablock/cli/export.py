@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any
 
+from colablock._common.text import command_line
 from colablock.cli.common import (
     MATRIX,
     Call,
@@ -115,9 +115,8 @@ def _bundle(call: Call) -> int:
     elif not args.quiet:
         done = f"wrote {made.path}:" if made.is_changed else f"{made.path} is up to date:"
         call.out.print(f"{done} {made.summary}")
-        call.out.print(
-            f"Apply it without a network: `colablock apply --bundle {shlex.quote(str(made.path))}`",
-        )
+        command = command_line("apply", "--bundle", str(made.path))
+        call.out.print(f"Apply it without a network: `{command}`")
     return ExitCode.DONE
 
 
