@@ -258,7 +258,8 @@ def _print_started(call: Call, run: NamedRun) -> int:
             {"id": run.id, "folder": str(run.folder.path), "state": run.folder.state().value}, call.out
         )
     else:
-        call.out.print(f"{run.id} is {run.folder.state().value}: `colablock runs follow {run.id}`")
+        follow = command_line("runs", "follow", run.id)
+        call.out.print(f"{run.id} is {run.folder.state().value}: `{follow}`")
     return ExitCode.DONE
 
 

@@ -8,7 +8,7 @@ import shlex
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
-from colablock._common.text import count, memory_text, seconds_text
+from colablock._common.text import command_line, count, memory_text, seconds_text
 from colablock.display.view import (
     Bar,
     Bullets,
@@ -335,7 +335,7 @@ def _next(summary: RunSummary) -> Iterator[Note]:
         text = f"the same call continues from {checkpoint}; with `--fresh` it starts again"
         yield Note(label="resume", text=text)
     if summary.state is State.RUNNING:
-        yield Note(label="follow", text=Span(f"colablock runs follow {summary.id}", Tone.CODE))
+        yield Note(label="follow", text=Span(command_line("runs", "follow", summary.id), Tone.CODE))
 
 
 # Everything about one run, and the list

@@ -51,7 +51,7 @@ from colablock.training.runs.checkpoints.stores import list_archives, open_store
 from colablock.training.runs.config import TrainConfig, config_from, config_to, read_yaml
 from colablock.training.runs.folder import RunFolder, RunRecord, State
 from colablock.training.runs.launch import EarlyLauncher, ranks_of
-from colablock.training.runs.progress import attach_hint
+from colablock.training.runs.progress import attach_hint, stop_command
 from colablock.training.runs.runners import runner_of
 from colablock.training.secrets import mirror_variables, secret_stores, secrets_environment
 from colablock.training.start import (
@@ -266,7 +266,7 @@ class _TrainCall:
         state = seen_state(folder, record, self.environ) if record is not None else State.PREPARED
         if record is not None and state is State.RUNNING:
             if options.fresh:
-                raise Refused(f"the run `{record.id}` is running", hint=f"`colablock runs stop {record.id}`")
+                raise Refused(f"the run `{record.id}` is running", hint=stop_command(record.id))
             self.reporter.note(f"following the run `{record.id}`, which is already running")
             return
         folder.stop_file.unlink(missing_ok=True)  # a later one is for the run that this call starts

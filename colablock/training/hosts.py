@@ -25,6 +25,7 @@ from colablock.deployment.target import is_for_cuda
 from colablock.errors import InvalidInput, Refused, Unmet
 from colablock.training.runs.folder import RunFolder, RunRecord, State
 from colablock.training.runs.launch import TASK, ranks_of
+from colablock.training.runs.progress import stop_command
 
 __all__ = [
     "RepeatedCall",
@@ -219,9 +220,7 @@ def seen_state(folder: RunFolder, record: RunRecord, environ: Mapping[str, str])
     if state is State.RUNNING and is_held is None:
         ago = max(round(time.time() - folder.last_sign(record)), 0)
         message = f"the run `{record.id}` is running on `{record.host}`: its last sign of life is {ago} s old"
-        hint = (
-            f"`colablock runs stop {record.id}` ends it; if `{record.host}` is gone, call again in 3 minutes"
-        )
+        hint = f"{stop_command(record.id)} ends it; if `{record.host}` is gone, call again in 3 minutes"
         raise Refused(message, hint=hint)
     return State.KILLED
 

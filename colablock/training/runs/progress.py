@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from colablock._common.decoding import open_regular, read_end
 from colablock._common.limits import METRICS_FILE, METRICS_LINE
+from colablock._common.text import command_line
 from colablock._masking import masked
 from colablock.training.runs.folder import RunFolder, RunRecord, State, event_of
 from colablock.training.runs.loss_curve import GrowingCurve, Point, number_of
@@ -34,6 +35,7 @@ __all__ = [
     "last_line",
     "plain_text",
     "progress_of",
+    "stop_command",
 ]
 
 Clock = Callable[[], float]
@@ -293,7 +295,12 @@ def progress_of(
 
 def attach_hint(run_id: str) -> str:
     """Return how to follow a run again."""
-    return f"`colablock.attach({run_id!r})` or `colablock runs follow {run_id}` follows it again"
+    return f"`colablock.attach({run_id!r})` or `{command_line('runs', 'follow', run_id)}` follows it again"
+
+
+def stop_command(run_id: str) -> str:
+    """Return the command that stops a run, in backticks."""
+    return f"`{command_line('runs', 'stop', run_id)}`"
 
 
 def last_line(log: Path) -> str:

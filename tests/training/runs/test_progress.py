@@ -121,11 +121,11 @@ def test_a_second_interrupt_stops_waiting(running: RunFolder) -> None:
         raise KeyboardInterrupt
 
     view = KeptView()
-    assert watch("tiny", running, view, sleep=interrupt).state is State.RUNNING
+    assert watch("tiny $1", running, view, sleep=interrupt).state is State.RUNNING
     assert running.stop_file.exists()
     asked, left = view.notes
     assert "interrupt again" in asked
-    assert "`colablock runs follow tiny`" in left
+    assert "`colablock runs follow 'tiny $1'`" in left
     assert "`colablock.attach('tiny')`" in left
 
 
