@@ -126,7 +126,7 @@ def test_a_second_interrupt_stops_waiting(running: RunFolder) -> None:
     asked, left = view.notes
     assert "interrupt again" in asked
     assert "`colablock runs follow 'tiny $1'`" in left
-    assert "`colablock.attach('tiny')`" in left
+    assert "`colablock.attach('tiny $1')`" in left
 
 
 def test_an_interrupt_after_the_end_leaves_no_stop_request(running: RunFolder) -> None:
