@@ -24,11 +24,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from enum import Enum
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +295,12 @@ class RunFolder:
         lines = read_end(self.metrics_file, METRICS_FILE).splitlines()
         return [event for line in lines if (event := event_of(line)) is not None]
 
+    def waits_at(self, record: RunRecord) -> str | None:
+        """Return the address at which the launcher waits for other hosts; None if it has started a rank."""
+        words = dict(pairwise(record.command))
+        is_alone = words.get("--num_machines", "1") == "1"
+        return None if is_alone or (self.path / "ranks").is_dir() else words.get("--main_process_ip", "")
+
     def request_stop(self) -> None:
         """Request the run to save a checkpoint after the current step and stop."""
         os.close(os.open(self.stop_file, os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW, 0o666))
@@ -308,12 +317,19 @@ def event_of(line: bytes) -> dict[str, Any] | None:
 
 
 def stop_run(run_id: str, folder: RunFolder) -> None:
-    """Request a run to stop.  Raises Refused if it is not running: a later start would obey the request."""
+    """Request a run to stop; end it if its launcher waits for other hosts.
+
+    Raises Refused if it is not running: a later start would obey the request.
+    """
     state = folder.state()
     if state is not State.RUNNING:
         why = f"it is {state.value}" if folder.path.is_dir() else "its folder is gone"
         raise Refused(f"the run `{run_id}` is not running: {why}")
     folder.request_stop()
+    record = folder.record()
+    if record is not None and not record.is_elsewhere and folder.waits_at(record) is not None:
+        with suppress(OSError):  # it has ended
+            os.killpg(record.process, signal.SIGTERM)
 
 
 def _is_session_alive(leader: int) -> bool:

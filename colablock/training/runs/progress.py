@@ -351,12 +351,12 @@ def _is_without_events(record: RunRecord | None, totals: ProgressTotals) -> bool
 
 def _first_stage(folder: RunFolder, record: RunRecord | None) -> str:
     """Return the stage of a run without events.  Of several hosts, the first one writes them."""
-    words = dict(pairwise(record.command)) if record is not None else {}
-    if words.get("--num_machines", "1") == "1":
+    if record is None:
         return LOADING
+    if (address := folder.waits_at(record)) is not None:
+        return f"starting: waiting for the other hosts at `{address}`"
+    words = dict(pairwise(record.command))
     first, host = words.get("--main_process_ip", ""), words.get("--machine_rank", "")
-    if not (folder.path / "ranks").is_dir():  # the launchers meet before they start a rank
-        return f"starting: waiting for the other hosts at `{first}`"
     return f"running: the host `{first}` shows the steps" if host.isdecimal() and int(host) else LOADING
 
 

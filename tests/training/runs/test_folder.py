@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -18,10 +19,12 @@ from colablock.training.runs.folder import (
     find_run,
     list_runs,
     register,
+    stop_run,
 )
 from colablock.training.runs.summary import summary_of
 from colablock.training.scripts.ranks import start_time_of
 from tests.support.runs import add_events, make_record, make_run, sleeping_process
+from tests.support.timing import PATIENCE
 
 pytestmark = pytest.mark.stdlib
 
@@ -139,6 +142,25 @@ def test_a_stop_request_is_a_file(tmp_path: Path) -> None:
     folder.request_stop()
     folder.request_stop()
     assert folder.stop_file.exists()
+
+
+def test_a_launcher_that_waits_for_other_hosts_is_ended(tmp_path: Path) -> None:
+    """It does not look for the file.  Once it has started a rank, that does."""
+    command = ("python", "--num_machines", "2", "--machine_rank", "1", "--main_process_ip", "10.0.0.1")
+    waiting = [sys.executable, "-c", "input()"]
+    with subprocess.Popen(waiting, stdin=subprocess.PIPE, start_new_session=True) as child:
+        facts: dict[str, Any] = {
+            "command": command,
+            "process": child.pid,
+            "process_started": start_time_of(child.pid),
+        }
+        folder = make_run(tmp_path / "run", **facts)
+        (ranks := folder.path / "ranks").mkdir()
+        stop_run("run", folder)
+        assert (folder.stop_file.exists(), child.poll()) == (True, None)
+        ranks.rmdir()
+        stop_run("run", folder)
+        assert child.wait(PATIENCE) == -signal.SIGTERM
 
 
 def test_runs_are_found_by_id_by_folder_or_as_the_newest(tmp_path: Path) -> None:
