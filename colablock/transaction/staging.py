@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Staged", "environment_layout", "install_wheels", "room_needed", "stage"]
 
 
-_MOST_OPEN = 200  # entries of the store, each locked with an open file, of which a process may have 1024
+_SHARE = 4  # one in so many of the files that a process may have open is a lock of an entry of the store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,8 +174,9 @@ def install_wheels(
 def _listed(
     store: UnpackedStore, wheels: Mapping[NormalizedName, Path], digests: Mapping[NormalizedName, str]
 ) -> dict[NormalizedName, StoredWheel]:
-    """Return the wheels that the store has, as many as a process can have open."""
-    names = [*digests][:_MOST_OPEN]
+    """Return the wheels that the store has, of which each needs an open file for its lock."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    names = [*digests][: max(most // _SHARE, 0)]
     found = ((name, store.listed(digests[name], wheels[name].name)) for name in names)
     return {name: stored for name, stored in found if stored is not None}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -161,6 +162,18 @@ def test_a_damaged_file_of_the_store_is_not_installed(ground: Ground, path: str)
     stored.write_text("edited in place\n", encoding="utf-8")
     assert ground.install(NAMES) == alone
     assert ground.stored(path).read_text(encoding="utf-8") != "edited in place\n"
+
+
+def test_a_process_that_may_open_few_files_installs_many_wheels(ground: Ground) -> None:
+    names = [f"small{number}" for number in range(40)]
+    ground.wheels |= {name: make_wheel(ground.folder, name, "1.0") for name in names}
+    alone = ground.install([*NAMES, *names])
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len([*Path("/proc/self/fd").iterdir()]) + 30, before[1]))
+    try:
+        assert ground.install([*NAMES, *names]) == alone
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_a_file_where_another_wheel_has_a_folder_is_refused(ground: Ground) -> None:
