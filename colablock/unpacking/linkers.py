@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -35,7 +36,7 @@ def link_wheels(
     is not returned.  Without a second core, for few files and for copies, no wheel is.
     """
     number = min(cores(), MOST, sum(len(stored.wheel.files) for stored in wheels.values()) // _SHARE)
-    if number < 2 or layout.copies:  # noqa: PLR2004 - one process is no gain
+    if number < 2 or layout.copies or not sys.executable:  # noqa: PLR2004 - one process is no gain
         return {}
     ordered = sorted(wheels, key=lambda name: -len(wheels[name].wheel.files))
     parts = [(name, part) for name in ordered for part in _parts(wheels[name], layout)]
