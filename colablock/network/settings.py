@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -183,8 +184,9 @@ def _without_name(index: str | None) -> str | None:
 
 def _parts(text: str, *, by_comma: bool) -> tuple[str, ...]:
     """Return the parts of a list; the path of a folder that is there is one, whatever it has in it."""
-    if os.path.isdir(os.path.expanduser(text.strip())):  # noqa: PTH111, PTH112 - Path raises of a long name
-        return (text.strip(),)
+    with suppress(InvalidInput, OSError):  # `~` of nobody, or a name that is too long
+        if text.strip() and expanded(text.strip(), "a list of folders").is_dir():
+            return (text.strip(),)
     parts = text.split(",") if by_comma else text.split()
     return tuple(part.strip() for part in parts if part.strip())
 
