@@ -11,7 +11,8 @@ from typing import Any
 
 from tables import ROOT, filled, table
 
-from colablock.training.preflight.memory import RUNNER_PROFILES, RunnerProfile, estimate
+from colablock.training.preflight.memory import estimate
+from colablock.training.preflight.runner_profiles import RUNNER_PROFILES, RunnerProfile
 from colablock.training.runs.config import TrainConfig
 
 if sys.version_info >= (3, 11):

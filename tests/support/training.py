@@ -14,8 +14,9 @@ from colablock.training.preflight.cards import CardCase
 from colablock.training.preflight.checks import Preflight
 from colablock.training.preflight.facts import BF16, Access, Card, Finding, Level, Machine, Stack
 from colablock.training.preflight.machine import stack_from
-from colablock.training.preflight.memory import RunnerProfile, Setting, runner_profile
+from colablock.training.preflight.memory import Setting
 from colablock.training.preflight.model_config import ModelShape, from_config
+from colablock.training.preflight.runner_profiles import RunnerProfile, runner_profile
 from colablock.training.receipts import Receipt
 from colablock.training.runs.config import DataSource, TrainConfig, config_from, read_yaml
 from colablock.training.scripts import FOLDER as SCRIPTS

@@ -65,11 +65,11 @@ other = os.fork()
 rank = "0" if other else "1"
 os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2")
 os.environ.update(ACCELERATE_USE_FSDP="true", FSDP_VERSION="2", ACCELERATE_USE_CPU="true")
-names = ("ranks", "training_watch", "workarounds")
-ranks, watching, mends = (runpy.run_path(str(scripts / f"{name}.py")) for name in names)
+names = ("shards", "training_watch", "workarounds")
+shards, watching, mends = (runpy.run_path(str(scripts / f"{name}.py")) for name in names)
 mends["WORKAROUNDS"]["fsdp-on-cpu"]()
-job = {"config": {"seed": 0}, "shards": True}
-watching["hook_trainer"](watching["TrainingWatch"](folder, job, rank=0, world=1, ranks=ranks, began=0), job)
+job = {"config": {"seed": 0}}
+watching["hook_trainer"](watching["TrainingWatch"](folder, job, rank=0, world=1, shards=shards, began=0), job)
 
 class OfAnyRunner(Trainer):
     def create_accelerator_and_postprocess(self):
@@ -200,7 +200,7 @@ def test_it_goes_on_with_the_losses_of_one_process(stack: Stack, whole: RunFolde
 def test_batches_add_up_in_float32_though_the_head_is_not_gathered() -> None:
     """As on cards with bf16: trl computes with the head, and does not call its module."""
     assert (
-        in_stack("-c", UNUSED_HEAD, str(SCRIPTS / "ranks.py"), str(free_port()))
+        in_stack("-c", UNUSED_HEAD, str(SCRIPTS / "shards.py"), str(free_port()))
         == "64.0 torch.float32 None\n"
     )
 
@@ -214,7 +214,7 @@ def test_the_trainer_of_any_runner_keeps_the_precision_of_the_loss(tmp_path: Pat
 @pytest.mark.parametrize(("how", "changed"), [("as it is", 252), ("mended", 0)])
 def test_packed_weights_are_gathered_bit_by_bit(how: str, changed: int) -> None:
     """Of bf16, 254 values are no number, and cards copy all as one of two; it is done by hand here."""
-    said = in_stack("-c", GATHERED_BITS, str(SCRIPTS / "ranks.py"), str(free_port()), how)
+    said = in_stack("-c", GATHERED_BITS, str(SCRIPTS / "shards.py"), str(free_port()), how)
     assert int(said) == pytest.approx(changed, abs=1)
 
 

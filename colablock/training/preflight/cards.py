@@ -15,8 +15,9 @@ from colablock.training.preflight.facts import (
     is_older,
     precision_for,
 )
-from colablock.training.preflight.memory import Estimate, Setting, estimate, runner_profile
+from colablock.training.preflight.memory import Estimate, Setting, estimate
 from colablock.training.preflight.model_config import ModelShape
+from colablock.training.preflight.runner_profiles import runner_profile
 from colablock.training.preflight.shard_rules import shard_obstacle
 from colablock.training.preflight.stack_rules import runs_on, wrong_build
 from colablock.training.runs.config import TrainConfig

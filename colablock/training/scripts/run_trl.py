@@ -106,8 +106,8 @@ def rows_of(file: Path) -> Any:
 
 
 def sharing() -> dict[str, Any]:
-    """Return the functions of ``ranks.py``."""
-    return runpy.run_path(str(Path(__file__).with_name("ranks.py")))
+    """Return the functions of ``shards.py``."""
+    return runpy.run_path(str(Path(__file__).with_name("shards.py")))
 
 
 def load_tokenizer(job: dict[str, Any]) -> Any:

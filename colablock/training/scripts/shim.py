@@ -40,20 +40,17 @@ def main(folder: Path) -> None:
     stop_on_signals(folder)
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:
         start_signs(folder / "alive")
-    ranks = functions_of("ranks") if world > 1 or job.get("shards") else {}
+    ranks = functions_of("ranks") if world > 1 else {}
+    shards = functions_of("shards") if job.get("shards") else {}
+    if shards:
+        shards["avoid_gaps"](os.environ)
     alive = ranks["note_rank"](folder, rank, end) if world > 1 else None
     try:
         if world > 1:
             ranks["check_ranks"](job, rank, world, folder)
-        for name in job.get("imports_first", ()):
-            importlib.import_module(name)
-        for name in job["mends"]:
-            functions_of("workarounds")["WORKAROUNDS"][name]()
-        if job.get("shards"):
-            ranks["keep_adapters"]()
-            ranks["copy_bits"]()
+        prepare_stack(job, shards)
         watching = functions_of("training_watch")
-        watch = watching["TrainingWatch"](folder, job, rank=rank, world=world, ranks=ranks, began=BEGAN)
+        watch = watching["TrainingWatch"](folder, job, rank=rank, world=world, shards=shards, began=BEGAN)
         watching["hook_trainer"](watch, job)
         try:
             run_entry(job, folder)
@@ -74,6 +71,17 @@ def main(folder: Path) -> None:
             alive.unlink(missing_ok=True)
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:  # each host has a run folder of its own
         end.ended(state, watch.step)
+
+
+def prepare_stack(job: dict[str, Any], shards: dict[str, Any]) -> None:
+    """Import what has to come first, and change the stack as the run needs it."""
+    for name in job.get("imports_first", ()):
+        importlib.import_module(name)
+    for name in job["mends"]:
+        functions_of("workarounds")["WORKAROUNDS"][name]()
+    if shards:
+        shards["keep_adapters"]()
+        shards["copy_bits"]()
 
 
 def start_signs(file: Path) -> None:

@@ -41,8 +41,8 @@ def hook_trainer(watch: "TrainingWatch", job: dict[str, Any]) -> None:
     @functools.wraps(make)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         make(self, *args, **kwargs)
-        if job.get("shards"):
-            watch.ranks["keep_precision"](self.accelerator, torch)
+        if watch.shards:
+            watch.shards["keep_precision"](self.accelerator, torch)
         self.add_callback(watch.callback())
         step = self.training_step
 
@@ -118,16 +118,19 @@ class TrainingWatch:
         *,
         rank: int,
         world: int,
-        ranks: Mapping[str, Any],
+        shards: Mapping[str, Any],
         began: float,
     ) -> None:
-        """*ranks* has what ``ranks.py`` defines.  *began* is when the process did, by `time.monotonic`."""
+        """*began* is when the process did, by `time.monotonic`.
+
+        *shards* has what ``shards.py`` defines if the model is sharded, else nothing.
+        """
         self.tokens = 0
         self.step = 0
         self.stopped_early = False
         self.memory = PeakMemory()
         self._folder, self._job = folder, job
-        self.ranks, self._rank, self._world = ranks, rank, world
+        self.shards, self._rank, self._world = shards, rank, world
         self._file = open_jsonl(folder / "metrics.jsonl") if rank == 0 else None
         self._started = began
         self._began = self._last_event = self._saved = self._last_step = time.monotonic()
@@ -161,6 +164,8 @@ class TrainingWatch:
         return Callback()
 
     def begin(self, state: Any) -> None:
+        if self.shards:  # each card may have had the whole model
+            free_cache()
         self._began = self._last_event = self._saved = self._last_step = time.monotonic()
         self.write_event(
             "start",
@@ -189,6 +194,8 @@ class TrainingWatch:
             control.should_training_stop = True
         if stop_requested or save_due:
             control.should_save = True
+        if control.should_save and self.shards:  # parts are exchanged to save them
+            free_cache()
 
     def _from_rank_0(self, *flags: bool) -> tuple[bool, ...]:
         """Return the flags of rank 0: all ranks have to save together, and their clocks differ."""
@@ -210,17 +217,16 @@ class TrainingWatch:
         """Write the manifest of the checkpoint, which makes it valid."""
         started = time.monotonic()
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        is_sharded = bool(self._job.get("shards"))
-        if is_sharded:
-            self.ranks["save_adapter"](model, folder, writes=self._rank == 0)
+        if self.shards:
+            self.shards["save_adapter"](model, folder, writes=self._rank == 0)
         if self._world > 1:  # each rank writes its own files
             import torch
 
             torch.distributed.barrier()
         if self._rank == 0 and folder.is_dir():
             keep_template(folder, self._job.get("chat_template"))
-            if is_sharded:
-                self.ranks["check_shards"](folder, model)
+            if self.shards:
+                self.shards["check_shards"](folder, model)
             facts = {
                 "bytes": write_manifest(folder, state.global_step),
                 "seconds": time.monotonic() - started,
@@ -259,6 +265,16 @@ class TrainingWatch:
                 )
         model.train(was_training)
         self.write_event("evaluation", step=self.step, when=when, loss=sum(losses) / len(losses))
+
+
+def free_cache() -> None:
+    """Give memory that torch keeps for itself back to the card: NCCL has an allocator of its own.
+
+    With 8.0 GiB free, an 8B model that takes 7.9 was trained, and its first checkpoint failed in NCCL.
+    """
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    if cuda is not None and cuda.is_available():
+        cuda.empty_cache()
 
 
 def exchange_device(torch: Any) -> str:

@@ -10,8 +10,9 @@ import pytest
 
 from colablock.training.preflight.facts import Card, Level, Stack
 from colablock.training.preflight.hub import ModelFacts
-from colablock.training.preflight.memory import Setting, estimate, held_in_memory, runner_profile
+from colablock.training.preflight.memory import Setting, estimate, held_in_memory
 from colablock.training.preflight.run_case import RunCase
+from colablock.training.preflight.runner_profiles import runner_profile
 from colablock.training.runs.config import Adapter
 from colablock.training.runs.launch import ranks_of
 from colablock.training.runs.sharding import ShardMode
@@ -161,7 +162,7 @@ def check(cards: list[Any], **asked: Any) -> Any:
         (
             [RTX_4090] * 4,
             {"runner": "axolotl"},
-            ("the whole model while it is loaded (19.4 GiB)", "use a matrix with the runner trl"),
+            ("the whole model while it is loaded (17.4 GiB)", "use a matrix with the runner trl"),
         ),
         ([T4] * 2, {}, ("would need about 31.2 GiB of each, but a model is not sharded in fp16",)),
         (

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from colablock.training.preflight.facts import BF16, FP16, FP32
 from colablock.training.preflight.memory import (
     COEFFICIENTS,
-    RUNNER_PROFILES,
     Setting,
     adapter_parameters,
     changes_to_fit,
@@ -21,9 +20,9 @@ from colablock.training.preflight.memory import (
     estimate,
     largest_sequence,
     least_estimate,
-    runner_profile,
 )
 from colablock.training.preflight.model_config import from_config
+from colablock.training.preflight.runner_profiles import RUNNER_PROFILES, runner_profile
 from colablock.training.runs.config import Adapter, TrainConfig
 from tests.support.paths import DATA
 from tests.support.training import BY_HAND, GIB, LLAMA_1B, SHAPES, TRL, a_config
@@ -64,6 +63,15 @@ def test_the_estimate_of_several_cards_matches_measurements(point: Mapping[str, 
     setting = replace(TRL, profile=profile, processes=point["processes"], shards=point.get("shards"))
     found = estimate(config, SHAPES[point["shape"]], setting)
     assert found.total / GIB == pytest.approx(point["on_device"], rel=0.15)
+
+
+@pytest.mark.parametrize("point", MEASURED["sharded-by-axolotl"], ids=lambda point: str(point["allocated"]))
+def test_the_estimate_of_a_model_that_axolotl_shards_matches_measurements(point: Mapping[str, Any]) -> None:
+    setting = replace(TRL, profile=runner_profile("axolotl", "0.18.0"), processes=2, shards=2)
+    steps = point.get("gradient_accumulation_steps", 1)
+    config = replace(config_of(point), gradient_accumulation_steps=steps)
+    found = estimate(config, SHAPES[point["shape"]], setting)
+    assert found.allocated / GIB == pytest.approx(point["allocated"], rel=0.03)
 
 
 SMALL = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_key_value_heads": 8}

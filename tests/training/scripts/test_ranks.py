@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -73,40 +72,6 @@ def test_a_rank_does_not_wait_for_another_that_has_ended(tmp_path: Path, how: st
         "RankKilled: the process of rank 1 was killed" if how == "killed" else "ValueError: of rank 1"
     )
     assert not (tmp_path / "ranks" / "0").exists()  # it was not killed
-
-
-class Module:
-    """A module of torch, as far as its names go."""
-
-    def __init__(self, **children: Any) -> None:
-        self.children = children
-
-    def named_modules(self, prefix: str = "") -> Any:
-        yield prefix, self
-        for name, child in self.children.items():
-            yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
-
-
-def test_wrappers_of_recomputed_layers_are_left_out_of_names() -> None:
-    layer = Module(_checkpoint_wrapped_module=Module(q_proj=Module()))
-    model = Module(layers=Module(**{"0": layer, "1": Module(q_proj=Module())}))
-    plain = ["", "layers", "layers.0", "layers.0.q_proj", "layers.1", "layers.1.q_proj"]
-    before = [name for name, _ in model.named_modules()]
-    with ranks.plain_names(model):
-        assert [name for name, _ in model.named_modules()] == plain
-    assert [name for name, _ in model.named_modules()] == before
-    assert before != plain
-
-
-def test_only_blocks_that_the_model_has_are_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FSDP_TRANSFORMER_CLS_TO_WRAP", "restored later")
-    monkeypatch.delenv("FSDP_TRANSFORMER_CLS_TO_WRAP")
-    model = SimpleNamespace(modules=lambda: [Module(), 1], _no_split_modules={"Module", "ImageBlock"})
-    ranks.name_layers(model)
-    assert os.environ["FSDP_TRANSFORMER_CLS_TO_WRAP"] == "Module"
-    monkeypatch.setenv("FSDP_TRANSFORMER_CLS_TO_WRAP", "Chosen")
-    ranks.name_layers(model)
-    assert os.environ["FSDP_TRANSFORMER_CLS_TO_WRAP"] == "Chosen"
 
 
 def settings_on(host: Path, files: Mapping[str, str], **config: Any) -> dict[str, Any]:
@@ -241,22 +206,3 @@ def test_a_checkpoint_is_the_same_if_its_manifest_is(tmp_path: Path) -> None:
     assert found[0] == found[2] != found[1]
     assert all(one.startswith("checkpoint-4 (") for one in found)
     assert ranks.checkpoint_of({"resume": None}) == "none"
-
-
-def test_a_part_of_a_checkpoint_that_is_elsewhere_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    parts = {name: SimpleNamespace(relative_path=name) for name in ("__0_0.distcp", "__1_0.distcp")}
-    saved = SimpleNamespace(state_dict_metadata={"a": 1}, storage_data=parts)
-    reader = SimpleNamespace(FileSystemReader=lambda _: SimpleNamespace(read_metadata=lambda: saved))
-    for name in ("torch", "torch.distributed", "torch.distributed.checkpoint"):
-        monkeypatch.setitem(sys.modules, name, reader)
-    folder = tmp_path / "checkpoint-4"
-    for part in ("pytorch_model_fsdp_0", "optimizer_0"):
-        (folder / part).mkdir(parents=True)
-        (folder / part / "__0_0.distcp").touch()
-    model = SimpleNamespace(parameters=lambda: [SimpleNamespace(requires_grad=True)])
-    with pytest.raises(
-        SystemExit, match=r"has no `__1_0\.distcp`, which another host has saved: .* job of Slurm"
-    ):
-        ranks.check_shards(folder, model)

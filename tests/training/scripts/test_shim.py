@@ -23,7 +23,7 @@ from colablock.training.runs.folder import RunFolder, State
 from colablock.training.runs.launch import exit_code_of, free_port
 from colablock.training.scripts import FOLDER as SCRIPTS
 from colablock.training.scripts.ranks import killed_ranks
-from colablock.training.scripts.training_watch import exchange_device
+from colablock.training.scripts.training_watch import TrainingWatch, exchange_device
 from tests.support.reporters import Notes
 from tests.support.timing import PATIENCE, until
 from tests.support.training_stack import (
@@ -438,6 +438,23 @@ def test_the_peak_of_memory_outlives_a_reset_by_the_runner(monkeypatch: pytest.M
     assert memory.facts() == {"memory": 7, "memory_reserved": 9}
     now["allocated"] = 8
     assert memory.facts() == {"memory": 8, "memory_reserved": 9}
+
+
+def test_sharded_runs_give_cached_memory_back_before_steps_and_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    freed: list[int] = []
+    cuda = SimpleNamespace(is_available=lambda: True, empty_cache=lambda: freed.append(watch.step))
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    job = {"save_seconds": 1e9}
+    watch: TrainingWatch
+    for shards in ({}, {"save_adapter": None}):
+        watch = TrainingWatch(tmp_path, job, rank=0, world=1, shards=shards, began=0.0)
+        watch.begin(SimpleNamespace(global_step=0, max_steps=8))
+        for step, is_due in ((1, False), (2, True)):
+            control = SimpleNamespace(should_save=is_due, should_training_stop=False)
+            watch.stepped(SimpleNamespace(global_step=step, max_steps=8), control)
+    assert freed == [0, 2]
 
 
 @pytest.mark.parametrize(
