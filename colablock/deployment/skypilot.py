@@ -47,7 +47,7 @@ setup: |
   : "${{MIRROR:?name a mirror, which keeps the checkpoints: --env MIRROR=hf://NAME/REPOSITORY}}"
   python3 -m venv ~/colablock-venv
   ~/colablock-venv/bin/python -m pip install --quiet "$COLABLOCK"
-  ~/colablock-venv/bin/colablock apply {matrix} --lock {lock} --into env --yes
+  ~/colablock-venv/bin/colablock apply {matrix} --lock {lock} {choices}--into env --yes
 
 # The first start trains from the beginning, each later one from the newest checkpoint of the mirror.
 # It ends when the mirror has the last checkpoint and the adapter, and fails if they do not get there.
@@ -74,6 +74,7 @@ def skypilot_text(target: DeployTarget, header: Iterable[str], *, matrix: str, l
         colablock=json.dumps(f"colablock=={__version__}"),
         matrix=_word(matrix),
         lock=_word(lock),
+        choices="".join(f"{_word(word)} " for word in target.choices),
     )
 
 

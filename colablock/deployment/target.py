@@ -8,7 +8,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, TypeVar
 
 from colablock._common.limits import SHOWN
-from colablock._common.text import count, printable
+from colablock._common.text import count, option_words, printable
 from colablock._common.urls import local_path
 from colablock._vendor.packaging.pylock import Package, PackageArchive, PackageSdist, PackageWheel, Pylock
 from colablock._vendor.packaging.utils import InvalidWheelFilename, parse_wheel_filename
@@ -47,16 +47,23 @@ class Deployment(Enum):
 class DeployTarget:
     """The target of a complete lock: *python* is ``3.12``, *machine* ``x86_64``, *glibc* ``(2, 35)``.
 
-    *needs_card* says that the lock has builds for CUDA.
+    *additions* are requirements beside those of the matrix.  *needs_card* says that the lock has builds for
+    CUDA.
     """
 
     matrix: str
     variant: str | None
+    additions: tuple[str, ...] = ()
     python: str
     platform: str
     machine: str
     glibc: tuple[int, int]
     needs_card: bool
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The options of an apply that choose what the lock was made for, whatever card is there."""
+        return option_words({"--variant": self.variant, "--with": list(self.additions)})
 
 
 def target_of(lock: Pylock) -> DeployTarget:
@@ -88,6 +95,7 @@ def target_of(lock: Pylock) -> DeployTarget:
     return DeployTarget(
         matrix=matrix,
         variant=table.get("variant"),
+        additions=tuple(map(str, table.get("with") or ())),
         python=short,
         platform=platform,
         machine=found[3],

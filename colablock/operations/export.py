@@ -229,7 +229,7 @@ def _job_text(found: _Exported, form: Format | Deployment, output: Path) -> tupl
     header = [checked_line(line, found.source) for line in lines]
     if form is Deployment.SKYPILOT:
         return skypilot_text(target, header, matrix=matrix, lock=lock_file, file=_from(output, output)), files
-    name = target.matrix
+    name, chosen = target.matrix, target.choices
     job = BatchJob(
         name=name,
         command=["colablock", "train", matrix, "--config", "train.yaml", "--output-dir", f"outputs/{name}"],
@@ -237,7 +237,7 @@ def _job_text(found: _Exported, form: Format | Deployment, output: Path) -> tupl
         run=f"outputs/{name}",
         log="%x-%j.log",
         needs_card=target.needs_card,
-        setup=[["colablock", "apply", matrix, "--lock", lock_file, "--into", "env", "--yes"]],
+        setup=[["colablock", "apply", matrix, "--lock", lock_file, *chosen, "--into", "env", "--yes"]],
         header=[
             *header[:-1],
             "# Put it beside train.yaml, the training config, and submit it there.",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -59,6 +60,18 @@ name = "direct"
 requirements = ["shapes>=1"]
 [packages.colours]
 url = "{wheel}"
+"""
+BOTH = """\
+schema = 1
+name = "both"
+[options]
+allow-build = ["lines"]
+[packages]
+colours = ">=1"
+[variants.cuda]
+system-requirements = { accelerator = "cuda" }
+[variants.cpu]
+system-requirements = { accelerator = "none" }
 """
 PLAIN = """\
 schema = 1
@@ -320,6 +333,17 @@ def test_what_a_matrix_extends_goes_with_it(world: World, tmp_path: Path) -> Non
     done = succeeds(world.run(*command, str(tmp_path / "deploy" / "other.yaml"), "--json"))
     assert "apply ./m/more.toml " in (tmp_path / "deploy" / "other.yaml").read_text()
     assert [Path(file).name for file in done.json["files"]] == ["pylock.more.toml"]
+
+
+@pytest.mark.parametrize("form", ["skypilot", "slurm"])
+def test_the_apply_chooses_what_the_lock_was_made_for(world: World, tmp_path: Path, form: str) -> None:
+    """On a machine without a card, another variant would be taken, and no additions."""
+    (matrix := tmp_path / "both.toml").write_text(BOTH)
+    script = tmp_path / "job"
+    chosen = ("--variant", "cuda", "--with", "lines>=1", "--with", "shapes")
+    succeeds(world.run("export", str(matrix), *TARGET, *chosen, "--format", form, "-o", str(script)))
+    (line,) = (line for line in script.read_text().splitlines() if "colablock apply ./both.toml" in line)
+    assert line.endswith(f"pylock.both.toml {shlex.join(chosen)} --into env --yes")
 
 
 def test_a_named_lock_of_an_older_matrix_is_noted(world: World, tmp_path: Path) -> None:
