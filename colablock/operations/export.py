@@ -188,7 +188,7 @@ def _pinned_text(
         folders = {wheel.parent for wheel in wheels}
     links = [checked_name(_from(output, folder)) for folder in sorted(folders)]
     files = {wheelhouse / wheel.name: content for wheel, content in wheels.items()} if wheelhouse else {}
-    called = found.options.name or None
+    called = _called(found.options.name, output)
     if isinstance(form, Deployment):
         _check_context(links)
         return dockerfile_text(found.lock, source=found.source, matrix=called, wheels=links), files
@@ -225,7 +225,7 @@ def _job_text(found: _Exported, form: Format | Deployment, output: Path) -> tupl
     _check_local(form, lock)
     matrix, sources = _matrix_for(found.session, found.options.name or target.matrix, output)
     files |= sources
-    lines = header_lines(lock, (), form.value, called=found.options.name or None)
+    lines = header_lines(lock, (), form.value, called=_called(found.options.name, output))
     header = [checked_line(line, found.source) for line in lines]
     if form is Deployment.SKYPILOT:
         return skypilot_text(target, header, matrix=matrix, lock=lock_file, file=_from(output, output)), files
@@ -245,6 +245,11 @@ def _job_text(found: _Exported, form: Format | Deployment, output: Path) -> tupl
         ],
     )
     return batch_script(job), files
+
+
+def _called(name: str, output: Path | None) -> str | None:
+    """Return how a file names the matrix that is called *name*: not by a path of this machine."""
+    return _from(output, Path(name)) if name.endswith(".toml") else name or None
 
 
 def _matrix_for(session: Session, name: str, output: Path) -> tuple[str, dict[Path, bytes]]:

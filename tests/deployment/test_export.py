@@ -335,6 +335,20 @@ def test_what_a_matrix_extends_goes_with_it(world: World, tmp_path: Path) -> Non
     assert [Path(file).name for file in done.json["files"]] == ["pylock.more.toml"]
 
 
+@pytest.mark.parametrize("form", NAMES)
+def test_no_path_of_this_machine_is_in_a_file(world: World, tmp_path: Path, form: str) -> None:
+    """The same bytes on another machine, whatever folder the matrix and the file are in."""
+    texts = []
+    for name in ("first", "second"):
+        (matrix := tmp_path / name / "plain.toml").parent.mkdir()
+        matrix.write_text(PLAIN)
+        file = matrix.parent / "out" / NAMES[form]
+        succeeds(world.run("export", str(matrix), *TARGET, "--format", form, "-o", str(file)))
+        texts.append(file.read_bytes())
+    assert texts[0] == texts[1]
+    assert b"colablock export ../plain.toml " in texts[0]
+
+
 @pytest.mark.parametrize("form", ["skypilot", "slurm"])
 def test_the_apply_chooses_what_the_lock_was_made_for(world: World, tmp_path: Path, form: str) -> None:
     """On a machine without a card, another variant would be taken, and no additions."""
