@@ -233,7 +233,8 @@ def header_lines(
     else:
         target = {"--runtime": runtime} if runtime else {"--python-version": python, "--platform": platform}
         shown = None if form == Format.REQUIREMENTS.value else form
-        words = option_words({"--variant": variant, **target, "--format": shown})
+        additions = list(_about(lock, "with", ()))
+        words = option_words({"--variant": variant, "--with": additions, **target, "--format": shown})
         yield f"# Made by `{command_line('export', called or matrix, *words)}`"
         yield f"# matrix {target_text(lock)}"
         for name in map(str, filter(None, map(_off_index, pins))):

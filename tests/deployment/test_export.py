@@ -356,8 +356,10 @@ def test_the_apply_chooses_what_the_lock_was_made_for(world: World, tmp_path: Pa
     script = tmp_path / "job"
     chosen = ("--variant", "cuda", "--with", "lines>=1", "--with", "shapes")
     succeeds(world.run("export", str(matrix), *TARGET, *chosen, "--format", form, "-o", str(script)))
-    (line,) = (line for line in script.read_text().splitlines() if "colablock apply ./both.toml" in line)
+    text = script.read_text()
+    (line,) = (line for line in text.splitlines() if "colablock apply ./both.toml" in line)
     assert line.endswith(f"pylock.both.toml {shlex.join(chosen)} --into env --yes")
+    assert f"# Made by `colablock export both.toml {shlex.join(chosen)} --python-version" in text
 
 
 def test_a_named_lock_of_an_older_matrix_is_noted(world: World, tmp_path: Path) -> None:
