@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from colablock._common.fs import write_atomic
+from colablock._common.fs import expanded, write_atomic
 from colablock._common.scratch import scratch_folder
 from colablock._common.urls import basename, local_path
 from colablock.deployment.dockerfile import dockerfile_text
@@ -249,7 +249,7 @@ def _job_text(found: _Exported, form: Format | Deployment, output: Path) -> tupl
 
 def _called(name: str, output: Path | None) -> str | None:
     """Return how a file names the matrix that is called *name*: not by a path of this machine."""
-    return _from(output, Path(name)) if name.endswith(".toml") else name or None
+    return _from(output, expanded(name, "the matrix")) if name.endswith(".toml") else name or None
 
 
 def _matrix_for(session: Session, name: str, output: Path) -> tuple[str, dict[Path, bytes]]:

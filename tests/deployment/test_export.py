@@ -345,7 +345,9 @@ def test_no_path_of_this_machine_is_in_a_file(world: World, tmp_path: Path, form
         file = matrix.parent / "out" / NAMES[form]
         succeeds(world.run("export", str(matrix), *TARGET, "--format", form, "-o", str(file)))
         texts.append(file.read_bytes())
-    assert texts[0] == texts[1]
+    at_home = ("export", "~/second/plain.toml", *TARGET, "--format", form, "-o", str(file))
+    succeeds(world.run(*at_home, HOME=str(tmp_path)))
+    assert texts[0] == texts[1] == file.read_bytes()
     assert b"colablock export ../plain.toml " in texts[0]
 
 
