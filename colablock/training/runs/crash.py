@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,8 +165,8 @@ def tracebacks(log: str) -> list[Traceback]:
 def _failure_of_launcher(log: str) -> Traceback | None:
     """Return the last failure of the launcher itself: no rank has failed, and nobody has ended it."""
     for one in reversed(_all_tracebacks(log)):
-        # Two processes launch: the first one reports that the second one has failed.
-        own = [line for line in one.messages.splitlines() if "CalledProcessError" not in line]
+        # Two processes launch: the first one reports that the second one has failed.  Others may write later.
+        own = [*takewhile(lambda line: "CalledProcessError" not in line, one.messages.splitlines())]
         if any(map(str.strip, own)) and not _OF_RANKS.search(one.text):
             return replace(one, line=own[0].strip(), messages="\n".join(own))
     return None
