@@ -82,6 +82,7 @@ def _read(name: str) -> str:
 def _text_of(data: bytes) -> str:
     """Return the text of a log, which is UTF-8, or UTF-16 as PowerShell writes it."""
     zeros = [data[at::2].count(0) for at in (0, 1)]
-    if 4 * sum(zeros) < len(data):  # as nearly every letter of a program's output is ASCII
+    # In UTF-16, every other byte of ASCII is zero.  A hole in a file is zeros alone.
+    if 4 * abs(zeros[0] - zeros[1]) < len(data):
         return data.decode("utf-8-sig", errors="replace")
     return data.decode("utf-16-be" if zeros[0] > zeros[1] else "utf-16-le", errors="replace").lstrip("\ufeff")

@@ -63,6 +63,17 @@ def test_a_log_of_powershell_is_explained(
     assert "its type is `qwen3`" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_a_log_with_zeros_is_explained(
+    place: str, tmp_path: Path, environ: Mapping[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file has them at its end after a power failure, and before it if it was cut while it was written."""
+    zeros, log = bytes(4096), tmp_path / "log.txt"
+    log.write_bytes(zeros + TEXT.encode() if place == "before" else TEXT.encode() + zeros)
+    assert main(["explain", str(log)], environ) == 0
+    assert "its type is `qwen3`" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("argv", [[], ["-"]])
 def test_standard_input_is_explained(
     argv: list[str],
