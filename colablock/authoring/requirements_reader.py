@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from colablock._common.fs import expanded
 from colablock._common.limits import INCLUDE_DEPTH, REQUIREMENT_LINES, TEXT_FILE
 from colablock._common.text import decoded, near, some_of
 from colablock._common.toml import NotToml, load_toml, read_text_file
@@ -46,6 +47,7 @@ def read_requirements(path: str) -> RequirementFile:
     file, colon, group = path.rpartition(":")
     if not (colon and file.endswith(".toml")):
         file, group = path, ""
+    file = str(expanded(file, "an argument"))
     data = _content(file)
     if file.endswith(".toml"):
         return _from_toml(file, data, group)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, BinaryIO
 
+from colablock._common.fs import expanded
 from colablock.cli.common import Call, add_command, print_json, session_of
 from colablock.errors import ExitCode, InvalidInput
 
@@ -65,7 +65,7 @@ def _read(name: str) -> str:
             raise InvalidInput("there is no text to explain", hint=hint)
         data = _end_of(sys.stdin.buffer, CRASH_TEXT)
     else:
-        path = Path(name)
+        path = expanded(name, "an argument")
         try:
             with open_regular(path):
                 pass

@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from colablock._common.fs import expanded
 from colablock._common.limits import TEXT_FILE
 from colablock._common.text import decoded
 from colablock._common.toml import read_text_file
@@ -237,7 +238,7 @@ def _read(freeze: str) -> str:
     """Return the text of a freeze.  Raises InvalidInput for a file that cannot be read."""
     try:
         if freeze != "-":
-            return decoded(read_text_file(Path(freeze)))
+            return decoded(read_text_file(expanded(freeze, "an argument")))
         text = sys.stdin.read(TEXT_FILE + 1)
     except OSError as error:
         raise InvalidInput(f"`{freeze}` cannot be read: {error.strerror}") from error

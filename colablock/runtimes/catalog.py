@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from colablock._common.fs import working_folder, write_atomic
+from colablock._common.fs import expanded, working_folder, write_atomic
 from colablock._common.ownership import require_trusted
 from colablock._common.toml import read_text_file
 from colablock._records import dataclass
@@ -290,7 +290,8 @@ def _documents(folder: Path) -> list[Path]:
 
 def _below(cwd: Path, path: str) -> Path:
     """Return *path* relative to *cwd*, kept short for messages."""
-    return Path(path) if cwd == working_folder() else cwd / path
+    found = expanded(path, "the path of a runtime")
+    return found if cwd == working_folder() else cwd / found
 
 
 def _read_file(path: Path, *, is_shipped: bool = False) -> Recording:

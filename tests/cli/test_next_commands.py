@@ -23,6 +23,7 @@ def fill(folder: Path) -> None:
     (folder / PATH).parent.mkdir()
     (folder / PATH).write_text(MATRIX)
     (folder / "own matrices" / "req.txt").write_text("shapes\n")
+    (folder / "own matrices" / "freeze.txt").write_text("shapes==2.0\n")
     (folder / "log.txt").write_text("ModuleNotFoundError: No module named 'elsewhere'\n")
 
 
@@ -78,6 +79,14 @@ def test_a_path_of_a_matrix_is_one_everywhere(world: World, venv: Venv) -> None:
     assert world.run("verify", PATH).code == 0
     assert world.run("export", PATH, "--output=~/pins.txt", HOME=str(world.folder)).code == 0
     assert "shapes==2.0" in (world.folder / "pins.txt").read_text()
+    made = ("new", "mine", "--from-requirements=~/own matrices/req.txt", "--output=~/mine.toml")
+    assert world.run(*made, HOME=str(world.folder)).code == 0
+    explained = world.run("explain", "~/log.txt", HOME=str(world.folder))
+    assert explained.code == 0, explained.err
+    frozen = ("~/own matrices/freeze.txt", "--name=lab-cpu", "--python-version=3.12.11", "--offline")
+    imported = world.run("runtime", "import", *frozen, "--output=~/r.json", HOME=str(world.folder))
+    assert imported.code == 0, imported.err
+    assert world.run("runtime", "show", "~/r.json", HOME=str(world.folder)).code == 0
     assert world.run("apply", PATH, "--into", "env").code == 0
     removed = world.run("env", "remove", PATH)
     assert (removed.code, "removed" in removed.err) == (0, True), removed.err
