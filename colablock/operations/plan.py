@@ -23,7 +23,7 @@ from colablock.matrix.model import roots, select_variant, variant_choices
 from colablock.network.cache import Cache, cache_folder
 from colablock.operations.last_apply import drifts_since, requirements_to_hold
 from colablock.operations.session import Session, comparable
-from colablock.planning.locks import check_assumed
+from colablock.planning.locks import as_locked, check_assumed
 from colablock.planning.options import ApplyOptions
 from colablock.planning.plan import ENV_EXISTS, INTERRUPTED, Target
 from colablock.planning.planned import NotKernel, PlannedChange, changes_between, exclusions
@@ -252,6 +252,7 @@ def _plan_variants(
 ) -> PlannedChange:
     """Plan with the variant for *kernel*, or with the next one that fits while its own index is away."""
     matrix = session.matrix(options.name)
+    options = as_locked(options, matrix)
     is_open = options.variant is None and options.lock is None and options.bundle is None
     *before, last = variant_choices(matrix, kernel.accelerator) if is_open else (matrix,)
 

@@ -12,7 +12,7 @@ from colablock.errors import FetchFailed, InvalidInput, NoSolution, NotFound, Un
 from colablock.lockfile.lock_source import LockSource
 from colablock.lockfile.origins import LockOrigins
 from colablock.lockfile.pylock import read_lock
-from colablock.lockfile.store import LockHead, assumption_failures
+from colablock.lockfile.store import LockHead, assumption_failures, read_head
 from colablock.lockfile.tool_table import DELTA, table_of
 from colablock.matrix.model import shadow_text
 from colablock.matrix.package_sources import PackageSources
@@ -28,12 +28,28 @@ if TYPE_CHECKING:
     from colablock.matrix.model import Matrix, PackageEntry
     from colablock.matrix.packed_locks import LockFile
     from colablock.network.settings import Settings
+    from colablock.planning.options import ApplyOptions
     from colablock.planning.plan import Plan
     from colablock.planning.planned import PlannedChange
 
-__all__ = ["check_assumed", "keep_requests", "moved_requests", "open_lock", "with_origin"]
+__all__ = ["as_locked", "check_assumed", "keep_requests", "moved_requests", "open_lock", "with_origin"]
 
 _SHOWN = 3  # distributions in a note
+
+
+def as_locked(options: ApplyOptions, matrix: Matrix) -> ApplyOptions:
+    """Return *options* with the variant and the additions of the lock of *matrix* that they name, if any.
+
+    What they say themselves comes first.  The accelerator of another machine would choose another variant,
+    which may need less than the lock has, or something else.
+    """
+    head = read_head(options.lock) if options.lock is not None and options.bundle is None else None
+    if head is None or head.matrix != matrix.name:
+        return options
+    variant = head.variant if head.variant in matrix.variants else None
+    return replace(
+        options, variant=options.variant or variant, with_=options.with_ or tuple(sorted(head.with_))
+    )
 
 
 def with_origin(plan: Plan, matrix: Matrix, source: CandidateSource | None) -> Plan:

@@ -62,6 +62,7 @@ def fill(folder: Path) -> None:
     make_wheel(folder / "index", "torch", "2.4.0", requires=["cuda==12.1"])
     make_wheel(folder / "index", "cuda", "12.1")
     make_wheel(folder / "index", "cuda", "11.8")
+    make_wheel(folder / "index", "more", "1.0")
     make_wheel(folder / "own", "torch", "2.4.0+cu118", requires=["cuda==11.8"])
 
 
@@ -215,6 +216,18 @@ def test_a_variant_or_a_lock_that_is_named_is_not_replaced(place: Place) -> None
     assert build(place.plan(variant="cu121")) == "cu121: 2.4.0"
     locked = place.lock(place.own.url)
     assert build(place.plan(lock=locked.path)) == "cu118: 2.4.0+cu118"
+
+
+def test_a_lock_brings_its_variant_and_its_additions(place: Place) -> None:
+    """Of another machine, it may be for a variant that is not the first here."""
+    options = ApplyOptions(name=place.matrix, variant="cu121", with_=("more>=1",))
+    locked = lock_matrix(place.session(), options, LockOptions()).path
+    plan = place.plan(lock=locked)
+    assert build(plan) == "cu121: 2.4.0"
+    assert "more" in {step.name for step in plan.steps}
+    assert build(place.plan(place.own.url)) == "cu118: 2.4.0+cu118"  # what the machine would get
+    with pytest.raises(NoSolution, match="less"):
+        place.plan(lock=locked, with_=("less",))
 
 
 def test_files_at_hand_need_no_index(place: Place) -> None:
