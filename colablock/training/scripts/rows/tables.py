@@ -20,7 +20,7 @@ MISSING = frozenset(
     {"", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "-nan", "NULL", "null", "None", "#NA"}
 )
 _SEPARATORS = {";": "`;`", "\t": "tabs", "|": "`|`", ",": "`,`"}
-_QUOTES = "put cells with a separator in them into quotes"
+_QUOTES = "put cells with a separator in them into quotes, and name every column"
 _DECLARED = re.compile(r"sep=(.)\s*", re.IGNORECASE)  # the first line of a table for Excel
 
 
@@ -47,7 +47,7 @@ def table_rows(lines: Iterator[str], path: Path, notes: list[str], usual: str) -
             if any(cells[len(header) :]):
                 is_spaced = any(re.match(r'\s+"', cell) for cell in cells)
                 fix = "remove the space before a quote" if is_spaced else _QUOTES
-                counts = f"{len(cells)} cells, and the header has {len(header)}"
+                counts = f"{len(cells)} cells, and the header names {len(header)}"
                 raise UnusableData(f"row {number} of `{path}` has {counts}: {fix}")
             row = {
                 name: Missing(cell) if cell in MISSING else cell

@@ -364,11 +364,17 @@ FAULTS: dict[str, tuple[str, str | bytes, str]] = {
         lines({"messages": []}, {"text": "a"}),
         "the model's tokenizer has no chat template",
     ),
-    "too many cells": ("d.csv", "text\na,b\n", "row 1 of `PATH` has 2 cells, and the header has 1"),
+    "too many cells": ("d.csv", "text\na,b\n", "row 1 of `PATH` has 2 cells, and the header names 1"),
+    "a cell in a column without a name": (
+        "d.csv",
+        "prompt,completion,\na,b,c\n",
+        "row 1 of `PATH` has 3 cells, and the header names 2: put cells with a separator in them into quotes, "
+        "and name every column",
+    ),
     "a space before a quote": (
         "d.csv",
         'prompt,completion\nq, "a, b"\n',
-        "row 1 of `PATH` has 3 cells, and the header has 2: remove the space before a quote",
+        "row 1 of `PATH` has 3 cells, and the header names 2: remove the space before a quote",
     ),
     "not compressed": ("d.csv.gz", "text\n", "`PATH` cannot be read: Not a gzipped file"),
     "cut off while compressed": ("d.csv.gz", gzip.compress(b"text\n" * 999)[:-9], "`PATH` cannot be read: "),
