@@ -286,7 +286,7 @@ class _TrainCall:
         is_unchanged = self._is_unchanged(record, is_done=state is State.DONE)
         if state is not State.DONE:
             found = newest_valid(checkpoints, self.reporter)
-            if found is None and options.mirror and self._restored(options.mirror) is not None:
+            if found is None and options.mirror and self._restored(options.mirror, only_own=True) is not None:
                 found = newest_valid(folder.path, self.reporter)
             self._start(found)
         elif is_unchanged:
@@ -301,16 +301,16 @@ class _TrainCall:
         with set_aside(self.run.folder.path, self.home, self.reporter, host=host):
             self._start(None)
 
-    def _restored(self, mirror: str) -> RunRecord | None:
+    def _restored(self, mirror: str, *, only_own: bool = False) -> RunRecord | None:
         """Restore the run from its mirror and return its record; None if the mirror has no checkpoint.
 
-        Raises Unmet if it has no valid one.
+        *only_own* is that of `restore_checkpoint`.  Raises Unmet if the mirror has no valid one.
         """
         folder = self.run.folder
         variables = mirror_variables(mirror, self.environ)
         store = open_store(mirror, python=self.proven.python, environ=variables)
         try:
-            restore_checkpoint(store, self.mirrored, folder.path, reporter=self.reporter)
+            restore_checkpoint(store, self.mirrored, folder.path, reporter=self.reporter, only_own=only_own)
         except NotFound:  # the first start
             return None
         return folder.record()

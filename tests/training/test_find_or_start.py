@@ -366,6 +366,18 @@ def test_a_run_with_damaged_checkpoints_is_restored_from_its_mirror(bench: Bench
     assert list(losses_of(folder)) == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
+def test_checkpoints_of_an_earlier_run_in_the_mirror_are_not_of_this_one(bench: Bench) -> None:
+    """With `--fresh`, another run has the same name, and may end before its first checkpoint."""
+    drive = bench.folder / "drive"
+    folder = cut_off(bench, bench.config(max_steps=8, save_steps=2))
+    Mirror(folder, FolderStore(drive), lambda _: None).mirror_newest()
+    changed = bench.config(max_steps=8, save_steps=8, learning_rate=1e-3)
+    just_begun(bench, changed, fresh=True)
+    call = Call(bench, changed, mirror=str(drive))
+    assert [one.resumed_from for one in call.briefings] == [None]
+    assert end_of(folder).state() is State.DONE
+
+
 def test_a_mirror_without_a_name_is_refused(bench: Bench) -> None:
     with pytest.raises(InvalidInput, match="is not a mirror"):
         Call(bench, mirror="")

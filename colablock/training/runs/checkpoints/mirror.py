@@ -44,6 +44,7 @@ __all__ = [
     "is_being_mirrored",
     "manifest_digest",
     "mirror_notes",
+    "mirrored_archives",
     "nap",
     "record_mirrored",
     "start_mirror",
@@ -85,7 +86,7 @@ class Mirror:
             return True
         checkpoint, digest = newest
         name = f"{record.id}-{checkpoint.name}.tar"
-        is_mirrored = _mirrored(self.run.path, self.store).get(name) == digest
+        is_mirrored = mirrored_archives(self.run.path, self.store).get(name) == digest
         return is_mirrored or self._put(checkpoint, name, digest)
 
     def mirror_adapter(self) -> bool:
@@ -95,12 +96,12 @@ class Mirror:
         if record is None or not has_one:
             return True
         name, digest = f"{record.id}-adapter.tar", _digest_of(adapter)
-        is_mirrored = _mirrored(self.run.path, self.store).get(name) == digest
+        is_mirrored = mirrored_archives(self.run.path, self.store).get(name) == digest
         return is_mirrored or self._put(adapter, name, digest)
 
     def _newest(self) -> tuple[Path, str] | None:
         """Return the newest undamaged checkpoint and the digest of its manifest."""
-        known = _mirrored(self.run.path, self.store).values()
+        known = mirrored_archives(self.run.path, self.store).values()
         for checkpoint in list_checkpoints(self.run.path):
             digest = manifest_digest(checkpoint)
             if digest is None or digest in self._damaged:  # without a manifest, it is being saved
@@ -313,7 +314,7 @@ def _digest_of(folder: Path) -> str:
 
 def record_mirrored(run: Path, store: CheckpointStore, name: str, digest: str) -> None:
     """Record that *store* has the archive *name* of a checkpoint with the manifest digest *digest*."""
-    value = {**_all_mirrored(run), store.address: {**_mirrored(run, store), name: digest}}
+    value = {**_all_mirrored(run), store.address: {**mirrored_archives(run, store), name: digest}}
     write_private(run / "mirror.json", json.dumps(value).encode())
 
 
@@ -323,7 +324,7 @@ def first_line(error: Exception) -> str:
     return text.partition("\n")[0]
 
 
-def _mirrored(run: Path, store: CheckpointStore) -> dict[str, str]:
+def mirrored_archives(run: Path, store: CheckpointStore) -> dict[str, str]:
     """Return the archives of *run* in *store*: their names and the digests of the checkpoints' manifests."""
     return _all_mirrored(run).get(store.address, {})
 

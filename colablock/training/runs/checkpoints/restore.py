@@ -14,7 +14,12 @@ from colablock._common.reporter import Reporter
 from colablock.errors import ColablockError, NotFound, Unmet
 from colablock.training.runs.checkpoints.archives import HASH_SUFFIX, RUN_FILES, CheckpointArchive, unpack
 from colablock.training.runs.checkpoints.finder import verify_checkpoint
-from colablock.training.runs.checkpoints.mirror import first_line, manifest_digest, record_mirrored
+from colablock.training.runs.checkpoints.mirror import (
+    first_line,
+    manifest_digest,
+    mirrored_archives,
+    record_mirrored,
+)
 from colablock.training.runs.checkpoints.stores import CheckpointStore, list_archives
 from colablock.training.runs.folder import RunFolder
 
@@ -23,16 +28,22 @@ __all__ = ["restore_checkpoint"]
 _HASH_FILE = 4096  # bytes: a hash and the name of a file
 
 
-def restore_checkpoint(store: CheckpointStore, run_id: str, folder: Path, *, reporter: Reporter) -> Path:
+def restore_checkpoint(
+    store: CheckpointStore, run_id: str, folder: Path, *, reporter: Reporter, only_own: bool = False
+) -> Path:
     """Restore the newest valid mirrored checkpoint of a run to *folder*, and return its path.
 
     An archive is valid if its hash matches the hash file, and the manifest of its checkpoint
     matches the files.  If the newest is not, the one before is restored, and *reporter* is
     told why.  A valid checkpoint that *folder* already has is kept.  The record and the metrics
-    of the run are restored if *folder* has none.  Raises NotFound if the store has no checkpoint
-    of the run, Unmet if it has no valid one.
+    of the run are restored if *folder* has none.  With *only_own*, the archives are those that were
+    made from *folder*, as another run may have had the same name.  Raises NotFound if the store has
+    no checkpoint of the run, Unmet if it has no valid one.
     """
     archives = list_archives(store, run_id)
+    if only_own:
+        made = mirrored_archives(folder, store)
+        archives = tuple(one for one in archives if one.name in made)
     if not archives:
         others = ", ".join(f"`{name}`" for name in sorted({one.run_id for one in list_archives(store)}))
         hint = f"It has checkpoints of {others}" if others else None
@@ -51,7 +62,9 @@ def restore_checkpoint(store: CheckpointStore, run_id: str, folder: Path, *, rep
                 f"the mirrored {archive.checkpoint} cannot be used: {found};"
                 f" trying {archives[at + 1].checkpoint}"
             )
-    raise Unmet("\n  ".join(["no mirrored checkpoint can be used", *reasons]))
+    raise Unmet(
+        "\n  ".join(["no mirrored checkpoint can be used", *reasons]), hint="`--fresh` starts a new run"
+    )
 
 
 def _try(store: CheckpointStore, archive: CheckpointArchive, folder: Path) -> Path | str:

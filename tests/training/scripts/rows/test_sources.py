@@ -368,8 +368,7 @@ FAULTS: dict[str, tuple[str, str | bytes, str]] = {
     "a cell in a column without a name": (
         "d.csv",
         "prompt,completion,\na,b,c\n",
-        "row 1 of `PATH` has 3 cells, and the header names 2: put cells with a separator in them into quotes, "
-        "and name every column",
+        "header names 2: put cells with a separator in them into quotes, and name every column",
     ),
     "a space before a quote": (
         "d.csv",
