@@ -195,7 +195,8 @@ def summary_headline(summary: RunSummary) -> str:
     taken = f" in {duration_text(progress.seconds_in_all)}" if progress.seconds_in_all else ""
     word = "was killed" if state is State.KILLED else state.value
     if state is State.DONE:
-        what = f"done, {count(progress.step, 'step')}{taken}"
+        # Of several hosts, the first one writes the steps.
+        what = f"done, {count(progress.step, 'step')}{taken}" if progress.step else "done"
     elif progress.step:
         what = f"{word} at {_step_text(progress)}{taken}"
     else:

@@ -149,6 +149,12 @@ def test_summary_headline(state: State, facts: Mapping[str, object], headline: s
     assert summary_headline(summary(state, tmp_path, **facts)).startswith(headline)
 
 
+def test_a_host_that_writes_no_steps_shows_none(tmp_path: Path) -> None:
+    """Of several hosts, only the first writes them."""
+    done = Progress(state=State.DONE, stage="done")
+    assert summary_headline(summary(State.DONE, tmp_path, progress=done)) == "tiny: done"
+
+
 # Text
 
 
