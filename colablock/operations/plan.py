@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from colablock._common.text import option_words
+from colablock._common.text import command_line, option_words
 from colablock._common.urls import redacted
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import Version
@@ -180,7 +180,8 @@ def _check_order(session: Session, options: ApplyOptions, package: str | None) -
         known = {one.name for one in list_matrices(environ=session.environ)}
         matrix = package if package in known else None if package else _matrix_with(session, name)
         if matrix is not None:
-            command = replace(options, name=matrix).command("why", name)
+            _, *asked = options.arguments("why")
+            command = command_line("why", matrix, name, *asked)  # argparse takes no option between them
             hint = f"The matrix comes first: `{command}`"
             raise NotFound(error.message, hint=hint) from error
         raise

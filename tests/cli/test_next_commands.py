@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from colablock.cli.main import build_parser
 from colablock.lockfile.store import PLATFORM
 from tests.support.fixtures import venv_fixture, world_fixture
 from tests.support.runtime import Stub, Venv
@@ -45,7 +46,7 @@ CASES = {
     ),
     "the package before the matrix": (
         ["why", "shapes", "qlora-2026", "--runtime", "colab-2026.08-gpu", "--offline"],
-        ["why", "qlora-2026", "--offline", "--runtime", "colab-2026.08-gpu", "shapes"],
+        ["why", "qlora-2026", "shapes", "--offline", "--runtime", "colab-2026.08-gpu"],
     ),
     "a training config": (["new-config", PATH], ["train", PATH, "--config", "FILE"]),
     "the head of an export": (
@@ -107,3 +108,4 @@ def test_the_next_command_can_be_typed(case: str, world: World, venv: Venv) -> N
     (world.folder / "my wheels").mkdir()
     done = world.run(*given)
     assert f"`{shlex.join(['colablock', *expected])}`" in " ".join(f"{done.out} {done.err}".split())
+    build_parser().parse_args(expected[: expected.index("--")] if "--" in expected else expected)
