@@ -187,17 +187,31 @@ def _restoring(last: ApplyRecord, checks: Sequence[Check]) -> str:
 
 
 def _with_files(last: ApplyRecord, names: Sequence[str]) -> ApplyRecord:
-    """Return *last* without its lock if that is a delta over one of *names*, of which it has no file."""
-    from colablock.lockfile.store import read_head  # noqa: PLC0415 - few applies name a lock
+    """Return *last* without its lock if that is a delta over one of *names*, of which it has no file.
+
+    In place of a bundle with such a lock it has the matrix of the bundle.
+    """
+    from colablock.bundles.reader import Bundle  # noqa: PLC0415 - few applies name a bundle
+    from colablock.lockfile.store import read_head  # noqa: PLC0415 - or a lock
 
     words = list(last.request)
-    if "--lock" not in words:
+    option = next((one for one in ("--lock", "--bundle") if one in words), None)
+    if option is None:
         return last
-    at = words.index("--lock")
-    head = read_head(Path(words[at + 1]))
+    at = words.index(option)
+    lock = Path(words[at + 1])
+    matrix: tuple[str, ...] = ()
+    if option == "--bundle":
+        try:
+            manifest = Bundle.open(lock).manifest
+        except InvalidInput:  # it is gone
+            return last
+        lock = Path(last.source).with_name(manifest.lock_file)
+        matrix = (last.source, *option_words({"--variant": manifest.variant, "--with": manifest.with_}))
+    head = read_head(lock)
     if head is None or head.assumes.keys().isdisjoint(names):
         return last
-    return replace(last, request=(*words[:at], *words[at + 2 :]))
+    return replace(last, request=(*matrix, *words[:at], *words[at + 2 :]))
 
 
 def checks_note(before: Sequence[Check], now: Sequence[Check]) -> str:

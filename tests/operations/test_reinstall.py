@@ -188,3 +188,29 @@ def test_a_package_that_a_delta_lock_assumes(world: World, venv: Venv, tmp_path:
         assert mended.code == ExitCode.DONE, mended.err
         assert world.run("verify", "own").code == ExitCode.DONE
     assert venv.versions()[canonicalize_name("colours")] == "1.0"
+
+
+def test_a_package_that_a_bundle_assumes(world: World, venv: Venv, tmp_path: Path) -> None:
+    """The bundle has no file of it either, so the repair names its matrix."""
+    world = replace(world, extra={"COLABLOCK_HOME": str(tmp_path / "home")})
+    (matrix := tmp_path / "own.toml").write_text(MATRIX.format(range="").replace("tiny", "own"))
+    (base := tmp_path / "base.toml").write_text('schema = 1\nname = "base"\nrequirements = ["colours"]\n')
+    kernel = ("--into", "kernel", "--python", venv.python)
+    runtime, bundle = str(tmp_path / "lab.json"), str(tmp_path / "own.bundle")
+    for command in (
+        ("apply", str(base), *kernel, "--reinstall", "colours"),
+        ("runtime", "record", "--name", "lab-cpu", "--python", venv.python, "-o", runtime),
+        ("bundle", str(matrix), "--with", "lines>=1", "--runtime", runtime, "-o", bundle),
+        ("apply", "--bundle", bundle, *kernel),
+    ):
+        assert (done := world.run(*command)).code == ExitCode.DONE, done.err
+    (venv.site / "lines" / "__init__.py").unlink()
+    note = world.run("verify", "own", "--json").json["notes"][-1]
+    assert note.startswith(f"`colablock apply --bundle {bundle} ")
+    (venv.site / "colours" / "__init__.py").unlink()
+    note = world.run("verify", "own", "--json").json["notes"][-1]
+    assert "/own.toml --with 'lines>=1' " in note
+    assert note.endswith("--reinstall colours --reinstall lines` installs colours, lines again")
+    mended = world.run(*shlex.split(note.split("`")[1])[1:])
+    assert mended.code == ExitCode.DONE, mended.err
+    assert world.run("verify", "own").code == ExitCode.DONE
