@@ -125,6 +125,7 @@ class CardCase:
         usable = [
             at for at, card in enumerate(cards) if runs_on(card.compute_capability, self.stack.arch_list)
         ]
+        number = len(usable)
         findings = []
         if cards and not usable:  # the estimate for the first card is still reported
             findings.append(wrong_build(cards[0], self.stack))
@@ -137,8 +138,8 @@ class CardCase:
         roomiest = by_room[:1]
         if self.ranks:
             each = max(1, self.ranks // self.hosts)
-            if cards and each > len(usable):
-                findings.append(_too_many(each, len(usable)))
+            if 0 < number < each:
+                findings.append(_too_many(each, number))
             usable = sorted(by_room[:each])
         is_estimated = shape is not None and shape.unsupported is None
         shards = self.ranks or max(len(usable), 1) * self.hosts

@@ -183,6 +183,11 @@ def check(cards: list[Any], **asked: Any) -> Any:
         ([A100_80] * 2, {"ranks": 6, "hosts": 2}, ("3 processes cannot start on this host, which has 2",)),
         ([RTX_4090] * 4, {"ranks": 8, "shard": ShardMode.FSDP}, ("8 processes cannot start",)),
         (
+            [a_card("Tesla P100", "6.0", 16)] * 4,
+            {"ranks": 4, "model": "8B", "sequence_len": 512},
+            ("has no kernels for the Tesla P100",),
+        ),
+        (
             [],
             {"model": "8B", "ram": 16, "ranks": 2, "shard": ShardMode.FSDP},
             ("about 17.0 GiB of the machine's memory, and 16.0 GiB are free",),
