@@ -223,13 +223,12 @@ class TerminalRunDisplay(RunDisplay):
                 self._task = self._bar.add_task("", total=None, amount="", detail="")
             facts = progress_facts(progress)
             first = sorted(facts, key=lambda fact: fact.rank)[:_FIRST]
-            loading = progress.stage.startswith("starting: loading")
             self._bar.update(
                 self._task,
                 description=one_line(progress.stage),
-                total=None if loading else progress.total,
-                completed=0 if loading else progress.step,
-                amount="" if loading else _joined([fact for fact in facts if fact in first]),
+                total=None if progress.has_no_events else progress.total,
+                completed=0 if progress.has_no_events else progress.step,
+                amount="" if progress.has_no_events else _joined([fact for fact in facts if fact in first]),
                 detail=one_line(progress.detail) or _joined([fact for fact in facts if fact not in first]),
             )
 

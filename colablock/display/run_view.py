@@ -155,7 +155,7 @@ def _progress_headline(progress: Progress, title: str) -> Headline:
 
 
 def _progress_blocks(progress: Progress) -> Iterator[Block]:
-    if progress.share is not None and not progress.stage.startswith("starting: loading"):
+    if progress.share is not None and not progress.has_no_events:
         yield Bar(progress.share)
     elif not progress.is_over:
         yield Bar(None)

@@ -22,6 +22,7 @@ from colablock.display.run_view import (
     summary_headline,
 )
 from colablock.display.text import render, to_text
+from colablock.display.view import Bar
 from colablock.training.runs.folder import State
 from colablock.training.runs.progress import Progress
 from colablock.training.runs.summary import RunSummary, summary_of
@@ -123,6 +124,20 @@ def test_narrow_line_drops_the_least_important_facts(width: int, line: str) -> N
 def test_progress_line(progress: Progress, line: str) -> None:
     assert progress_line(progress).startswith(line)
     assert len(progress_line(progress)) <= 80
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        LOADING.stage,
+        "starting: waiting for the other hosts at `10.0.0.1`",
+        "running: the host `10.0.0.1` shows the steps",
+    ],
+)
+def test_no_bar_shows_the_steps_of_an_earlier_start(stage: str) -> None:
+    """This start has taken none that this host knows of."""
+    shown = progress_document(replace(TRAINING, stage=stage))
+    assert [block for block in shown.blocks if isinstance(block, Bar)] == [Bar(None)]
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,8 @@ Clock = Callable[[], float]
 Sleep = Callable[[float], object]
 
 LOADING = "starting: loading the model"
+_WAITING = "starting: waiting for the other hosts"
+_ELSEWHERE = "running: the host "
 STOPPING = "stopping at a checkpoint"
 FAILING = "failing: "
 FINISHING = "finishing: saving the adapter"
@@ -104,6 +106,11 @@ class Progress:
     def share(self) -> float | None:
         """The share of all steps that is done, from 0 to 1; None if unknown."""
         return min(self.step / self.total, 1.0) if self.total else None
+
+    @property
+    def has_no_events(self) -> bool:
+        """Whether the steps are those of an earlier start: this one has told of none."""
+        return self.stage.startswith((LOADING, _WAITING, _ELSEWHERE))
 
     @property
     def is_over(self) -> bool:
@@ -354,10 +361,10 @@ def _first_stage(folder: RunFolder, record: RunRecord | None) -> str:
     if record is None:
         return LOADING
     if (address := folder.waits_at(record)) is not None:
-        return f"starting: waiting for the other hosts at `{address}`"
+        return f"{_WAITING} at `{address}`"
     words = dict(pairwise(record.command))
     first, host = words.get("--main_process_ip", ""), words.get("--machine_rank", "")
-    return f"running: the host `{first}` shows the steps" if host.isdecimal() and int(host) else LOADING
+    return f"{_ELSEWHERE}`{first}` shows the steps" if host.isdecimal() and int(host) else LOADING
 
 
 def _stage(folder: RunFolder, record: RunRecord | None, state: State, totals: ProgressTotals) -> str:
