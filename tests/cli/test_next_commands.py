@@ -93,6 +93,14 @@ def test_a_path_of_a_matrix_is_one_everywhere(world: World, venv: Venv) -> None:
     assert (removed.code, "removed" in removed.err) == (0, True), removed.err
 
 
+def test_an_option_may_be_between_the_matrix_and_the_package(world: World, venv: Venv) -> None:
+    place = ("--python", venv.python)
+    done = world.run("why", PATH, *place, "shapes")
+    assert (done.code, done.out) == (0, world.run("why", PATH, "shapes", *place).out)
+    refused = world.run("why", PATH, *place, "shapes", "colours")
+    assert (refused.code, "unexpected argument `colours`" in refused.err) == (2, True)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_the_next_command_can_be_typed(case: str, world: World, venv: Venv) -> None:
     given, expected = (

@@ -47,6 +47,11 @@ class Parser(argparse.ArgumentParser):
         if args is not None:
             self._check_options(args)
         found, rest = super().parse_known_args(args, namespace)
+        # argparse gives none of the arguments after an option to those that may be missing before it.
+        texts = (one for one in self._get_positional_actions() if one.type is None and one.choices is None)
+        missing = [one for one in texts if getattr(found, one.dest, "") is None]
+        while rest and missing and not rest[0].startswith("-"):
+            setattr(found, missing.pop(0).dest, rest.pop(0))
         if rest:
             word = next((one for one in rest if one != "--"), rest[0])
             is_option = word.startswith("-") and word in _until(args or (), lambda one: one == "--")
