@@ -161,13 +161,16 @@ def option_words(given: Mapping[str, object]) -> tuple[str, ...]:
     """Return options and their values as words of a command line.
 
     A list is an option that is repeated, True one without a value.  An option whose value is None, False
-    or an empty list is left out.
+    or an empty list is left out.  A value that begins like an option is one word with its own.
     """
     words: list[str] = []
     for option, value in given.items():
         for one in value if isinstance(value, (list, tuple)) else (value,):
-            if one is not None and one is not False:
-                words += [option] if one is True else [option, str(one)]
+            if one is True:
+                words.append(option)
+            elif one is not None and one is not False:
+                text = str(one)
+                words += [f"{option}={text}"] if text.startswith("-") else [option, text]
     return tuple(words)
 
 

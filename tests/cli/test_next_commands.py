@@ -38,6 +38,10 @@ CASES = {
         ["audit", PATH, "--all", "--find-links", "my wheels"],
         ["lock", PATH, "--all", "--find-links", "my wheels"],
     ),
+    "a value that begins like an option": (
+        ["audit", PATH, "--all", "--find-links=-d"],
+        ["lock", PATH, "--all", "--find-links=-d"],
+    ),
     "a stale lock": (["plan", PATH], ["lock", PATH, "--all"]),
     "no such change": (["history", "--python", "PYTHON", "--drop", "7"], ["history", "--python", "PYTHON"]),
     "an addition that contradicts": (
