@@ -176,7 +176,7 @@ def _listed(
 ) -> dict[NormalizedName, StoredWheel]:
     """Return the wheels that the store has, of which each needs an open file for its lock."""
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    names = [*digests][: max(most // _SHARE, 0)]
+    names = [*digests][: most // _SHARE if most != resource.RLIM_INFINITY else None]
     found = ((name, store.listed(digests[name], wheels[name].name)) for name in names)
     return {name: stored for name, stored in found if stored is not None}
 
