@@ -88,7 +88,7 @@ def test_the_log_of_a_job_is_where_its_script_says(slurm: Mapping[str, str], tmp
     for name in NAMES:
         (folder := tmp_path / name / "run").mkdir(parents=True)
         command = ["printf", "%s\\n", name]
-        options = ("cpus-per-task=1", "time=0:01:00")
+        options = ("cpus-per-task=1", "time=0:30:00")  # the warning comes five minutes before that
         script = write_script(
             folder, command, options=options, needs_card=False, working_folder=folder.parent
         )
