@@ -47,7 +47,7 @@ from colablock.training.runs.checkpoints.finder import (
 )
 from colablock.training.runs.checkpoints.mirror import start_mirror
 from colablock.training.runs.checkpoints.restore import restore_checkpoint
-from colablock.training.runs.checkpoints.stores import list_archives, open_store
+from colablock.training.runs.checkpoints.stores import open_store
 from colablock.training.runs.config import TrainConfig, config_from, config_to, read_yaml
 from colablock.training.runs.folder import RunFolder, RunRecord, State
 from colablock.training.runs.launch import EarlyLauncher, ranks_of
@@ -207,16 +207,12 @@ def train(
         reporter.note(note)
     mirror_environ = mirror_variables(options.mirror or "", environ)
     # Open the mirror first: an unusable target is reported now and not after hours.
-    store = None
     if options.mirror is not None:
-        store = open_store(options.mirror, python=proven.python, environ=mirror_environ)
+        open_store(options.mirror, python=proven.python, environ=mirror_environ)
     with lock_run_folder(folder.path):
         host = ranks_of(1, options.launch_arguments).host
         run = NamedRun(unused_run_id(home, folder.path, reporter, host=host), folder)
         mirrored = mirrored_id(home, config, run.id, host)
-        if options.fresh and store is not None and list_archives(store, mirrored):
-            hint = "Name another mirror, or another `--output-dir`"
-            raise Refused(f"the mirror has checkpoints of an earlier run `{mirrored}`", hint=hint)
         call = _TrainCall(
             proven=proven,
             options=options,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import secrets
 import shutil
 import socket
 import time
@@ -352,6 +353,7 @@ def start_job(
         runtime=environ.get("COLAB_RELEASE_TAG") or environ.get("KAGGLE_KERNEL_RUN_TYPE"),
         git_revision=revision,
         started=time.time(),
+        mark=_mark_of(folder, job.resume),
         command=tuple(command),
         host=socket.gethostname(),
         job=environ.get("SLURM_JOB_ID", ""),
@@ -363,6 +365,12 @@ def start_job(
         folder.write_record(record)
         register(home, run_id, folder.path)
     return record
+
+
+def _mark_of(folder: RunFolder, resume: Path | None) -> str:
+    """Return the mark of the run in *folder*: a run that starts from the beginning is another one."""
+    before = folder.record() if resume is not None else None
+    return before.mark if before is not None else secrets.token_hex(4)
 
 
 def steps_of(job: Job, prepared: Mapping[str, Any], ranks: Ranks) -> tuple[int, int]:

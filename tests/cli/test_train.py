@@ -20,6 +20,7 @@ from colablock.display.run_progress import RunDisplay, run_display_for
 from colablock.training.find_or_start import NamedRun
 from colablock.training.runs.checkpoints.mirror import is_being_mirrored
 from colablock.training.runs.folder import RunFolder, State
+from tests.support.mirrors import mirrored_names
 from tests.support.paths import ROOT
 from tests.support.timing import PATIENCE, until
 from tests.support.training_stack import (
@@ -184,7 +185,7 @@ def test_a_call_waits_until_the_mirror_has_the_result(shell: CommandLine) -> Non
     """The machine may be taken away after it, as that of a SkyPilot task."""
     drive = shell.bench.folder / "drive"
     assert shell.train("--mirror", str(drive)) == 0
-    assert {path.name for path in drive.glob("*.tar")} == {"run-checkpoint-6.tar", "run-adapter.tar"}
+    assert mirrored_names(drive, shell.folder) == {"run-checkpoint-6.tar", "run-adapter.tar"}
     assert "waiting for the mirror" in shell.said
     assert shell.train("--mirror", str(drive), "--json") == 0
     assert shell.json["mirror"] == "adapter is mirrored, not confirmed"
@@ -197,7 +198,7 @@ def test_who_follows_a_run_later_waits_for_its_mirror(shell: CommandLine) -> Non
     subprocess.run(argv, env=shell.environ(PYTHONPATH=str(ROOT)), check=True, capture_output=True)
     run = Run(NamedRun("run", shell.folder))
     assert run.follow(quiet=True).state == "done"
-    assert {path.name for path in drive.glob("*.tar")} == {"run-checkpoint-6.tar", "run-adapter.tar"}
+    assert mirrored_names(drive, shell.folder) == {"run-checkpoint-6.tar", "run-adapter.tar"}
     assert run.summary.mirror == "adapter is mirrored, not confirmed"
     assert not is_being_mirrored(shell.folder.path)
     assert shell("runs", "follow", "run") == 0  # nobody mirrors it any more

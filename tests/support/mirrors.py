@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 from colablock.training.runs.checkpoints.mirror import Mirror
 from colablock.training.runs.checkpoints.restore import restore_checkpoint
@@ -10,7 +12,47 @@ from colablock.training.runs.checkpoints.stores import FileOperations, FolderSto
 from colablock.training.runs.folder import RunFolder
 from tests.support.reporters import Notes
 
-__all__ = ["NotedMirror", "archived_steps", "flip_bit", "names_in", "restore_from"]
+__all__ = [
+    "Failing",
+    "NotedMirror",
+    "archived_steps",
+    "flip_bit",
+    "mirrored_names",
+    "names_in",
+    "restore_from",
+]
+
+
+class Failing(FileOperations):
+    """Fails at the operation *at*, counted from 0.  A file that fails to sync is left half written."""
+
+    def __init__(self, at: int, error: Callable[[], BaseException]) -> None:
+        self.at = at
+        self.error = error
+        self.count = 0
+
+    def _next(self) -> None:
+        self.count += 1
+        if self.count - 1 == self.at:
+            raise self.error()
+
+    def create(self, path: Path) -> IO[bytes]:
+        self._next()
+        return super().create(path)
+
+    def sync(self, file: IO[bytes]) -> None:
+        if self.count == self.at:
+            file.truncate(file.tell() // 2)
+        self._next()
+        super().sync(file)
+
+    def rename(self, source: Path, destination: Path) -> None:
+        self._next()
+        super().rename(source, destination)
+
+    def remove(self, path: Path) -> None:
+        self._next()
+        super().remove(path)
 
 
 class NotedMirror:
@@ -32,6 +74,13 @@ def archived_steps(drive: Path, run_id: str = "run-1") -> list[int]:
 
 def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def mirrored_names(drive: Path, run: RunFolder) -> set[str]:
+    """Return the names of the archives of *run* in the folder *drive*, without its mark."""
+    record = run.record()
+    assert record is not None
+    return {path.name.replace(f"-{record.mark}", "") for path in drive.glob(f"*-{record.mark}.tar")}
 
 
 def restore_from(drive: Path, into: Path) -> tuple[Path, list[str]]:

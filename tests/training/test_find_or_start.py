@@ -18,13 +18,14 @@ from colablock.training.find_or_start import Briefing, NamedRun, TrainOptions, t
 from colablock.training.preflight.facts import ProvenEnvironment
 from colablock.training.prepared_data import bytecode_folder
 from colablock.training.runs.checkpoints.finder import list_checkpoints, newest_valid
-from colablock.training.runs.checkpoints.mirror import Mirror
+from colablock.training.runs.checkpoints.mirror import Mirror, is_being_mirrored
 from colablock.training.runs.checkpoints.stores import FolderStore
 from colablock.training.runs.config import DataSource, TrainConfig, config_to
 from colablock.training.runs.folder import RunFolder, State, find_run, list_runs
 from colablock.training.runs.summary import summary_of
 from colablock.training.start import lock_run_folder
 from tests.support.hub import HubServer
+from tests.support.mirrors import mirrored_names
 from tests.support.reporters import Notes
 from tests.support.timing import until
 from tests.support.training_stack import (
@@ -343,7 +344,7 @@ def test_a_run_is_restored_from_its_mirror(bench: Bench) -> None:
     folder = cut_off(bench, config)
     Mirror(folder, FolderStore(drive), lambda _: None).mirror_newest()
     (kept,) = drive.glob("*.tar")
-    step = int(kept.stem.rpartition("-")[2])
+    step = int(kept.stem.split("-")[2])
     shutil.rmtree(folder.path)
     shutil.rmtree(bench.home)
     call = Call(bench, config, mirror=str(drive))
@@ -378,6 +379,38 @@ def test_checkpoints_of_an_earlier_run_in_the_mirror_are_not_of_this_one(bench: 
     assert end_of(folder).state() is State.DONE
 
 
+@pytest.mark.parametrize("has_checkpoint", [True, False])
+@pytest.mark.parametrize("changes", [{}, {"learning_rate": 1e-3}], ids=["same config", "another config"])
+def test_the_newest_run_of_a_mirror_is_restored_in_an_empty_folder(
+    bench: Bench, changes: dict[str, Any], has_checkpoint: bool
+) -> None:
+    """An earlier run has the same name and later checkpoints; the machine of the newer one is lost."""
+    drive = bench.folder / "drive"
+    first = bench.config(max_steps=8, save_steps=2)
+    folder = cut_off(bench, first, at=6)
+    Mirror(folder, FolderStore(drive), lambda _: None).mirror_newest()
+    earlier = mirrored_names(drive, folder)
+    mark = read_record(folder).mark
+    newer = bench.config(max_steps=8, save_steps=2 if has_checkpoint else 8, **changes)
+    if has_checkpoint:
+        cut_off(bench, newer, at=2, fresh=True, mirror=str(drive))
+    else:
+        just_begun(bench, newer, fresh=True, mirror=str(drive))
+    until(lambda: not is_being_mirrored(folder.path))
+    shutil.rmtree(folder.path)
+    call = Call(bench, newer, mirror=str(drive))
+    assert [one.resumed_from for one in call.briefings] == ["checkpoint-2" if has_checkpoint else None]
+    assert end_of(folder).state() is State.DONE
+    until(lambda: not is_being_mirrored(folder.path))
+    # The earlier run is still there, for who asks for it.
+    (drive / "run-newest.txt").write_text(f"{mark}\n")
+    shutil.rmtree(folder.path)
+    call = Call(bench, first, mirror=str(drive))
+    assert {f"run-{one.resumed_from}.tar" for one in call.briefings} == earlier
+    assert read_record(folder).mark == mark
+    assert end_of(folder).state() is State.DONE
+
+
 def test_a_mirror_without_a_name_is_refused(bench: Bench) -> None:
     with pytest.raises(InvalidInput, match="is not a mirror"):
         Call(bench, mirror="")
@@ -409,15 +442,17 @@ def test_another_host_restores_the_run_of_the_first(bench: Bench) -> None:
 def test_a_finished_run_is_mirrored_on_request(bench: Bench) -> None:
     drive = bench.folder / "drive"
     end_of(Call(bench).folder)
-    assert Call(bench, mirror=str(drive)).notes == ["the run `run` is already done: `--fresh` trains again"]
-    until(lambda: {path.name for path in drive.glob("*.tar")} == {"run-checkpoint-6.tar", "run-adapter.tar"})
+    call = Call(bench, mirror=str(drive))
+    assert call.notes == ["the run `run` is already done: `--fresh` trains again"]
+    until(lambda: mirrored_names(drive, call.folder) == {"run-checkpoint-6.tar", "run-adapter.tar"})
 
 
 def test_checkpoints_are_mirrored_while_a_run_trains(bench: Bench) -> None:
     drive = bench.folder / "drive"
     with bench.held(at=10) as held:
         call = Call(bench, bench.config(max_steps=40, save_steps=10), mirror=str(drive), environ=held)
-        until((drive / "run-checkpoint-10.tar.sha256").exists)  # of a first start nothing is restored
+        # Of a first start nothing is restored.
+        until(lambda: mirrored_names(drive, call.folder) == {"run-checkpoint-10.tar"})
         kill(call.folder)
     with pytest.raises(InvalidInput, match="not a repository on the hub"):
         Call(bench, mirror="hf://nobody")

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -56,6 +57,7 @@ __all__ = [
     "State",
     "event_of",
     "find_run",
+    "is_mark",
     "list_runs",
     "record_to_json",
     "register",
@@ -115,6 +117,7 @@ class RunRecord:
     process: int = 0
     process_started: int = 0
     host: str = ""  # where the launcher was started
+    mark: str = ""  # tells runs with one id apart; a resumed run keeps it
     job: str = ""  # the number of its job of Slurm
     command: Sequence[str] = ()
     estimate: int | None = None  # of the memory, by preflight
@@ -222,6 +225,8 @@ class RunFolder:
         for name in (record.id, record.resumed_from):
             if name is not None and not is_plain_name(name):
                 raise Malformed(f"`{name}` is not the name of a run or of a checkpoint")
+        if record.mark and not is_mark(record.mark):
+            raise Malformed(f"`{record.mark}` is not the mark of a run")
         if not 0 <= record.started <= _LAST_SECOND:
             raise Malformed("the time of its start is not a time")
         if not (0 <= record.process <= _LARGEST_PROCESS and 0 <= record.processes <= _LARGEST_PROCESS):
@@ -304,6 +309,11 @@ class RunFolder:
     def request_stop(self) -> None:
         """Request the run to save a checkpoint after the current step and stop."""
         os.close(os.open(self.stop_file, os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW, 0o666))
+
+
+def is_mark(text: str) -> bool:
+    """Whether *text* is the mark of a run: eight hex digits."""
+    return re.fullmatch(r"[0-9a-f]{8}", text) is not None
 
 
 def event_of(line: bytes) -> dict[str, Any] | None:

@@ -3,8 +3,12 @@
 ::
 
     TARGET/
-        ID-checkpoint-40.tar          checkpoint-40/ with its manifest, run.json, metrics.jsonl
-        ID-checkpoint-40.tar.sha256   written last: an archive without it is incomplete
+        ID-newest.txt                      the mark of the run with that id that was started last
+        ID-checkpoint-40-MARK.tar          checkpoint-40/ with its manifest, run.json, metrics.jsonl
+        ID-checkpoint-40-MARK.tar.sha256   written last: an archive without it is incomplete
+
+Another run may have the same id, on another machine or after ``--fresh``.  Each has a mark of its own, and
+no clock tells which is the newest.  Earlier versions wrote no marks.
 """
 
 from __future__ import annotations
@@ -31,6 +35,8 @@ __all__ = [
     "CheckpointArchive",
     "complete_archives",
     "hash_line",
+    "marked_name",
+    "newest_name",
     "pack",
     "read_run_files",
     "unpack",
@@ -48,10 +54,11 @@ class CheckpointArchive:
 
     run_id: str
     step: int
+    mark: str = ""
 
     @property
     def name(self) -> str:
-        return f"{self.run_id}-checkpoint-{self.step}.tar"
+        return marked_name(f"{self.run_id}-checkpoint-{self.step}", self.mark)
 
     @property
     def checkpoint(self) -> str:
@@ -60,21 +67,37 @@ class CheckpointArchive:
     @classmethod
     def of(cls, name: str) -> CheckpointArchive | None:
         """Return the archive with the file name *name*; None if it is not the name of an archive."""
-        found = re.fullmatch(r"(.+)-checkpoint-([0-9]{1,15})\.tar", name)
+        found = re.fullmatch(r"(.+)-checkpoint-([0-9]{1,15})(?:-([0-9a-f]{8}))?\.tar", name)
         is_archive = found and is_plain_name(name) and not name.startswith(".")
-        return cls(found[1], int(found[2])) if found and is_archive else None
+        return cls(found[1], int(found[2]), found[3] or "") if found and is_archive else None
 
 
-def complete_archives(names: Collection[str], run_id: str | None) -> tuple[CheckpointArchive, ...]:
-    """Return the archives among *names* that have a hash file, of one run or of all, the newest first."""
+def marked_name(stem: str, mark: str) -> str:
+    """Return the name of an archive *stem* of the run with the mark *mark*, which may be empty."""
+    return f"{stem}-{mark}.tar" if mark else f"{stem}.tar"
+
+
+def newest_name(run_id: str) -> str:
+    """Return the name of the file with the mark of the run *run_id* that was started last."""
+    return f"{run_id}-newest.txt"
+
+
+def complete_archives(
+    names: Collection[str], run_id: str | None, mark: str | None = None
+) -> tuple[CheckpointArchive, ...]:
+    """Return the archives among *names* that have a hash file, the latest step first.
+
+    *run_id* and *mark* leave out those of other runs.
+    """
     found = [
         archive
         for name in names
         if f"{name}{HASH_SUFFIX}" in names
         and (archive := CheckpointArchive.of(name)) is not None
         and run_id in (None, archive.run_id)
+        and mark in (None, archive.mark)
     ]
-    return tuple(sorted(found, key=lambda archive: (archive.run_id, -archive.step)))
+    return tuple(sorted(found, key=lambda archive: (archive.run_id, -archive.step, archive.mark)))
 
 
 def read_run_files(run: Path) -> dict[str, bytes]:

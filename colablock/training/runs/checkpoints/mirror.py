@@ -2,7 +2,7 @@
 
 ``main([RUN_FOLDER, TARGET, PYTHON])`` runs in that process and mirrors each new checkpoint until
 the run has ended.  The process survives a restart of the kernel.
-The store keeps the newest two archives of a run.
+The store keeps the newest two archives of a run, and is told of each start: which run is the newest.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from colablock.training.runs.checkpoints.archives import (
     HASH_SUFFIX,
     CheckpointArchive,
     complete_archives,
+    marked_name,
+    newest_name,
     read_run_files,
 )
 from colablock.training.runs.checkpoints.finder import list_checkpoints, verify_checkpoint
@@ -81,11 +83,16 @@ class Mirror:
 
     def mirror_newest(self) -> bool:
         """Mirror the newest valid checkpoint unless the store has it; return whether the store has it now."""
-        record, newest = self.run.record(), self._newest()
-        if record is None or newest is None:
+        record = self.run.record()
+        if record is None:
+            return True
+        if not self._tell_start(record):
+            return False
+        newest = self._newest()
+        if newest is None:
             return True
         checkpoint, digest = newest
-        name = f"{record.id}-{checkpoint.name}.tar"
+        name = marked_name(f"{record.id}-{checkpoint.name}", record.mark)
         is_mirrored = mirrored_archives(self.run.path, self.store).get(name) == digest
         return is_mirrored or self._put(checkpoint, name, digest)
 
@@ -95,9 +102,23 @@ class Mirror:
         has_one = self.run.state(record) in _WITH_ADAPTER and (adapter / _ADAPTER_CONFIG).is_file()
         if record is None or not has_one:
             return True
-        name, digest = f"{record.id}-adapter.tar", _digest_of(adapter)
+        name, digest = marked_name(f"{record.id}-adapter", record.mark), _digest_of(adapter)
         is_mirrored = mirrored_archives(self.run.path, self.store).get(name) == digest
         return is_mirrored or self._put(adapter, name, digest)
+
+    def _tell_start(self, record: RunRecord) -> bool:
+        """Tell the store, once, that no run with this id was started later; return whether it knows now."""
+        name, start = newest_name(record.id), f"{record.mark} {record.started}"
+        is_known = mirrored_archives(self.run.path, self.store).get(name) == start
+        if is_known or not record.mark:  # the run of an earlier version has none
+            return True
+        try:
+            self.store.put_text(name, f"{record.mark}\n")
+            record_mirrored(self.run.path, self.store, name, start)
+        except (OSError, ColablockError) as error:
+            self._note_failure(f"the start of `{record.id}`", error)
+            return False
+        return True
 
     def _newest(self) -> tuple[Path, str] | None:
         """Return the newest undamaged checkpoint and the digest of its manifest."""
@@ -117,10 +138,7 @@ class Mirror:
             is_confirmed = self.store.put(checkpoint, name, read_run_files(self.run.path))
             record_mirrored(self.run.path, self.store, name, digest)
         except (OSError, ColablockError) as error:
-            text = f"{checkpoint.name} could not be mirrored and will be retried: {first_line(error)}"
-            if text != self._last_failure:
-                self.note(text)
-            self._last_failure = text
+            self._note_failure(checkpoint.name, error)
             return False
         self._last_failure = ""
         self.note(f"{checkpoint.name} is mirrored{'' if is_confirmed else ', not confirmed'}")
@@ -130,6 +148,12 @@ class Mirror:
             self.note(f"older archives could not be deleted and will be retried: {first_line(error)}")
         return True
 
+    def _note_failure(self, what: str, error: Exception) -> None:
+        text = f"{what} could not be mirrored and will be retried: {first_line(error)}"
+        if text != self._last_failure:
+            self.note(text)
+        self._last_failure = text
+
     def _prune(self, name: str) -> None:
         """Delete archives of this run that are older than the newest two up to *name*, which is complete.
 
@@ -137,7 +161,7 @@ class Mirror:
         """
         names = self.store.names()
         done = CheckpointArchive.of(name)
-        complete = complete_archives(names, done.run_id) if done is not None else ()
+        complete = complete_archives(names, done.run_id, done.mark) if done is not None else ()
         if done is None or not complete:
             return
         # Later ones were damaged, or this step would not be new: they do not take the place of one.
@@ -149,7 +173,7 @@ class Mirror:
             )
             if (
                 archive is not None
-                and archive.run_id == done.run_id
+                and (archive.run_id, archive.mark) == (done.run_id, done.mark)
                 and archive.step < done.step
                 and archive.step not in kept
             ):
@@ -274,11 +298,12 @@ def _has_all(run: RunFolder) -> bool:
 
 def _has_all_in(store: Mapping[str, str], run: RunFolder, record: RunRecord) -> bool:
     has_adapter = run.state(record) in _WITH_ADAPTER and (run.adapter / _ADAPTER_CONFIG).is_file()
-    if has_adapter and store.get(f"{record.id}-adapter.tar") != _digest_of(run.adapter):
+    if has_adapter and store.get(marked_name(f"{record.id}-adapter", record.mark)) != _digest_of(run.adapter):
         return False
     for checkpoint in list_checkpoints(run.path):
         digest = manifest_digest(checkpoint)  # None: it was being saved
-        if digest is not None and store.get(f"{record.id}-{checkpoint.name}.tar") == digest:
+        name = marked_name(f"{record.id}-{checkpoint.name}", record.mark)
+        if digest is not None and store.get(name) == digest:
             return True
         if digest is not None and not verify_checkpoint(checkpoint):
             return False

@@ -12,7 +12,14 @@ from colablock._common.decoding import read_end
 from colablock._common.fs import file_digest
 from colablock._common.reporter import Reporter
 from colablock.errors import ColablockError, NotFound, Unmet
-from colablock.training.runs.checkpoints.archives import HASH_SUFFIX, RUN_FILES, CheckpointArchive, unpack
+from colablock.training.runs.checkpoints.archives import (
+    HASH_SUFFIX,
+    RUN_FILES,
+    CheckpointArchive,
+    complete_archives,
+    newest_name,
+    unpack,
+)
 from colablock.training.runs.checkpoints.finder import verify_checkpoint
 from colablock.training.runs.checkpoints.mirror import (
     first_line,
@@ -21,7 +28,7 @@ from colablock.training.runs.checkpoints.mirror import (
     record_mirrored,
 )
 from colablock.training.runs.checkpoints.stores import CheckpointStore, list_archives
-from colablock.training.runs.folder import RunFolder
+from colablock.training.runs.folder import RunFolder, is_mark
 
 __all__ = ["restore_checkpoint"]
 
@@ -36,14 +43,11 @@ def restore_checkpoint(
     An archive is valid if its hash matches the hash file, and the manifest of its checkpoint
     matches the files.  If the newest is not, the one before is restored, and *reporter* is
     told why.  A valid checkpoint that *folder* already has is kept.  The record and the metrics
-    of the run are restored if *folder* has none.  With *only_own*, the archives are those that were
-    made from *folder*, as another run may have had the same name.  Raises NotFound if the store has
-    no checkpoint of the run, Unmet if it has no valid one.
+    of the run are restored if *folder* has none.  Of several runs with that id, it is the one that was
+    started last or, with *only_own*, the one in *folder*.  Raises NotFound if the store has no checkpoint
+    of the run, Unmet if it has no valid one.
     """
-    archives = list_archives(store, run_id)
-    if only_own:
-        made = mirrored_archives(folder, store)
-        archives = tuple(one for one in archives if one.name in made)
+    archives = _own_archives(store, run_id, folder) if only_own else _newest_archives(store, run_id)
     if not archives:
         others = ", ".join(f"`{name}`" for name in sorted({one.run_id for one in list_archives(store)}))
         hint = f"It has checkpoints of {others}" if others else None
@@ -65,6 +69,32 @@ def restore_checkpoint(
     raise Unmet(
         "\n  ".join(["no mirrored checkpoint can be used", *reasons]), hint="`--fresh` starts a new run"
     )
+
+
+def _own_archives(store: CheckpointStore, run_id: str, folder: Path) -> tuple[CheckpointArchive, ...]:
+    record = RunFolder(folder).record()
+    mark = record.mark if record is not None else ""
+    archives = complete_archives(store.names(), run_id, mark)
+    if mark:
+        return archives
+    made = mirrored_archives(folder, store)  # an earlier version wrote no marks
+    return tuple(one for one in archives if one.name in made)
+
+
+def _newest_archives(store: CheckpointStore, run_id: str) -> tuple[CheckpointArchive, ...]:
+    """Return the archives of the run that was started last; those of all if the store does not tell."""
+    names, name = store.names(), newest_name(run_id)
+    if name not in names:
+        return complete_archives(names, run_id)
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "newest"
+        try:
+            store.get(name, file)
+        except OSError as error:
+            raise Unmet(f"the mirror cannot return `{name}`: {first_line(error)}") from error
+        mark = read_end(file, _HASH_FILE).decode("ascii", "replace").strip()
+    # A drive that was cut off may have kept the name of the file only.
+    return complete_archives(names, run_id, mark if is_mark(mark) else None)
 
 
 def _try(store: CheckpointStore, archive: CheckpointArchive, folder: Path) -> Path | str:

@@ -6,8 +6,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -76,6 +76,9 @@ class CheckpointStore(Protocol):
         Returns whether the store has confirmed the content.
         """
 
+    def put_text(self, name: str, text: str) -> None:
+        """Store *text* as the file *name*, whole or not at all."""
+
     def get(self, name: str, into: Path) -> None:
         """Copy the file *name* to *into*."""
 
@@ -100,15 +103,25 @@ class FolderStore:
         return set()
 
     def put(self, checkpoint: Path, name: str, run_files: Mapping[str, bytes]) -> bool:
+        with self._partial(name) as partial:
+            self._put(checkpoint, name, run_files, partial)
+        return False
+
+    def put_text(self, name: str, text: str) -> None:
+        with self._partial(name) as partial:
+            self._write(text.encode(), partial, self.folder / name)
+
+    @contextmanager
+    def _partial(self, name: str) -> Iterator[Path]:
+        """Yield the path of a file to write and to rename to *name*; it is removed if that fails."""
         self.folder.mkdir(exist_ok=True)
         partial = self.folder / f".{name}.partial"
         try:
-            self._put(checkpoint, name, run_files, partial)
+            yield partial
         except BaseException:
             with suppress(OSError):
                 self.files.remove(partial)
             raise
-        return False
 
     def _put(self, checkpoint: Path, name: str, run_files: Mapping[str, bytes], partial: Path) -> None:
         with self.files.create(partial) as file:
@@ -118,10 +131,13 @@ class FolderStore:
             raise Unmet(f"`{self.folder}` returns other data than was written to it")
         self.files.remove(self._hash_file(name))  # it belongs to the archive that is about to be replaced
         self.files.rename(partial, self.folder / name)
+        self._write(hash_line(digest, name), partial, self._hash_file(name))
+
+    def _write(self, data: bytes, partial: Path, path: Path) -> None:
         with self.files.create(partial) as file:
-            file.write(hash_line(digest, name))
+            file.write(data)
             self.files.sync(file)
-        self.files.rename(partial, self._hash_file(name))
+        self.files.rename(partial, path)
 
     def get(self, name: str, into: Path) -> None:
         with (self.folder / name).open("rb") as source, into.open("wb") as file:
@@ -162,6 +178,12 @@ class HubStore:
             hashes.write_bytes(hash_line(digest, name))
             files = {name: str(archive), f"{name}{HASH_SUFFIX}": str(hashes)}
             return bool(self._ask("put", files=files, digest=digest))
+
+    def put_text(self, name: str, text: str) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "text"
+            file.write_text(text, encoding="utf-8")
+            self._ask("put", files={name: str(file)}, digest="")
 
     def get(self, name: str, into: Path) -> None:
         self._ask("get", name=name, into=str(into.absolute()))

@@ -12,7 +12,7 @@ import sys
 import tarfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -35,7 +35,7 @@ from colablock.training.runs.checkpoints.stores import (
 from colablock.training.runs.folder import RunFolder, State
 from tests.support.checkpoints import CHECKPOINT, make_checkpoint
 from tests.support.faults import die, full, has_own_mounts, in_a_child, in_own_mounts, mounted
-from tests.support.mirrors import NotedMirror, archived_steps, names_in, restore_from
+from tests.support.mirrors import Failing, NotedMirror, archived_steps, names_in, restore_from
 from tests.support.runs import end_run, make_run, process_facts, sleeping_process
 from tests.support.timing import PATIENCE, until
 
@@ -159,38 +159,6 @@ def test_a_run_without_a_record_is_not_mirrored(tmp_path: Path, drive: Path) -> 
 
 
 # What stops it
-
-
-class Failing(FileOperations):
-    """Fails at the operation *at*, counted from 0.  A file that fails to sync is left half written."""
-
-    def __init__(self, at: int, error: Callable[[], BaseException]) -> None:
-        self.at = at
-        self.error = error
-        self.count = 0
-
-    def _next(self) -> None:
-        self.count += 1
-        if self.count - 1 == self.at:
-            raise self.error()
-
-    def create(self, path: Path) -> IO[bytes]:
-        self._next()
-        return super().create(path)
-
-    def sync(self, file: IO[bytes]) -> None:
-        if self.count == self.at:
-            file.truncate(file.tell() // 2)
-        self._next()
-        super().sync(file)
-
-    def rename(self, source: Path, destination: Path) -> None:
-        self._next()
-        super().rename(source, destination)
-
-    def remove(self, path: Path) -> None:
-        self._next()
-        super().remove(path)
 
 
 def each_operation(run: RunFolder, drive: Path, kept: Path) -> Iterator[int]:

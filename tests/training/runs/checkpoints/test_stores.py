@@ -21,6 +21,7 @@ from colablock.training.runs.folder import RunFolder
 from tests.support.checkpoints import make_checkpoint
 from tests.support.mirrors import flip_bit
 from tests.support.reporters import Notes
+from tests.support.runs import make_run, process_facts
 from tests.support.runtime import make_venv, site_of
 
 MANIFEST = "colablock.json"
@@ -152,6 +153,28 @@ def test_the_hub_keeps_the_newest_two_in_a_private_repository(
     assert verify_checkpoint(found) == ()
     assert len(told.notes) == 1
     assert not list(run.path.glob(".mirror-*"))
+
+
+def test_the_newest_run_on_the_hub_is_restored(stub: str, tmp_path: Path) -> None:
+    store, said = hub_store(tmp_path, stub), list[str]()
+    for mark, step in (("0000000a", 80), ("0000000b", 20)):
+        run = make_run(tmp_path / mark, id="run-1", mark=mark, **process_facts())
+        make_checkpoint(run.path, step)
+        for _ in range(2):  # the second says nothing more
+            assert Mirror(run, store, said.append).mirror_newest()
+    assert said == ["checkpoint-80 is mirrored", "checkpoint-20 is mirrored"]
+    assert (tmp_path / "hub" / "commits").read_text().splitlines() == [
+        "Add run-1-newest.txt",
+        "Add run-1-checkpoint-80-0000000a.tar",
+        "Add run-1-newest.txt",
+        "Add run-1-checkpoint-20-0000000b.tar",
+    ]
+    found = restore_checkpoint(store, "run-1", tmp_path / "new", reporter=Notes())
+    assert found.name == "checkpoint-20"
+    refused = Mirror(run, hub_store(tmp_path / "other", stub, HF_TOKEN="other"), said.append)
+    make_run(run.path, id="run-1", mark="0000000b", started=1.0, **process_facts())
+    assert not refused.mirror_newest()
+    assert "the start of `run-1` could not be mirrored and will be retried" in said[-1]
 
 
 def test_a_different_hash_on_the_hub_is_not_confirmed(run: RunFolder, stub: str, tmp_path: Path) -> None:
