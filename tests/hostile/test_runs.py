@@ -160,6 +160,8 @@ BAD_RECORDS: Mapping[str, Mapping[str, Any]] = {
     "an id with a line": {"id": "a\nb"},
     "an id that is a number": {"id": 3},
     "a checkpoint with dots": {"resumed_from": "../x"},
+    "a mark with a path": {"mark": "/../../x"},
+    "a mark with a line": {"mark": "0123abcd\n"},
     "a time that is none": {"started": 1e300},
     "a time before all": {"started": -1},
     "a time without an end": {"started": float("nan")},

@@ -411,6 +411,17 @@ def test_the_newest_run_of_a_mirror_is_restored_in_an_empty_folder(
     assert end_of(folder).state() is State.DONE
 
 
+def test_a_start_from_the_beginning_is_another_run_in_a_mirror(bench: Bench) -> None:
+    """Its checkpoints do not follow those that the folder has lost; a resumed run goes on as the same."""
+    config = bench.config(max_steps=8, save_steps=2)
+    first = read_record(cut_off(bench, config, at=2)).mark
+    folder = cut_off(bench, config, at=4)
+    assert read_record(folder).mark == first
+    for checkpoint in list_checkpoints(folder.path):
+        (checkpoint / "trainer_state.json").unlink()
+    assert read_record(cut_off(bench, config, at=2)).mark not in ("", first)
+
+
 def test_a_mirror_without_a_name_is_refused(bench: Bench) -> None:
     with pytest.raises(InvalidInput, match="is not a mirror"):
         Call(bench, mirror="")
