@@ -53,8 +53,11 @@ _OF_HOSTS = ("num_machines", "machine_rank", "main_process_ip", "rdzv_backend") 
 _QUICK = 60.0  # seconds, for a command of Slurm
 
 
-def per_host(hosts: Sequence[str], port: int = PORT) -> list[tuple[str, tuple[str, ...]]]:
-    """Return each of *hosts* with the arguments of accelerate there.  Raises InvalidInput."""
+def per_host(hosts: Sequence[str], port: int | None = PORT) -> list[tuple[str, tuple[str, ...]]]:
+    """Return each of *hosts* with the arguments of accelerate there.  Raises InvalidInput.
+
+    None as *port* leaves it to other arguments.
+    """
     names = [_host(host.strip()) for host in hosts]
     known = [_comparable(name) for name in names]
     again = next((name for name, one in zip(names, known, strict=True) if known.count(one) > 1), None)
@@ -89,8 +92,10 @@ def _comparable(host: str) -> str:
     return _address(host) or host.casefold().rstrip(".")
 
 
-def _arguments(hosts: int, host: str, address: str, port: int) -> tuple[str, ...]:
-    place = ("--main_process_ip", address, "--main_process_port", str(port))
+def _arguments(hosts: int, host: str, address: str, port: int | None) -> tuple[str, ...]:
+    place: tuple[str, ...] = ("--main_process_ip", address)
+    if port is not None:
+        place += ("--main_process_port", str(port))
     return ("--num_machines", str(hosts), "--machine_rank", host, *place, "--rdzv_backend", "static")
 
 
@@ -138,14 +143,17 @@ class RepeatedCall:
     def on(self, hosts: Sequence[str]) -> dict[str, list[str]]:
         """Return the command for each of *hosts*.  Raises InvalidInput."""
         for argument in _OF_HOSTS:
-            if any(word.partition("=")[0].replace("-", "_") == f"__{argument}" for word in self.launch):
+            if self._sets(argument):
                 message = f"`--{argument}` of accelerate cannot be used with `--hosts`, which sets it"
                 raise InvalidInput(message, hint="Omit one of them")
         flags = [*self.flags, *(["--fresh"] if self.fresh else [])]
-        ranks_of(1, (*per_host(hosts)[0][1], *self.launch))  # what a host would refuse
-        return {
-            host: [*self.words, *flags, "--", *arguments, *self.launch] for host, arguments in per_host(hosts)
-        }
+        places = per_host(hosts, None if self._sets("main_process_port") else PORT)
+        ranks_of(1, (*places[0][1], *self.launch))  # what a host would refuse
+        return {host: [*self.words, *flags, "--", *arguments, *self.launch] for host, arguments in places}
+
+    def _sets(self, argument: str) -> bool:
+        """Whether the call gives accelerate *argument*, with either of its spellings."""
+        return any(word.partition("=")[0].replace("-", "_") == f"__{argument}" for word in self.launch)
 
     def submit(
         self,

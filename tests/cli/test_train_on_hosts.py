@@ -132,6 +132,15 @@ def test_arguments_that_a_host_would_refuse_are_refused(
     assert words in shell.said
 
 
+@pytest.mark.parametrize("given", [("--main_process_port", "4000"), ("--main-process-port=4000",)])
+def test_a_port_that_is_given_is_the_only_one(shell: CommandLine, given: tuple[str, ...]) -> None:
+    assert shell("train", "tiny", "--hosts", "a,b", "--json", "--", *given) == 0
+    for host in shell.json["hosts"]:
+        command = host["command"]
+        assert [word for word in command if "process" in word and "port" in word] == [given[0]]
+        assert command[-len(given) :] == [*given]
+
+
 def test_addresses_of_ipv6_are_as_accelerate_takes_them(shell: CommandLine) -> None:
     given = ("--hosts", "[2001:db8::1],2001:db8::2", "--json", "--", "--main_process_port", "4000")
     assert shell("train", "tiny", *given) == 0
