@@ -53,6 +53,7 @@ from colablock.training.runs.folder import RunFolder, RunRecord, State
 from colablock.training.runs.launch import EarlyLauncher, ranks_of
 from colablock.training.runs.progress import attach_hint, stop_command
 from colablock.training.runs.runners import runner_of
+from colablock.training.runs.sharding import asks_to_shard, with_deepspeed_file
 from colablock.training.secrets import mirror_variables, secret_stores, secrets_environment
 from colablock.training.start import (
     Job,
@@ -148,7 +149,7 @@ def options_of(
     if faults:
         raise InvalidConfig(source, faults)
     return TrainOptions(
-        config=replace(config, extra={**config.extra, **found.extra}) if found.extra else config,
+        config=replace(config, extra=with_deepspeed_file({**config.extra, **found.extra}, path)),
         sizes_batch=found.values.get("micro_batch_size") is None,
         notes=tuple(f"not as written: {words}" for words in found.instead),
     )
@@ -478,8 +479,8 @@ class _TrainCall:
         if problem:
             self.reporter.note(problem)
         mode, keeps_shards = resumed_mode(self.options.shard, config, checkpoint)
-        if checkpoint is not None and config.fsdp_config and not keeps_shards:
-            self.reporter.note(f"{checkpoint.name} is not sharded: the run goes on without `fsdp_config`")
+        if checkpoint is not None and asks_to_shard(config) and not keeps_shards:
+            self.reporter.note(f"{checkpoint.name} is not sharded: the run goes on without sharding")
         return RunCase(
             shard=mode,
             keeps_shards=keeps_shards,

@@ -770,7 +770,7 @@ def test_a_run_goes_on_as_its_checkpoint_was_saved(bench: Bench) -> None:
         Call(bench, config, shard="fsdp")
     assert "Leave `--shard` out" in str(caught.value.hint)
     asked = just_begun(bench, replace(config, fsdp_config={"reshard_after_forward": True}))
-    assert asked.notes.count("checkpoint-4 is not sharded: the run goes on without `fsdp_config`") == 1
+    assert asked.notes.count("checkpoint-4 is not sharded: the run goes on without sharding") == 1
     assert not read_record(asked.folder).is_sharded
     (folder.path / "checkpoint-4" / "pytorch_model_fsdp_0").mkdir()
     with pytest.raises(Refused, match="checkpoint-4 is sharded, and `--shard none` cannot go on"):

@@ -21,7 +21,7 @@ from colablock.training.preflight.runner_profiles import runner_profile
 from colablock.training.preflight.shard_rules import shard_obstacle
 from colablock.training.preflight.stack_rules import runs_on, wrong_build
 from colablock.training.runs.config import TrainConfig
-from colablock.training.runs.sharding import ShardMode
+from colablock.training.runs.sharding import DeepSpeed, ShardMode
 
 __all__ = [
     "GQA_WORKAROUND",
@@ -71,6 +71,7 @@ class CardChoice:
     """The chosen cards, by index and as values, with the estimate for a process and the findings.
 
     *shards* is the number of parts of the model, which are on as many ranks; None if each rank has the whole.
+    *unknown* says why there is no estimate although the layers are known; else it is empty.
     """
 
     indices: tuple[int, ...]
@@ -79,6 +80,7 @@ class CardChoice:
     findings: tuple[Finding, ...]
     shards: int | None = None
     not_sharded: Finding | None = None  # why the model is not, although a card does not hold it
+    unknown: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +102,16 @@ class CardCase:
     ranks: int | None = None
     keeps_shards: bool = False
     has_tokens: bool = False  # *config* has the length of the longest row
+    deepspeed: DeepSpeed | None = None  # what the config says of it
+
+    @property
+    def processes(self) -> int:
+        """The number of ranks on this host, as it was given; else 1."""
+        return max(1, (self.ranks or 0) // self.hosts)
+
+    def room(self, cards: list[Card]) -> int:
+        """Return the bytes for each process: of its card, or on the CPU its share of this host's memory."""
+        return min(map(usable_memory, cards), default=self.machine.ram_free // self.processes)
 
     def setting(self, shape: ModelShape, cards: list[Card], shards: int | None = None) -> Setting:
         """Return the setting for the chosen *cards*."""
@@ -137,10 +149,9 @@ class CardCase:
         by_room = sorted(usable, key=lambda at: (-usable_memory(cards[at]), at))
         roomiest = by_room[:1]
         if self.ranks:
-            each = max(1, self.ranks // self.hosts)
-            if 0 < number < each:
-                findings.append(_too_many(each, number))
-            usable = sorted(by_room[:each])
+            if 0 < number < self.processes:
+                findings.append(_too_many(self.processes, number))
+            usable = sorted(by_room[: self.processes])
         is_estimated = shape is not None and shape.unsupported is None
         shards = self.ranks or max(len(usable), 1) * self.hosts
         if self.keeps_shards or (self.shard is ShardMode.FSDP and shards > 1):
@@ -148,6 +159,10 @@ class CardCase:
         if self.shard is ShardMode.FSDP:
             why = "there is one card" if cards else "there is one process"
             findings.append(Finding(level=Level.NOTE, what="not sharding the model", why=why))
+        if self.deepspeed is not None and self.deepspeed.missing:
+            findings.append(_missing_file(self.deepspeed.missing))
+        if found := self._divided(shape if is_estimated else None, usable, findings, shards):
+            return found
         if shape is None or not is_estimated:
             return self._choice(roomiest, None, findings)
         if len(usable) * self.hosts > 1:
@@ -185,6 +200,25 @@ class CardCase:
         elif shards > 1:
             findings.append(_shard_note(shards, found, on="cards" if usable else "processes"))
         return self._choice(usable, found, findings, shards)
+
+    def _divided(
+        self, shape: ModelShape | None, usable: list[int], findings: list[Finding], ranks: int
+    ) -> CardChoice | None:
+        """Return the choice of all cards, without an estimate, if DeepSpeed divides the model over them.
+
+        None if it does not, or if each card holds the whole model, which needs more.
+        """
+        if self.deepspeed is None or not usable or not self.deepspeed.divides(ranks):
+            return None
+        why = _of_deepspeed(self.deepspeed, ranks)
+        if shape is not None:
+            whole = self._estimate(shape, usable)
+            if whole.total <= self._room(usable):
+                return None
+            weights = whole.parts["weights"] + whole.parts["embeddings"]
+            why += f"; a card with the whole model would need about {memory_text(whole.total)}, "
+            why += f"and an equal part of the weights has {memory_text(weights // ranks)}"
+        return replace(self._choice(usable, None, findings), unknown=why)
 
     def _shared(
         self, shape: ModelShape, usable: list[int], whole: Estimate, alone: CardChoice
@@ -232,7 +266,7 @@ class CardCase:
         return shard_obstacle(self.config, shape, cards, self.stack, self.runner, hosts=apart)
 
     def _room(self, chosen: list[int]) -> int:
-        return min(usable_memory(self.machine.cards[at]) for at in chosen)
+        return self.room(self._cards(chosen))
 
     def _cards(self, chosen: list[int]) -> list[Card]:
         return [self.machine.cards[at] for at in chosen]
@@ -263,6 +297,24 @@ def _too_many(processes: int, cards: int) -> Finding:
         what=f"{processes} processes cannot start on this host, which has {has}",
         why="each process has a card of its own",
         fix="lower `--num_processes`, the number on all hosts, or omit it",
+    )
+
+
+def _of_deepspeed(deepspeed: DeepSpeed, ranks: int) -> str:
+    does = []
+    if ranks > 1:
+        does.append(f"{'may divide' if deepspeed.stage is None else 'divides'} the model over {ranks} cards")
+    if deepspeed.offloads:
+        does.append("keeps weights in the memory of the host")
+    return f"DeepSpeed {' and '.join(does)}, and the estimate does not know how"
+
+
+def _missing_file(name: str) -> Finding:
+    return Finding(
+        level=Level.WARN,
+        what=f"`{name}`, which `deepspeed` names, is not a file on this host",
+        why="axolotl reads it when the run starts",
+        fix="`axolotl fetch deepspeed_configs` writes those of axolotl into the working folder",
     )
 
 

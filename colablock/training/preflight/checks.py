@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from colablock._common.text import count, memory_text
+from colablock._common.text import memory_text
 from colablock.training.preflight.batch_size import batch_findings, largest_batch
 from colablock.training.preflight.cards import CardCase, CardChoice, attention_for, usable_memory
 from colablock.training.preflight.facts import (
@@ -267,7 +267,9 @@ def _findings_without_estimate(
     model_config: Mapping[str, Any] | None,
 ) -> Iterator[Finding]:
     """Yield that there is no estimate, and what the size of the weights says."""
-    if shape is None:
+    if choice.unknown:
+        why = choice.unknown
+    elif shape is None:
         why = "the model's `config.json` could not be read"
     else:
         why = f"the model has {shape.unsupported}, and the estimate supports only uniform decoder layers"
@@ -277,9 +279,9 @@ def _findings_without_estimate(
         why=why,
         fix="try it with `max_steps: 2` first: if memory is too small, the run fails in the first steps",
     )
-    room = min(map(usable_memory, choice.cards), default=case.machine.ram_free)
-    where = "the card's memory" if choice.cards else "memory"
-    yield from weights_findings(case.config, access, model_config, room, where)
+    if not choice.unknown:
+        where = "the card's memory" if choice.cards else "memory"
+        yield from weights_findings(case.config, access, model_config, case.room(choice.cards), where)
 
 
 def _memory_findings(
@@ -288,40 +290,16 @@ def _memory_findings(
     """Yield whether the estimate fits the free memory and, if not, which changes would make it fit."""
     machine, cards = case.machine, choice.cards
     setting = case.setting(shape, cards, choice.shards)
-    room = min((usable_memory(card) for card in cards), default=machine.ram_free)
-    shards = choice.shards or 1
-    of_card = "each card's memory" if shards > 1 else "the card's memory"
-    where = of_card if cards else "memory"
+    room = case.room(cards)
     if not shape.is_known:
         what = f"the estimate assumes that the layers of `{shape.model_type}` are like Llama's"
         yield Finding(level=Level.NOTE, what=what)
-    if shards > 1:
-        where += f" if it is sharded over {count(shards, 'card')}"
-    rows = f" for rows of at most {case.config.sequence_len:,} tokens" if case.has_tokens else ""
-    needed = (
-        f"the run needs about {memory_text(found.total)} of {where}{rows}, and {memory_text(room)} are free"
-    )
+    needed = _needed(case, choice, found)
     if found.total > room:
-        why, fix = _shortage(machine, cards, found, room)
+        why, freeing = _shortage(case, cards, found, room)
         if choice.not_sharded is not None:
             why += f"; {choice.not_sharded.what}, {choice.not_sharded.why}"
-        changes = changes_to_fit(case.config, shape, setting, room)
-        fixes = [fix] if fix else []
-        if choice.not_sharded is not None and choice.not_sharded.fix:
-            fixes.append(choice.not_sharded.fix)
-        if "loading" in found.parts:
-            fixes.append(
-                "use a matrix with the runner trl, such as `qlora-2026`: it loads a part on each card"
-            )
-        if changes:
-            fixes.append(f"it fits with {', or '.join(changes)}")
-        elif not fixes:
-            of_card = "more cards, or cards" if shards > 1 else "a card"
-            kind = of_card if cards else "a machine"
-            lowest = memory_text(least_estimate(case.config, shape, setting).total)
-            fixes.append(
-                f"use a smaller model, or {kind} with more than {lowest} (the lowest estimate for this model)"
-            )
+        fixes = _fixes(case, shape, choice, found, freeing)
         yield Finding(level=Level.REFUSE, what=needed, why=why, fix="; or ".join(fixes))
         return
     if found.total > room * TIGHT_SHARE:
@@ -344,23 +322,63 @@ def _memory_findings(
         )
 
 
-def _shortage(machine: Machine, cards: list[Card], found: Estimate, room: int) -> tuple[str, str]:
-    """Return why too little memory is free, and how to free enough; the latter is empty if nothing can."""
-    whole = min((usable_memory(replace(card, free=None)) for card in cards), default=machine.ram)
-    if found.total > whole:
-        return _largest_parts(found), ""
+def _needed(case: CardCase, choice: CardChoice, found: Estimate) -> str:
+    """Return how much memory the run needs of a card, or all processes on the CPU of this host."""
+    shards, cards, processes = choice.shards or 1, choice.cards, case.processes
+    of_card = "each card's memory" if shards > 1 else "the card's memory"
+    where = of_card if cards else "memory"
+    if shards > 1:
+        where += f" if it is sharded over {shards} {'cards' if cards else 'processes'}"
+    if case.has_tokens:
+        where += f" for rows of at most {case.config.sequence_len:,} tokens"
+    total, free = found.total, case.room(cards)
     if not cards:
-        return (
-            f"other processes use the rest of {memory_text(whole)}",
-            "end them; restarting a notebook's kernel frees its memory",
+        total, free = total * processes, case.machine.ram_free
+        where += f" ({memory_text(found.total)} for each of {processes} processes)" if processes > 1 else ""
+    return f"the run needs about {memory_text(total)} of {where}, and {memory_text(free)} are free"
+
+
+def _fixes(
+    case: CardCase, shape: ModelShape, choice: CardChoice, found: Estimate, freeing: list[str]
+) -> list[str]:
+    """Return the changes that would make a run fit, after those that free memory."""
+    cards, fixes = choice.cards, [*freeing]
+    setting = case.setting(shape, cards, choice.shards)
+    if not cards and choice.shards is None and (fitting := case.machine.ram_free // found.total):
+        fixes.append(f"lower `--num_processes` to {fitting * case.hosts}")
+    if choice.not_sharded is not None and choice.not_sharded.fix:
+        fixes.append(choice.not_sharded.fix)
+    if "loading" in found.parts:
+        fixes.append("use a matrix with the runner trl, such as `qlora-2026`: it loads a part on each card")
+    if changes := changes_to_fit(case.config, shape, setting, case.room(cards)):
+        fixes.append(f"it fits with {', or '.join(changes)}")
+    elif not fixes:
+        of_card = "more cards, or cards" if choice.shards is not None and choice.shards > 1 else "a card"
+        kind = of_card if cards else "a machine"
+        lowest = least_estimate(case.config, shape, setting).total * (1 if cards else case.processes)
+        fixes.append(
+            f"use a smaller model, or {kind} with more than {memory_text(lowest)} "
+            "(the lowest estimate for this model)"
         )
+    return fixes
+
+
+def _shortage(case: CardCase, cards: list[Card], found: Estimate, room: int) -> tuple[str, list[str]]:
+    """Return why too little memory is free, and how to free enough; the latter is empty if nothing can."""
+    machine = case.machine
+    whole = min((usable_memory(replace(card, free=None)) for card in cards), default=machine.ram)
+    if found.total > (whole if cards else whole // case.processes):
+        return _largest_parts(found), []
+    if not cards:
+        why = f"other processes use the rest of {memory_text(whole)}"
+        return why, ["end them; restarting a notebook's kernel frees its memory"]
     if found.total <= room + machine.kernel_memory:
         why = f"this kernel uses {memory_text(machine.kernel_memory)} of it"
-        return why, "restart the kernel, or delete the model there and call `torch.cuda.empty_cache()`"
+        return why, ["restart the kernel, or delete the model there and call `torch.cuda.empty_cache()`"]
     if machine.other_processes:
-        return f"{', '.join(machine.other_processes)} uses the rest", "end what uses it"
+        return f"{', '.join(machine.other_processes)} uses the rest", ["end what uses it"]
     why = f"other processes use {memory_text(whole - room - machine.kernel_memory)} of it"
-    return why, "find them with `nvidia-smi`, and end them"
+    return why, ["find them with `nvidia-smi`, and end them"]
 
 
 def _largest_parts(found: Estimate) -> str:

@@ -16,7 +16,7 @@ from colablock.training.preflight.model_config import ModelShape, from_config
 from colablock.training.runs.checkpoints.finder import is_sharded
 from colablock.training.runs.config import TrainConfig
 from colablock.training.runs.folder import RunRecord
-from colablock.training.runs.sharding import ShardMode, shard_mode
+from colablock.training.runs.sharding import ShardMode, deepspeed_of, shard_mode
 from colablock.verification.launch import Ranks
 
 __all__ = ["RunCase", "no_model_hint", "refusal_text", "resumed_mode", "shape_of"]
@@ -54,6 +54,7 @@ class RunCase:
             shares_folder=self.ranks.shares_folder,
             ranks=self.ranks.given,
             keeps_shards=self.keeps_shards,
+            deepspeed=deepspeed_of(self.config),
         )
         return check_run(
             case,

@@ -39,6 +39,12 @@ def shard_obstacle(
             "use a job of Slurm, whose hosts share a folder (`--launcher slurm`), or one host with more cards"
         )
         return _refusal("a model is not sharded over several hosts", why, fix)
+    if config.extra.get("deepspeed"):
+        return _refusal(
+            "a model is not sharded with FSDP beside `deepspeed`",
+            "axolotl divides it with one of them",
+            "remove `deepspeed`",
+        )
     if runner == "unsloth":
         return _refusal("Unsloth cannot shard a model", "it trains with the whole model on each card", _TRL)
     if precision_for(card.compute_capability for card in cards).fp16:

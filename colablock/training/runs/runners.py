@@ -233,6 +233,8 @@ def axolotl_config(config: TrainConfig, decisions: RunDecisions, folder: RunFold
         **config.extra,
     }
     data = keys.pop(OWN_DATA, None)
+    if not decisions.is_sharded:
+        keys.pop("fsdp", None)  # without `fsdp_config`, axolotl fails
     if keys["sample_packing"] and not decisions.packs:
         keys |= {"sample_packing": False, "eval_sample_packing": False}
     if keys["tf32"] and decisions.precision != "bf16":  # older cards refuse it

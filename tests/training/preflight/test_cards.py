@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from colablock.training.preflight.run_case import RunCase
 from colablock.training.preflight.runner_profiles import runner_profile
 from colablock.training.runs.config import Adapter
 from colablock.training.runs.launch import ranks_of
-from colablock.training.runs.sharding import ShardMode
+from colablock.training.runs.sharding import DeepSpeed, ShardMode
 from tests.support.training import (
     GIB,
     OPEN,
@@ -38,6 +40,8 @@ def busy(card: Card, free: float) -> Card:
 A100_80, A100_40 = (a_card(f"NVIDIA A100-SXM4-{size}GB", "8.0", size) for size in (80, 40))
 RTX_4090, L4 = a_card("NVIDIA GeForce RTX 4090", "8.9", 24), a_card("NVIDIA L4", "8.9", 22.5)
 PREQUANTIZED = replace(SHAPES["70B"], quantized="bitsandbytes")
+
+ZERO: Mapping[str, Any] = {"runner": "axolotl", "extra": {"deepspeed": "zero.json"}}
 
 # The cards, what else is asked for, whether the run passes, the processes, and whether they share one model.
 CASES: list[tuple[list[Any], Mapping[str, Any], bool, int, bool]] = [
@@ -92,6 +96,18 @@ CASES: list[tuple[list[Any], Mapping[str, Any], bool, int, bool]] = [
     ([A100_80, RTX_4090], {"keeps_shards": True}, True, 1, True),
     ([RTX_4090] * 3, {}, True, 3, True),
     ([], {"model": "8B", "shard": ShardMode.FSDP, "ranks": 2, "ram": 200}, True, 1, True),
+    # On the CPU, the processes of this host share its memory; other hosts have their own.
+    ([], {"model": "8B", "ranks": 1, "ram": 20}, True, 1, False),
+    ([], {"model": "8B", "ranks": 2, "ram": 20}, False, 1, False),
+    ([], {"model": "8B", "ranks": 2, "ram": 25}, True, 1, False),
+    ([], {"model": "8B", "ranks": 2, "ram": 20, "hosts": 2}, True, 1, False),
+    ([], {"model": "8B", "ranks": 4, "ram": 20, "hosts": 2}, False, 1, False),
+    ([], {"model": "8B", "ram": 20, "hosts": 4}, True, 1, False),
+    # A key of axolotl that has DeepSpeed divide the model, or that does not.
+    ([RTX_4090] * 4, {**ZERO, "deepspeed": DeepSpeed(stage=2)}, False, 1, False),
+    ([A100_80] * 2, {**ZERO, "deepspeed": DeepSpeed(stage=2)}, True, 2, False),
+    ([A100_80] * 2, {**ZERO, "deepspeed": DeepSpeed(stage=3)}, True, 2, False),
+    ([RTX_4090], {**ZERO, "deepspeed": DeepSpeed(stage=3)}, False, 1, False),
 ]
 
 
@@ -141,7 +157,7 @@ def check(cards: list[Any], **asked: Any) -> Any:
     model, runner, ram = asked.pop("model", "70B"), asked.pop("runner", "trl"), asked.pop("ram", 500) * GIB
     options = {
         key: asked.pop(key)
-        for key in ("shard", "hosts", "shares_folder", "ranks", "keeps_shards", "stack")
+        for key in ("shard", "hosts", "shares_folder", "ranks", "keeps_shards", "stack", "deepspeed")
         if key in asked
     }
     stack: Stack = options.pop("stack", replace(TODAY, axolotl="0.18.0", unsloth="2026.10.9"))
@@ -189,8 +205,31 @@ def check(cards: list[Any], **asked: Any) -> Any:
         ),
         (
             [],
-            {"model": "8B", "ram": 16, "ranks": 2, "shard": ShardMode.FSDP},
-            ("about 17.0 GiB of the machine's memory, and 16.0 GiB are free",),
+            {"model": "8B", "ram": 24, "ranks": 6, "hosts": 2},
+            (
+                "about 34.0 GiB of memory (11.3 GiB for each of 3 processes), and 24.0 GiB are free",
+                "lower `--num_processes` to 4",
+            ),
+        ),
+        (
+            [],
+            {"model": "8B", "ram": 24, "ranks": 8},
+            ("lower `--num_processes` to 2",),
+        ),
+        (
+            [],
+            {"model": "8B", "ram": 8, "ranks": 2},
+            ("or a machine with more than 19.8 GiB",),
+        ),
+        (
+            [RTX_4090] * 4,
+            {**ZERO, "deepspeed": DeepSpeed(stage=2)},
+            ("the run needs about", "a model is not sharded with FSDP beside `deepspeed`"),
+        ),
+        (
+            [],
+            {"model": "8B", "ram": 16.5, "ranks": 2, "shard": ShardMode.FSDP, "sequence_len": 128},
+            ("about 17.0 GiB of the machine's memory, and 16.5 GiB are free",),
         ),
     ],
 )
@@ -225,6 +264,7 @@ OLD: dict[str, Any] = {
             for name, version in OLD.items()
         ),
         ({"runner": "axolotl", "stack": replace(TODAY, axolotl="0.4.0")}, "axolotl 0.4.0 has no FSDP 2"),
+        (ZERO, "with FSDP beside `deepspeed`"),
     ],
 )
 def test_what_cannot_be_sharded_is_refused(asked: Mapping[str, Any], words: str) -> None:
@@ -233,6 +273,79 @@ def test_what_cannot_be_sharded_is_refused(asked: Mapping[str, Any], words: str)
     refused = [one for one in found.findings if one.level is Level.REFUSE]
     assert any(words in one.what for one in refused), found.findings
     assert all(one.why and one.fix for one in refused)
+
+
+@pytest.mark.parametrize("mode", [ShardMode.AUTO, ShardMode.NONE])
+@pytest.mark.parametrize(
+    ("cards", "deepspeed", "words"),
+    [
+        (4, DeepSpeed(stage=3), "DeepSpeed divides the model over 4 cards, and"),
+        (4, DeepSpeed(stage=None, missing="mine.json"), "DeepSpeed may divide the model over 4 cards, and"),
+        (
+            4,
+            DeepSpeed(stage=3, offloads=True),
+            "over 4 cards and keeps weights in the memory of the host, and",
+        ),
+        (1, DeepSpeed(stage=3, offloads=True), "DeepSpeed keeps weights in the memory of the host, and"),
+    ],
+)
+def test_a_model_that_deepspeed_divides_is_not_refused(
+    cards: int, deepspeed: DeepSpeed, words: str, mode: ShardMode
+) -> None:
+    found = check(
+        [RTX_4090] * cards,
+        runner="axolotl",
+        shard=mode,
+        deepspeed=deepspeed,
+        extra={"deepspeed": "zero.json"},
+    )
+    assert found.passed
+    assert (found.estimate, found.processes, found.is_sharded) == (None, cards, False)
+    (warning,) = (one for one in found.findings if one.what == "there is no memory estimate for this run")
+    assert f"{words} the estimate does not know how" in warning.why
+    whole, part = ("48.0", "9.2") if cards > 1 else ("46.4", "36.8")
+    assert f"a card with the whole model would need about {whole} GiB, " in warning.why
+    assert f"an equal part of the weights has {part} GiB" in warning.why
+    told = [one.what for one in found.findings if "is not a file on this host" in one.what]
+    assert told == [
+        f"`{name}`, which `deepspeed` names, is not a file on this host"
+        for name in [deepspeed.missing]
+        if name
+    ]
+
+
+@pytest.mark.parametrize(("stage", "passes"), [(3, True), (2, False)])
+def test_the_file_of_deepspeed_decides(tmp_path: Path, stage: int, passes: bool) -> None:
+    (file := tmp_path / "zero.json").write_text(json.dumps({"zero_optimization": {"stage": stage}}))
+    case = RunCase(
+        config=a_config(extra={"deepspeed": str(file)}),
+        runner="axolotl",
+        machine=a_machine(*[RTX_4090] * 4),
+        workarounds=(),
+        facts=ModelFacts(config=None, access=OPEN),
+        shape=SHAPES["70B"],
+        stack=replace(TODAY, axolotl="0.18.0"),
+        shard=ShardMode.AUTO,
+        keeps_shards=False,
+        ranks=ranks_of(1),
+    )
+    assert case.check().passed is passes
+
+
+def test_a_model_of_unknown_size_is_left_to_deepspeed() -> None:
+    """Its weights alone are too large for one card, and are not on one."""
+    access = replace(OPEN, size=140 * 10**9)
+    given = (
+        a_config(),
+        None,
+        a_machine(*[RTX_4090] * 4),
+        replace(TODAY, axolotl="0.18.0"),
+        access,
+        "axolotl",
+    )
+    assert not check_run(*given).passed
+    assert check_run(*given, deepspeed=DeepSpeed(stage=3)).processes == 4
+    assert check_run(*given, deepspeed=DeepSpeed(stage=3)).passed
 
 
 def test_hosts_that_share_a_folder_shard_a_model() -> None:

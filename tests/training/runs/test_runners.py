@@ -193,6 +193,18 @@ CASES: list[tuple[str, TrainConfig, RunDecisions, dict[str, Any]]] = [
         },
     ),
     (
+        "the older list of FSDP comes with the keys that it needs",
+        a_config(extra={"fsdp": ["full_shard"]}),
+        replace(CARD, is_sharded=True),
+        {"fsdp_version": 2, "fsdp_config": SHARDS, "fsdp": ["full_shard"]},
+    ),
+    (
+        "and without shards it is left out",
+        a_config(extra={"fsdp": ["full_shard"]}),
+        CARD,
+        {},
+    ),
+    (
         "rows are not packed with another attention",
         a_config(extra={"sample_packing": True}),
         CARD,
