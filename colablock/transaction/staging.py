@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import resource
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Staged", "environment_layout", "install_wheels", "room_needed", "stage"]
 
 
-_SHARE = 4  # one in so many of the files that a process may have open is a lock of an entry of the store
+_SHARE = 4  # one in so many of the files that a process may still open is a lock of an entry of the store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,10 +177,19 @@ def _listed(
     store: UnpackedStore, wheels: Mapping[NormalizedName, Path], digests: Mapping[NormalizedName, str]
 ) -> dict[NormalizedName, StoredWheel]:
     """Return the wheels that the store has, of which each needs an open file for its lock."""
-    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    names = [*digests][: most // _SHARE if most != resource.RLIM_INFINITY else None]
+    names = [*digests][: _files_left() // _SHARE]
     found = ((name, store.listed(digests[name], wheels[name].name)) for name in names)
     return {name: stored for name, stored in found if stored is not None}
+
+
+def _files_left() -> int:
+    """Return how many files this process may open beside those that it has open."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most == resource.RLIM_INFINITY:
+        return sys.maxsize
+    with suppress(OSError):  # without /proc, none is known
+        return max(most - len([*Path("/proc/self/fd").iterdir()]), 0)
+    return 0
 
 
 def _shared(records: Mapping[NormalizedName, Sequence[Row]]) -> frozenset[str]:

@@ -6,7 +6,7 @@ import os
 import resource
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -169,11 +169,13 @@ def test_a_process_that_may_open_few_files_installs_many_wheels(ground: Ground) 
     ground.wheels |= {name: make_wheel(ground.folder, name, "1.0") for name in names}
     alone = ground.install([*NAMES, *names])
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len([*Path("/proc/self/fd").iterdir()]) + 30, before[1]))
-    try:
+    with ExitStack() as opened:
+        for _ in range(200):  # as a notebook has
+            opened.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+        few = len([*Path("/proc/self/fd").iterdir()]) + 30
+        resource.setrlimit(resource.RLIMIT_NOFILE, (few, before[1]))
+        opened.callback(resource.setrlimit, resource.RLIMIT_NOFILE, before)
         assert ground.install([*NAMES, *names]) == alone
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_a_file_where_another_wheel_has_a_folder_is_refused(ground: Ground) -> None:
