@@ -602,14 +602,14 @@ def test_a_refused_run_keeps_earlier_tokens_and_leaves_no_process(bench: Bench) 
     config = bench.config(max_steps=8, save_steps=2)
     folder = cut_off(bench, config)
     before, log = (folder.data / "result.json").read_bytes(), folder.log.read_bytes()
-    bench.data.write_text('{"text": "something else"}\n' * 20_000)  # takes a while
+    bench.data.write_text('{"text": "something else"}\n' * 400_000)  # takes a while
     with pytest.raises(Refused, match="no layer `none`"):
         Call(bench, replace(config, lora_target_modules=("none",)), resume_anyway=True)
     assert (folder.data / "result.json").read_bytes() == before
     assert folder.log.read_bytes() == log
     assert not list(folder.path.glob(".data"))
-    # One that was killed is there until the kernel has taken its memory back.
-    until(lambda: not any(works_in(process, folder.path) for process in Path("/proc").glob("[0-9]*")))
+    # One that was killed is there for a moment, and one that was not would take longer than this.
+    until(lambda: not any(works_in(one, folder.path) for one in Path("/proc").glob("[0-9]*")), patience=1.0)
 
 
 def test_a_plain_run_takes_the_largest_batch_and_keeps_it(bench: Bench) -> None:
