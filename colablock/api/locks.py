@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colablock._common.text import count
-from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.api.front_door import front_door
 from colablock.api.stack import Name, apply_options, open_session, strings
 from colablock.api.values import Exported, Facts, LockBytes
@@ -56,6 +55,7 @@ def lock(
     A lock lists the files that its target can install; *all_files* lists the files of every
     platform.  None keeps the choice of the existing lock.
     """
+    from colablock.environment.requirements import project_named
     from colablock.operations.lock import lock_matrix
     from colablock.planning.options import LockOptions, moment_of
 
@@ -64,7 +64,7 @@ def lock(
         platform=platform,
         output=Path(output) if output is not None else None,
         upgrade=upgrade,
-        upgrade_packages=frozenset(map(canonicalize_name, strings(upgrade_package))),
+        upgrade_packages=frozenset(map(project_named, strings(upgrade_package))),
         exclude_newer=moment_of(exclude_newer),
         all_files=all_files,
     )

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from colablock._common.text import count
 from colablock._common.urls import checked_index
-from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.cli.common import (
     MATRIX,
     Call,
@@ -82,6 +81,7 @@ def add(commands: Any) -> None:
 
 
 def _lock(call: Call) -> int:
+    from colablock.environment.requirements import project_named
     from colablock.errors import InvalidInput
     from colablock.operations.lock import lock_all, lock_matrix
     from colablock.planning.options import ApplyOptions, LockOptions, moment_of
@@ -107,7 +107,7 @@ def _lock(call: Call) -> int:
         platform=args.platform,
         output=args.output,
         upgrade=args.upgrade,
-        upgrade_packages=frozenset(map(canonicalize_name, args.upgrade_package)),
+        upgrade_packages=frozenset(map(project_named, args.upgrade_package)),
         exclude_newer=moment_of(args.exclude_newer),
         all_files=args.all_files,
         dry=args.check,

@@ -10,8 +10,9 @@ from colablock._common import limits
 from colablock._vendor.packaging.markers import InvalidMarker, Marker
 from colablock._vendor.packaging.requirements import InvalidRequirement, Requirement
 from colablock._vendor.packaging.specifiers import InvalidSpecifier, SpecifierSet
-from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
+from colablock._vendor.packaging.utils import InvalidName, NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
+from colablock.errors import InvalidInput
 
 if TYPE_CHECKING:
     from colablock.environment.markers_and_tags import Environment
@@ -25,6 +26,7 @@ __all__ = [
     "named_lines",
     "only_with",
     "parse_requirement",
+    "project_named",
     "required_name",
     "requirement_of",
     "same_version",
@@ -115,6 +117,16 @@ def parse_requirement(line: str) -> Requirement | None:
         return shared_requirement(line)
     except InvalidRequirement:
         return None
+
+
+def project_named(text: str) -> NormalizedName:
+    """Return *text*, which a user wrote, as the normalized name of a project.  Raises InvalidInput."""
+    try:
+        return canonicalize_name(text, validate=True)
+    except InvalidName as error:
+        found = parse_requirement(text)
+        hint = f"Write the name alone: `{found.name}`" if found else None
+        raise InvalidInput(f"`{text}` is not a valid project name", hint=hint) from error
 
 
 @lru_cache(maxsize=65536)

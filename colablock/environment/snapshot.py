@@ -28,7 +28,13 @@ from colablock.environment.markers_and_tags import Environment
 from colablock.environment.notebook_host import Host, detect_host, modules_of_kernel, versions_when_loaded
 from colablock.environment.probe import AnswerStore, ask_interpreter
 from colablock.environment.record import readable_rows
-from colablock.environment.requirements import applies, parse_requirement, same_version, version_of
+from colablock.environment.requirements import (
+    applies,
+    parse_requirement,
+    project_named,
+    same_version,
+    version_of,
+)
 from colablock.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -232,10 +238,7 @@ def protected_names(
     """
     wanted = {_COLABLOCK, _GOOGLE_COLAB}
     for text in protect:
-        if not is_normalized_name(canonicalize_name(text)):
-            message = f"`{text}` cannot be protected: it is not a valid project name"
-            raise InvalidInput(message)
-        wanted.add(canonicalize_name(text))
+        wanted.add(project_named(text))
     if host is not Host.PLAIN:
         wanted.update(_KERNEL)
     if _GOOGLE_COLAB in installed:

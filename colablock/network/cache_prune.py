@@ -22,8 +22,8 @@ from colablock._common.archives import UNREADABLE, open_tar, open_zip
 from colablock._common.decoding import Malformed, decode, read_bounded
 from colablock._common.fs import NEW, open_locked
 from colablock._records import dataclass
-from colablock._vendor.packaging.utils import InvalidName, NormalizedName, canonicalize_name
-from colablock.errors import InvalidInput
+from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
+from colablock.environment.requirements import project_named
 from colablock.network.cache import MANIFEST, PARSED, UNFINISHED, UNPACKED, decoded
 from colablock.network.download import try_lock
 
@@ -126,7 +126,7 @@ def clean(folder: Path, names: Collection[str] = ()) -> PruneResult:
 
     Raises InvalidInput for an invalid name.
     """
-    wanted = {_name(name) for name in names}
+    wanted = {project_named(name) for name in names}
     with _Pruner(folder) as pruner:
         if not wanted:
             for kind in (*KINDS, *_former(folder)):
@@ -269,13 +269,6 @@ def _stamp_of(entry: Path) -> Path:
 
 
 # The project of an entry
-
-
-def _name(text: str) -> NormalizedName:
-    try:
-        return canonicalize_name(text, validate=True)
-    except InvalidName as error:
-        raise InvalidInput(f"`{text}` is not a valid project name") from error
 
 
 def _infos(entry: Path) -> list[str]:

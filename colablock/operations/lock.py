@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -483,12 +484,16 @@ def _expected(
 
 def _check_upgrades(run: _LockRun, path: LockFile) -> None:
     """Raise NotFound for a name to upgrade that neither a lock of the matrix nor the request has."""
-    known = {*run.versions(path), *(one.name for one in roots(run.matrix, run.options.with_))}
-    unknown = run.wanted.upgrade_packages - known
-    if not unknown or not path.is_file():
+    variants = (one.packages for one in run.matrix.variants.values())
+    entries = chain(roots(run.matrix, run.options.with_), *variants)
+    known = {one.name for one in entries} | run.versions(path).keys()
+    if run.wanted.upgrade_packages <= known:
         return
-    for other in lock_files(run.matrix, environ=run.session.environ):
-        known |= run.versions(other).keys()
-    for name in sorted(unknown - known):
-        hint = near(name, known) or "`--upgrade` moves every package"
-        raise NotFound(f"`{name}` cannot be upgraded: no lock of `{run.matrix.name}` has it", hint=hint)
+    locks = [run.versions(one) for one in (path, *lock_files(run.matrix, environ=run.session.environ))]
+    known = known.union(*locks)
+    for name in sorted(run.wanted.upgrade_packages - known):
+        otherwise = "`--upgrade` moves every package" if any(locks) else "Omit `--upgrade-package`"
+        raise NotFound(
+            f"`{name}` cannot be upgraded: no lock of `{run.matrix.name}` has it",
+            hint=near(name, known) or otherwise,
+        )

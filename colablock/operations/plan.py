@@ -11,7 +11,7 @@ from colablock._common.urls import redacted
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.environment.notebook_host import Host
-from colablock.environment.requirements import parse_requirement, same_version
+from colablock.environment.requirements import parse_requirement, project_named, same_version
 from colablock.environment.site import is_interrupted, is_unfinished
 from colablock.environment.snapshot import Snapshot
 from colablock.errors import BadDistribution, FetchFailed, InvalidInput, NoSolution, NotFound, Refused, Unmet
@@ -93,7 +93,7 @@ def _reinstalled(
     must_hold: frozenset[tuple[NormalizedName, str]],
 ) -> PlannedChange:
     """Plan to install some distributions again, in their version unless the stack needs another one."""
-    names = {canonicalize_name(text) for text in options.reinstall}
+    names = {project_named(text) for text in options.reinstall}
     is_env = InvalidInput(
         "`--reinstall` is for the kernel, and the target is an isolated environment",
         hint=f"`colablock env remove {session.matrix(options.name).name}` and another apply build it anew;"
@@ -259,7 +259,7 @@ def _plan_variants(
 
     def plan(one: Matrix) -> PlannedChange:
         named = replace(options, variant=one.variant or options.variant)
-        again = {canonicalize_name(text) for text in options.reinstall} & kernel.installed.keys()
+        again = {project_named(text) for text in options.reinstall} & kernel.installed.keys()
         solver = replace(
             solver_for(session, named, kernel),
             must_hold=must_hold,

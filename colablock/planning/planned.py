@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from colablock._common.text import changes, near, size_text
 from colablock._records import dataclass
-from colablock._vendor.packaging.utils import InvalidName, NormalizedName, canonicalize_name
+from colablock._vendor.packaging.utils import NormalizedName
 from colablock.environment.dependency_graph import DependencyGraph
-from colablock.environment.requirements import same_version
-from colablock.errors import InvalidInput, NotFound, PlanOutdated
+from colablock.environment.requirements import project_named, same_version
+from colablock.errors import NotFound, PlanOutdated
 from colablock.matrix.model import is_addition
 from colablock.planning.plan import Remedy, Target
 from colablock.planning.shared_files import families, wheel_claim
@@ -108,7 +108,7 @@ class PlannedChange:
         """
         if package is None:
             return [*self._target_lines(), *(self.not_kernel.lines() if self.not_kernel else ())]
-        name = _project_name(package)
+        name = project_named(package)
         kernel = self.not_kernel.planned if self.not_kernel else None
         lines = self.told(name)
         if kernel is not None:
@@ -240,14 +240,6 @@ class NotKernel:
         if self.others:
             names = " or ".join(f"`{name}`" for name in self.others)
             yield f"another matrix fits this kernel: {names}"
-
-
-def _project_name(package: str) -> NormalizedName:
-    """Return the normalized name of a project.  Raises InvalidInput if *package* is none."""
-    try:
-        return canonicalize_name(package, validate=True)
-    except InvalidName as error:
-        raise InvalidInput(f"`{package}` is not a valid project name") from error
 
 
 def exclusions(matrix: Matrix, name: NormalizedName) -> Iterator[str]:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from colablock._common.text import command_line, near
 from colablock._vendor.packaging.markers import Marker
 from colablock._vendor.packaging.specifiers import SpecifierSet
-from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
+from colablock._vendor.packaging.utils import NormalizedName
 from colablock.environment.markers_and_tags import Environment, markers_by_python
+from colablock.environment.requirements import project_named
 from colablock.environment.snapshot import Snapshot
 from colablock.errors import FetchFailed, NoSolution, NotFound, Refused
 from colablock.lockfile.lock_source import LockSource
@@ -39,7 +40,7 @@ class _Asked(NamedTuple):
 
 def with_protected(snapshot: Snapshot, names: Iterable[str]) -> Snapshot:
     """Return *snapshot* with *names* protected.  Raises NotFound for a name that is not installed."""
-    wanted = {canonicalize_name(text): text for text in names}
+    wanted = {project_named(text): text for text in names}
     for name, text in wanted.items():
         if name not in snapshot.everything:
             raise _not_installed(text, "protected", snapshot)

@@ -906,6 +906,7 @@ def test_an_empty_lock_says_so(world: World, tmp_path: Path) -> None:
         (["lock", "tiny", "-o", "matrices/../pylock.toml"], "cannot be written"),
         (["plan", "tiny", "--default-index", "foo"], "`foo` is neither a URL nor an existing"),
         (["why", "tiny", "!!"], "`!!` is not a valid project name"),
+        (["lock", "tiny", "-P", "blue>1"], "`blue>1` is not a valid project name"),
         (["why", "tiny", "nothing"], "nothing is neither installed nor part of tiny"),
         (["run", "tiny", "word", "--", "true"], "unexpected argument `word` before `--`"),
     ],

@@ -93,6 +93,11 @@ NAMES = [
     Wrong(
         {"protect": ("xyzzy",)}, "`xyzzy` cannot be protected: it is not installed", None, 0, ExitCode.USAGE
     ),
+    *(
+        Wrong({option: (text,)}, f"`{text}` is not a valid project name", hint, 0, ExitCode.USAGE)
+        for option in ("protect", "reinstall")
+        for text, hint in (("-x", None), ("torch>2", "Write the name alone: `torch`"), ("", None))
+    ),
     Wrong({"with_": ("shaapes",)}, "no index has `shaapes`", "did you mean `shapes`?", 1),
     Wrong(
         {"with_": ("lines", "transformerz>4")},
@@ -230,9 +235,9 @@ def test_a_name_to_upgrade_is_one_of_a_lock(world: World, tmp_path: Path) -> Non
             session, options, replace(wanted, upgrade_packages=frozenset([NormalizedName(name)]))
         )
 
-    lock_matrix(session, options, wanted)
-    for name, hint in (("coluors", "did you mean `colours`?"), ("xyzzy", "`--upgrade` moves every package")):
-        with pytest.raises(ColablockError, match=f"`{name}` cannot be upgraded: no lock of `tiny`") as caught:
-            upgrade(name)
-        assert caught.value.hint == hint
-    assert upgrade("colours").moved == ()
+    for far in ("Omit `--upgrade-package`", "`--upgrade` moves every package"):
+        for name, hint in (("coluors", "did you mean `colours`?"), ("xyzzy", far)):
+            with pytest.raises(ColablockError, match=f"`{name}` cannot be upgraded: no lock of") as caught:
+                upgrade(name)
+            assert caught.value.hint == hint
+        assert upgrade("colours").moved == ()  # writes the lock
