@@ -338,8 +338,9 @@ class _TrainArguments:
             if self.launcher is not None and not is_in_job(os.environ):
                 return self._submit(call, asked.config, proven)
             if self.launcher is not None:
-                arguments = job_arguments(os.environ, has_card=needs_card(proven.versions))
-                asked = replace(asked, launch_arguments=(*arguments, *asked.launch_arguments))
+                has_card = needs_card(proven.versions)
+                launch = job_arguments(os.environ, asked.launch_arguments, has_card=has_card)
+                asked = replace(asked, launch_arguments=launch)
             run = self._start_or_find(session, proven, asked)
         return run.follow(quiet=self.quiet) if self.wait else run
 

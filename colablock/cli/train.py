@@ -143,8 +143,9 @@ def _train(call: Call) -> int:
         if args.launcher is not None:
             if not is_in_job(call.environ):
                 return _submit(call, options.config, proven.versions)
-            arguments = job_arguments(call.environ, has_card=needs_card(proven.versions))
-            options = replace(options, launch_arguments=(*arguments, *options.launch_arguments))
+            has_card = needs_card(proven.versions)
+            launch = job_arguments(call.environ, options.launch_arguments, has_card=has_card)
+            options = replace(options, launch_arguments=launch)
         run = train(
             proven,
             options,

@@ -49,7 +49,7 @@ _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 _OPTION = re.compile(r"[a-z][a-z-]*")
 _HOLDS = frozenset({"RUNNING", "SUSPENDED", "STOPPED"})  # states of a job that has its nodes
 _NO_JOB = "Invalid job id"  # squeue, of one that ended some minutes ago
-_OF_HOSTS = ("num_machines", "machine_rank", "main_process_ip", "rdzv_backend")  # arguments of `per_host`
+_OF_HOSTS = ("num_machines", "machine_rank", "main_process_ip", "rdzv_backend")  # arguments of `_arguments`
 _QUICK = 60.0  # seconds, for a command of Slurm
 
 
@@ -99,23 +99,45 @@ def _arguments(hosts: int, host: str, address: str, port: int | None) -> tuple[s
     return ("--num_machines", str(hosts), "--machine_rank", host, *place, "--rdzv_backend", "static")
 
 
+def _check_launch(launch: Sequence[str], option: str) -> None:
+    """Raise InvalidInput for an argument of accelerate in *launch* that follows from *option*."""
+    for argument in _OF_HOSTS:
+        if _sets(launch, argument):
+            message = f"`--{argument}` of accelerate cannot be used with `{option}`, which sets it"
+            raise InvalidInput(message, hint="Omit one of them")
+
+
+def _port(launch: Sequence[str], port: int) -> int | None:
+    """Return *port*, or None if *launch* has one."""
+    return None if _sets(launch, "main_process_port") else port
+
+
+def _sets(launch: Sequence[str], argument: str) -> bool:
+    """Whether *launch* gives accelerate *argument*, with either of its spellings."""
+    return any(word.partition("=")[0].replace("-", "_") == f"__{argument}" for word in launch)
+
+
 def is_in_job(environ: Mapping[str, str]) -> bool:
     """Whether this process is in a job of Slurm."""
     return bool(environ.get("SLURM_JOB_ID"))
 
 
-def job_arguments(environ: Mapping[str, str], *, has_card: bool) -> tuple[str, ...]:
-    """Return the arguments of accelerate in the job of Slurm of *environ*; empty if it has one task.
+def job_arguments(
+    environ: Mapping[str, str], launch: Sequence[str] = (), *, has_card: bool
+) -> tuple[str, ...]:
+    """Return the arguments of accelerate in the job of Slurm of *environ*: its own, then those of *launch*.
 
-    Each task is a host.  They meet on the first node, at a port that follows from the number of the job.
+    Each task is a host, and one task needs no arguments.  They meet on the first node, at a port that follows
+    from the number of the job, unless *launch* has one.
     With *has_card*, several tasks on a node are refused: each of them starts a process for every card.
     Raises InvalidInput, Unmet.
     """
     tasks, job = environ.get("SLURM_NTASKS", "1"), environ["SLURM_JOB_ID"]
     if not (tasks.isdecimal() and job.isdecimal()):
         raise InvalidInput(f"this is not a job of Slurm: SLURM_JOB_ID is {job!r}, SLURM_NTASKS is {tasks!r}")
+    _check_launch(launch, "--launcher slurm")
     if int(tasks) <= 1:
-        return ()
+        return (*launch,)
     count = environ.get("SLURM_JOB_NUM_NODES", tasks)
     if has_card and count != tasks:
         message = f"the job has {tasks} tasks on {count} nodes, and each would use every card of its node"
@@ -124,7 +146,8 @@ def job_arguments(environ: Mapping[str, str], *, has_card: bool) -> tuple[str, .
     listed = _output(["scontrol", "show", "hostnames", nodes], environ).split()
     if not listed:
         raise Unmet(f"Slurm does not say which nodes the job has: SLURM_JOB_NODELIST is {nodes!r}")
-    return _arguments(int(tasks), TASK, listed[0], _FIRST_PORT + int(job) % _PORTS)
+    port = _port(launch, _FIRST_PORT + int(job) % _PORTS)
+    return (*_arguments(int(tasks), TASK, listed[0], port), *launch)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,18 +165,11 @@ class RepeatedCall:
 
     def on(self, hosts: Sequence[str]) -> dict[str, list[str]]:
         """Return the command for each of *hosts*.  Raises InvalidInput."""
-        for argument in _OF_HOSTS:
-            if self._sets(argument):
-                message = f"`--{argument}` of accelerate cannot be used with `--hosts`, which sets it"
-                raise InvalidInput(message, hint="Omit one of them")
+        _check_launch(self.launch, "--hosts")
         flags = [*self.flags, *(["--fresh"] if self.fresh else [])]
-        places = per_host(hosts, None if self._sets("main_process_port") else PORT)
+        places = per_host(hosts, _port(self.launch, PORT))
         ranks_of(1, (*places[0][1], *self.launch))  # what a host would refuse
         return {host: [*self.words, *flags, "--", *arguments, *self.launch] for host, arguments in places}
-
-    def _sets(self, argument: str) -> bool:
-        """Whether the call gives accelerate *argument*, with either of its spellings."""
-        return any(word.partition("=")[0].replace("-", "_") == f"__{argument}" for word in self.launch)
 
     def submit(
         self,
@@ -169,6 +185,7 @@ class RepeatedCall:
         *is_named* says that the words or a config name the folder: the job must not choose another one than
         that with the stop file.  Raises InvalidInput, Unmet.
         """
+        _check_launch(self.launch, "--launcher slurm")
         ranks_of(1, self.launch)  # what the job would refuse
         where = [] if is_named else ["--output-dir", str(folder)]
         launch = ["--", *self.launch] if self.launch else []

@@ -342,6 +342,24 @@ def test_each_task_is_a_host(commands: Path, nodes: str, *, has_card: bool) -> N
     assert job_arguments(environ, has_card=has_card)[:2] == ("--num_machines", "2")
 
 
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_a_job_takes_the_port_that_is_given(commands: Path, tasks: int) -> None:
+    environ = in_job(commands, os.environ["PATH"], tasks=tasks)
+    given = ("--main-process-port", "4000", "--num_processes", "2")
+    words = job_arguments(environ, given, has_card=False)
+    assert words[-len(given) :] == given
+    assert [word for word in words if word.startswith("--main") and word.endswith("port")] == [given[0]]
+
+
+@pytest.mark.parametrize("argument", ["--num-machines=2", "--machine_rank=0", "--main_process_ip=a"])
+def test_arguments_that_slurm_sets_are_refused(shell: CommandLine, commands: Path, argument: str) -> None:
+    for environ in ({"PATH": f"{commands}:{os.environ['PATH']}"}, in_job(commands, os.environ["PATH"])):
+        assert shell.train("--launcher", "slurm", "--", argument, **environ) == 2
+        assert "of accelerate cannot be used with `--launcher slurm`, which sets it" in shell.said
+    assert not shell.folder.record_file.exists()
+    assert not (commands / "asked").exists()
+
+
 def test_tasks_that_would_share_their_cards_are_refused(commands: Path) -> None:
     environ = {**in_job(commands, os.environ["PATH"], tasks=8), "SLURM_JOB_NUM_NODES": "1"}
     with pytest.raises(InvalidInput, match="has 8 tasks on 1 nodes, and each would use every card") as caught:
