@@ -119,6 +119,7 @@ def _write_page(
     text = render_page(
         [one.to_json() for one in checked],
         matrices={one.matrix: one.summary for one in checked},
+        asked={one.matrix: one.asked for one in checked},
         runtimes=runtimes(environ=environ),
         evidence={one.name: evidence_of(one) for one in matrices},
     )

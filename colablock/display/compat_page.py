@@ -18,7 +18,7 @@ from textwrap import shorten
 from typing import Any
 from urllib.parse import quote
 
-from colablock._common.text import count, size_text
+from colablock._common.text import command_line, count, size_text
 from colablock.display.html import text_to_html
 from colablock.display.view import clean, one_line
 from colablock.runtimes.document import RecordedRuntime
@@ -73,9 +73,10 @@ class _Group:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One matrix: its summary, its cells by runtime, and its import findings."""
+    """One matrix: its summary, its cells by runtime, and its import findings.  A user types it as *asked*."""
 
     name: str
+    asked: str
     summary: str
     cells: Mapping[str, Sequence[_Group]]
     findings: Sequence[Mapping[str, Any]]
@@ -87,14 +88,16 @@ def render_page(
     matrices: Mapping[str, str],
     runtimes: Sequence[RecordedRuntime],
     evidence: Mapping[str, Mapping[str, Any]] | None = None,
+    asked: Mapping[str, str] | None = None,
 ) -> str:
     """Return the page for *checks*, each the content of one ``NAME.checks.json``, in this order.
 
-    *matrices* maps names to summaries.  *runtimes* are given oldest first and shown newest first.  A runtime
-    that only the checks name comes last, without facts.  *evidence* maps names to what is proven of a matrix
+    *matrices* maps names to summaries, and *asked* to what a command takes in place of the name.  *runtimes*
+    are given oldest first and shown newest first.  A runtime that only the checks name comes last, without
+    facts.  *evidence* maps names to what is proven of a matrix
     (`evidence_of`), which fills a second table.  The same arguments give the same bytes.
     """
-    rows = [_row(check, matrices.get(check["matrix"], "")) for check in checks]
+    rows = [_row(check, matrices.get(check["matrix"], ""), asked or {}) for check in checks]
     facts = {runtime.name: runtime for runtime in reversed(runtimes)}
     names = list(dict.fromkeys([*facts, *(name for row in rows for name in row.cells)]))
     columns = {name: facts.get(name) for name in names}
@@ -111,12 +114,13 @@ def render_page(
     )
 
 
-def _row(check: Mapping[str, Any], summary: str) -> _Row:
+def _row(check: Mapping[str, Any], summary: str, asked: Mapping[str, str]) -> _Row:
     by_runtime: dict[str, list[Mapping[str, Any]]] = {}
     for result in check["results"]:
         by_runtime.setdefault(result["runtime"], []).append(result)
     cells = {runtime: _groups(results) for runtime, results in by_runtime.items()}
-    return _Row(check["matrix"], summary, cells, check.get("imports") or ())
+    name = check["matrix"]
+    return _Row(name, asked.get(name, name), summary, cells, check.get("imports") or ())
 
 
 def _groups(results: Iterable[Mapping[str, Any]]) -> list[_Group]:
@@ -342,9 +346,9 @@ def _card(row: _Row, columns: Mapping[str, RecordedRuntime | None]) -> str:
 
 def _details(row: _Row, runtime: str, facts: RecordedRuntime | None, written: dict[str, str]) -> str:
     name = _short(runtime, facts)
-    groups = "".join(_group(row.name, group, written) for group in row.cells[runtime])
+    groups = "".join(_group(row, group, written) for group in row.cells[runtime])
     if not any(group.works for group in row.cells[runtime]):
-        groups += _entries([("Command", _code(f"colablock plan {row.name} --runtime {runtime}"))])
+        groups += _entries([("Command", _code(command_line("plan", row.asked, "--runtime", runtime)))])
     return (
         f'<details id="{_plain(row.name)}/{_plain(runtime)}" class="cell">'
         f"<summary><span>{name}</span>{_verdicts(row.cells[runtime])}</summary>"
@@ -367,18 +371,18 @@ def _facts(runtime: str, facts: RecordedRuntime | None) -> str:
     return _plain(", ".join([runtime, *versions, f"recorded {facts.date}"]))
 
 
-def _group(matrix: str, group: _Group, written: dict[str, str]) -> str:
+def _group(row: _Row, group: _Group, written: dict[str, str]) -> str:
     return (
         f'<div class="group" data-on="{_joined(group.accelerators)}" data-is="{group.verdict}">'
         f'<h4><span class="is {group.verdict}">{_VERDICTS[group.verdict][0]}</span>'
-        f" {_listed(group.accelerators)}</h4>{_reason(matrix, group.reason, written)}"
-        f"{_parts(matrix, group.parts)}</div>"
+        f" {_listed(group.accelerators)}</h4>{_reason(row.name, group.reason, written)}"
+        f"{_parts(row, group.parts)}</div>"
     )
 
 
-def _parts(matrix: str, parts: Sequence[_Part]) -> str:
+def _parts(row: _Row, parts: Sequence[_Part]) -> str:
     """Return the facts that differ between *parts* side by side, and below them the facts they share."""
-    about = [_about(matrix, part.result) for part in parts]
+    about = [_about(row, part.result) for part in parts]
     same = [entry for entry in about[0] if all(entry in other for other in about)]
     if all(facts == same for facts in about):
         return _entries(same)
@@ -413,7 +417,7 @@ def _reason(matrix: str, reason: str, written: dict[str, str]) -> str:
     return f'<p id="{_plain(written[text])}">{shown}</p>'
 
 
-def _about(matrix: str, result: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _about(row: _Row, result: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the facts beside the reason, as headings and HTML."""
     variant = f"variant {result['variant']}, " if result["variant"] else ""
     done = {
@@ -425,7 +429,7 @@ def _about(matrix: str, result: Mapping[str, Any]) -> list[tuple[str, str]]:
         "Capabilities": "<br>".join(map(text_to_html, _claims(result["claims"]))),
         "Lock file": _code(result["lock"] or ""),
     }
-    command = {"Command": _code(f"colablock apply {matrix}")}
+    command = {"Command": _code(command_line("apply", row.asked))}
     works = result["verdict"] in _WORKING
     facts = {**done, **known, **command} if works else known
     return [(name, text) for name, text in facts.items() if text]

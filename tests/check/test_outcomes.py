@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from colablock.environment.accelerator import CARDS, Accelerator, declared
 from colablock.errors import ExitCode
 from colablock.matrix.schema import CAPABILITIES
 from tests.support.fixtures import world_fixture
+from tests.support.html import read
 from tests.support.runtime import Stub, Venv
 from tests.support.wheels import make_wheel
 from tests.support.world import World
@@ -322,6 +324,16 @@ def test_the_html_option_writes_the_compatibility_page(world: World, copy: Path)
     text = (copy / "pages/compat.html").read_text(encoding="utf-8")
     assert "in the kernel other would break" in text
     assert "image-2-cpu" in text
+
+
+def test_the_page_shows_commands_that_can_be_typed(world: World, copy: Path) -> None:
+    folder = (copy / "matrices").rename(copy / "my matrices")
+    paths = [f"./{folder.name}/{name}.toml" for name in ("good", "nowhere")]
+    world.run("check", *paths, "--html", "compat.html", cwd=copy)
+    page = read((copy / "compat.html").read_text(encoding="utf-8"))
+    words = [shlex.split(one.text) for one in page.all("dd") if one.text.startswith("colablock ")]
+    assert {one[1] for one in words} == {"apply", "plan"}
+    assert {one[2] for one in words} == {*paths}
 
 
 @pytest.mark.usefixtures("recorded")
