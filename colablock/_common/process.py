@@ -5,7 +5,7 @@ There are four ways to start one, and ``own_command`` is the command for one tha
 - ``run_python`` runs another interpreter in isolation and returns its output
 - ``run_child`` does the same for any program, and ``run_uv`` for uv
 - ``start_session`` starts a process in its own session.  It outlives this
-  process, or ``kill_session`` kills it and its descendants
+  process (``detach``), or ``kill_session`` kills it and its descendants
 - ``verification.verify.run_in`` alone runs a command on the user's terminal
 
 A child does not work in the folder of the user, where a file may have the name of a module, and no
@@ -14,6 +14,7 @@ program is taken from there.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shlex
@@ -63,6 +64,7 @@ __all__ = [
     "ISOLATED",
     "ChildFailed",
     "ChildOutput",
+    "detach",
     "exit_words",
     "find_program",
     "kill_session",
@@ -292,6 +294,24 @@ def start_session(
         start_new_session=True,
         umask=0o077 if private else safe_umask(),
     )
+
+
+def detach(process: subprocess.Popen[bytes]) -> None:
+    """Let *process* outlive this one, for which `Popen` would give a ResourceWarning.
+
+    If it ends earlier, it is reaped when the next one is detached.
+    """
+    _DETACHED[:] = [one for one in (*_DETACHED, process) if one.poll() is None]
+
+
+_DETACHED: list[subprocess.Popen[bytes]] = []
+
+
+@atexit.register
+def _leave_detached() -> None:
+    for process in _DETACHED:
+        if process.poll() is None:
+            process.returncode = 0  # with None, `Popen` takes it for forgotten
 
 
 def kill_session(process: subprocess.Popen[bytes]) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from colablock._common.child_environment import Purpose, child_environment
 from colablock._common.decoding import Malformed
 from colablock._common.fs import NEW
-from colablock._common.process import ISOLATED, start_session
+from colablock._common.process import ISOLATED, detach, start_session
 from colablock.environment.site import JOURNAL, Site, check_state
 from colablock.errors import NotRestored
 from colablock.transaction.disk_operations import (
@@ -318,7 +318,7 @@ def _discard(trash: Path, folders: Iterable[Path]) -> None:
         with suppress(OSError):
             variables = child_environment(Purpose.LOCAL, os.environ)
             command = [sys.executable, *ISOLATED, "-c", _DELETE, str(trash.absolute())]
-            start_session(command, environ=variables, folder=Path(os.sep))
+            detach(start_session(command, environ=variables, folder=Path(os.sep)))
 
 
 def _emptied(folder: Path, deadline: float) -> bool:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from colablock._common.process import (
     ChildFailed,
+    detach,
     exit_words,
     kill_session,
     last_lines,
@@ -19,6 +21,8 @@ from colablock._common.process import (
     start_session,
 )
 from colablock.errors import Unmet
+from colablock.training.scripts.ranks import start_time_of
+from tests.support.timing import until
 
 pytestmark = pytest.mark.stdlib
 
@@ -103,6 +107,29 @@ def test_kill_session_kills_descendants(tmp_path: Path) -> None:
     with pytest.raises(ProcessLookupError):
         os.kill(process.pid, 0)
     assert child != process.pid
+
+
+def test_a_detached_process_outlives_this_one_without_a_warning() -> None:
+    script = (
+        "import os; from colablock._common.process import detach, start_session\n"
+        "for _ in range(2):\n"
+        "    process = start_session(['sleep', '60'], environ=os.environ)\n"
+        "    detach(process); print(process.pid, flush=True)"
+    )
+    command = [sys.executable, "-W", "error::ResourceWarning", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    for process in map(int, done.stdout.split()):
+        os.kill(process, signal.SIGKILL)  # it is there
+
+
+def test_a_detached_process_that_has_ended_is_reaped_with_the_next() -> None:
+    first, second = (start_session(["true"], environ=os.environ) for _ in range(2))
+    detach(first)
+    until(lambda: start_time_of(first.pid) == 0)
+    detach(second)
+    assert first.returncode == 0
+    assert second.wait() == 0
 
 
 def test_exit_words() -> None:

@@ -25,7 +25,7 @@ import yaml
 
 from colablock._common.child_environment import Purpose, environment_of, opt_outs
 from colablock._common.fs import open_private, write_private
-from colablock._common.process import kill_session, start_session
+from colablock._common.process import detach, kill_session, start_session
 from colablock.errors import InvalidInput, Unmet
 from colablock.training.runs.folder import RunFolder
 from colablock.training.runs.progress import START_MARK
@@ -349,11 +349,12 @@ def start_process(
         raise Unmet(f"could not start the run: {error}") from error
     started = StartedProcess(process.pid, start_time_of(process.pid), tuple(command))
     _CHILDREN[started.process, started.process_started] = process
+    detach(process)
     return started
 
 
-# Processes that were started here, kept to reap them and to avoid a ResourceWarning.  The key has the start
-# time as well, since the process id of an old run may be reused by a new process.
+# Processes that were started here.  The key has the start time as well, since the process id of an old run
+# may be reused by a new process.
 _CHILDREN: dict[tuple[int, int], subprocess.Popen[bytes]] = {}
 
 

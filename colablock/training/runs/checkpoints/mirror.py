@@ -13,7 +13,6 @@ import os
 import shutil
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -25,7 +24,7 @@ from colablock._common.child_environment import Purpose, child_environment, opt_
 from colablock._common.decoding import decode, read_bounded, read_end
 from colablock._common.fs import expanded, locked_file, open_private, write_private
 from colablock._common.limits import RUN_FILE
-from colablock._common.process import own_command, start_session
+from colablock._common.process import detach, own_command, start_session
 from colablock.errors import ColablockError
 from colablock.training.runs.checkpoints.archives import (
     HASH_SUFFIX,
@@ -239,8 +238,7 @@ def start_mirror(run: Path, target: str, *, python: str, environ: Mapping[str, s
             output=errors,
             private=True,
         )
-    # The mirror may outlive this process.  If it ends earlier, this thread reaps it.
-    threading.Thread(target=process.wait, daemon=True).start()
+    detach(process)
     _PROCESSES[run] = process
     facts = f"{process.pid} {start_time_of(process.pid)} {socket.gethostname()}"
     with suppress(OSError):  # a full disk: only calls of other processes need it

@@ -33,6 +33,7 @@ from colablock.training.runs.checkpoints.stores import (
     FileOperations,
 )
 from colablock.training.runs.folder import RunFolder, State
+from colablock.training.scripts.ranks import start_time_of
 from tests.support.checkpoints import CHECKPOINT, make_checkpoint
 from tests.support.faults import die, full, has_own_mounts, in_a_child, in_own_mounts, mounted
 from tests.support.mirrors import Failing, NotedMirror, archived_steps, names_in, restore_from
@@ -380,7 +381,7 @@ def test_a_mirror_is_a_process_that_outlives_its_starter(
     make_checkpoint(run.path, 40)
     trained.kill()
     trained.wait()
-    until(lambda: not any(Path(f"/proc/{each}/cmdline").exists() for each in (process, second)))
+    until(lambda: not any(start_time_of(each) for each in (process, second)))
     assert archived_steps(drive) == [40, 20]
     assert mirror_notes(run.path) == (
         "checkpoint-20 is mirrored, not confirmed",
