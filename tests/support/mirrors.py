@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import stat
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -13,6 +15,7 @@ from colablock.training.runs.folder import RunFolder
 from tests.support.reporters import Notes
 
 __all__ = [
+    "ODDITIES",
     "Failing",
     "NotedMirror",
     "archived_steps",
@@ -87,6 +90,17 @@ def restore_from(drive: Path, into: Path) -> tuple[Path, list[str]]:
     """Restore the run ``run-1`` to *into*; return the checkpoint and the notes."""
     reporter = Notes()
     return restore_checkpoint(FolderStore(drive), "run-1", into, reporter=reporter), reporter.notes
+
+
+#: What another program may have left in a folder under any name.
+ODDITIES: Mapping[str, Callable[[Path], object]] = {
+    "a FIFO": os.mkfifo,
+    "a socket": lambda path: os.mknod(path, stat.S_IFSOCK | 0o600),
+    "a folder": Path.mkdir,
+    "a dangling link": lambda path: path.symlink_to("nowhere"),
+    "a link to itself": lambda path: path.symlink_to(path.name),
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+}
 
 
 def flip_bit(path: Path, at: int) -> None:

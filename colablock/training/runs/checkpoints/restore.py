@@ -90,7 +90,7 @@ def _newest_archives(store: CheckpointStore, run_id: str) -> tuple[CheckpointArc
         file = Path(scratch) / "newest"
         try:
             store.get(name, file)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise Unmet(f"the mirror cannot return `{name}`: {first_line(error)}") from error
         mark = read_end(file, _HASH_FILE).decode("ascii", "replace").strip()
     # A drive that was cut off may have kept the name of the file only.

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from colablock._common.decoding import open_regular
 from colablock._common.fs import expanded, file_digest
 from colablock.environment.target_script import ask_target
 from colablock.errors import InvalidInput, NotFound, Unmet
@@ -38,13 +39,15 @@ HUB = "hf://"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|file:")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _BLOCK = 1 << 20  # bytes
+_NOTHING_ELSE = os.O_NONBLOCK | os.O_NOFOLLOW
 
 
 class FileOperations:
     """The file operations of a `FolderStore`.  Tests replace them to inject faults."""
 
     def create(self, path: Path) -> IO[bytes]:
-        return path.open("wb")
+        # A FIFO or a link that somebody left under this name is an error: opening a FIFO waits for a reader.
+        return open(path, "wb", opener=lambda name, flags: os.open(name, flags | _NOTHING_ELSE, 0o666))
 
     def sync(self, file: IO[bytes]) -> None:
         """Flush *file* to the device and drop it from the page cache: a read then comes from the device."""
@@ -80,7 +83,7 @@ class CheckpointStore(Protocol):
         """Store *text* as the file *name*, whole or not at all."""
 
     def get(self, name: str, into: Path) -> None:
-        """Copy the file *name* to *into*."""
+        """Copy the file *name* to *into*.  Raises ValueError as well."""
 
     def remove(self, names: Sequence[str]) -> None:
         """Delete the files *names*."""
@@ -140,7 +143,7 @@ class FolderStore:
         self.files.rename(partial, path)
 
     def get(self, name: str, into: Path) -> None:
-        with (self.folder / name).open("rb") as source, into.open("wb") as file:
+        with open_regular(self.folder / name) as source, into.open("wb") as file:
             shutil.copyfileobj(source, file, _BLOCK)
 
     def remove(self, names: Sequence[str]) -> None:
@@ -223,7 +226,7 @@ def open_store(target: str, *, python: str, environ: Mapping[str, str]) -> Check
     if not folder.parent.is_dir():
         message = f"cannot mirror to `{folder}`: `{folder.parent}` does not exist"
         raise NotFound(message, hint="Create that folder, or mount the drive")
-    if folder.exists() and not folder.is_dir():
+    if os.path.lexists(folder) and not folder.is_dir():
         raise InvalidInput(f"cannot mirror to `{folder}`: it is not a folder")
     return FolderStore(folder)
 

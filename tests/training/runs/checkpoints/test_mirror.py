@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tarfile
@@ -36,7 +37,7 @@ from colablock.training.runs.folder import RunFolder, State
 from colablock.training.scripts.ranks import start_time_of
 from tests.support.checkpoints import CHECKPOINT, make_checkpoint
 from tests.support.faults import die, full, has_own_mounts, in_a_child, in_own_mounts, mounted
-from tests.support.mirrors import Failing, NotedMirror, archived_steps, names_in, restore_from
+from tests.support.mirrors import ODDITIES, Failing, NotedMirror, archived_steps, names_in, restore_from
 from tests.support.runs import end_run, make_run, process_facts, sleeping_process
 from tests.support.timing import PATIENCE, until
 
@@ -234,6 +235,16 @@ def test_a_repeated_failure_is_noted_once(run: RunFolder, drive: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["run-1-checkpoint-20.tar", ".run-1-checkpoint-20.tar.partial"])
+@pytest.mark.parametrize("kind", sorted(ODDITIES.keys() - {"a folder"}))
+def test_what_is_no_file_does_not_stop_a_mirror(run: RunFolder, drive: Path, name: str, kind: str) -> None:
+    ODDITIES[kind](drive / name)
+    mirrored = NotedMirror(run, drive)
+    assert mirrored.mirror_newest() or mirrored.mirror_newest()
+    assert archived_steps(drive) == [20]
+    assert {path.lstat().st_mode & 0o170000 for path in drive.iterdir()} == {stat.S_IFREG}
+
+
 class Lying(FileOperations):
     """A drive that stores other data than was written."""
 
@@ -392,9 +403,11 @@ def test_a_mirror_is_a_process_that_outlives_its_starter(
 
 def test_an_unusable_target_is_refused_before_a_process_starts(tmp_path: Path, run: RunFolder) -> None:
     (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to("nowhere")
     cases = {
         str(tmp_path / "drive" / "runs" / "mine"): NotFound,
         str(tmp_path / "file"): InvalidInput,
+        str(tmp_path / "link"): InvalidInput,
         "hf://name": InvalidInput,
         "hf://org/name/folder": InvalidInput,
         "": InvalidInput,

@@ -20,7 +20,7 @@ from colablock.training.runs.checkpoints.stores import (
 )
 from colablock.training.runs.folder import RunFolder
 from tests.support.checkpoints import make_checkpoint
-from tests.support.mirrors import NotedMirror, archived_steps, flip_bit, names_in, restore_from
+from tests.support.mirrors import ODDITIES, NotedMirror, archived_steps, flip_bit, names_in, restore_from
 from tests.support.reporters import Notes
 
 MANIFEST = "colablock.json"
@@ -56,6 +56,22 @@ def test_an_archive_with_a_wrong_hash_is_skipped_with_a_note(
     reason = "its SHA-256 differs from the one in its hash file"
     assert notes == [f"the mirrored checkpoint-40 cannot be used: {reason}; trying checkpoint-20"]
     assert not (tmp_path / "new" / "checkpoint-40").exists()
+
+
+@pytest.mark.parametrize("suffix", ["", ".sha256"])
+@pytest.mark.parametrize("make", ODDITIES.values(), ids=ODDITIES)
+def test_what_is_no_file_is_skipped_with_a_note(
+    two: Path, make: Callable[[Path], object], suffix: str, tmp_path: Path
+) -> None:
+    path = two / f"run-1-checkpoint-40.tar{suffix}"
+    path.unlink()
+    make(path)
+    for name in ("other\n.tar", "run-1-checkpoint-60.tar\n", "run-1-checkpoint-x.tar", ".x.tar"):
+        make(two / name)
+        make(two / f"{name}.sha256")
+    found, notes = restore_from(two, tmp_path / "new")
+    assert found.name == "checkpoint-20"
+    assert [note.startswith("the mirrored checkpoint-40 cannot be used: ") for note in notes] == [True]
 
 
 def test_an_archive_without_a_hash_file_is_ignored(two: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from colablock.training.runs.checkpoints.stores import FolderStore
 from colablock.training.runs.folder import RunFolder
 from tests.support.checkpoints import make_checkpoint, write_manifest
 from tests.support.faults import die, full, in_a_child
-from tests.support.mirrors import Failing, NotedMirror, names_in, restore_from
+from tests.support.mirrors import ODDITIES, Failing, NotedMirror, names_in, restore_from
 from tests.support.reporters import Notes
 from tests.support.runs import STARTED, make_run, process_facts
 
@@ -134,11 +134,14 @@ def test_without_the_newest_run_the_latest_step_is_restored(
     assert restored(drive, tmp_path / "new") == (EARLIER, "checkpoint-80")
 
 
+@pytest.mark.parametrize("make", ODDITIES.values(), ids=ODDITIES)
 @pytest.mark.usefixtures("earlier")
-def test_a_newest_run_that_cannot_be_read_is_an_error(drive: Path, tmp_path: Path) -> None:
+def test_a_newest_run_that_cannot_be_read_is_an_error(
+    drive: Path, tmp_path: Path, make: Callable[[Path], object]
+) -> None:
     (drive / NEWEST).unlink()
-    (drive / NEWEST).mkdir()
-    with pytest.raises(Unmet, match=f"the mirror cannot return `{NEWEST}`: Is a directory"):
+    make(drive / NEWEST)
+    with pytest.raises(Unmet, match=f"the mirror cannot return `{NEWEST}`: "):
         restore_from(drive, tmp_path / "new")
 
 
