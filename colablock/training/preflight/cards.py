@@ -131,7 +131,8 @@ class CardCase:
         By default, each process holds the whole model, on each card that it fits on.  If that is one card at
         most, the model is sharded over all cards, or over those with the most usable memory.  If that is not
         possible, one process runs on the card with the most.  With fewer ranks than cards, and where other
-        hosts have to use as many, these are the cards with the most usable memory.
+        hosts have to use as many, these are the cards with the most usable memory.  A number of ranks that was
+        given starts on as many cards, or is refused.
         """
         cards = self.machine.cards
         usable = [
@@ -163,8 +164,11 @@ class CardCase:
             findings.append(_missing_file(self.deepspeed.missing))
         if found := self._divided(shape if is_estimated else None, usable, findings, shards):
             return found
+        chosen = usable if self.ranks else roomiest  # as many as were asked for start in any case
         if shape is None or not is_estimated:
-            return self._choice(roomiest, None, findings)
+            if len(chosen) < len(usable):
+                findings.append(_one_card_note(len(usable)))
+            return self._choice(chosen, None, findings)
         if len(usable) * self.hosts > 1:
             together = self._estimate(shape, usable)
             fitting = [at for at in usable if together.total <= usable_memory(cards[at])]
@@ -175,11 +179,11 @@ class CardCase:
                 some = self._estimate(shape, fitting)
                 findings.append(_process_note(len(usable), len(fitting), some, processes=len(fitting)))
                 return self._choice(fitting, some, findings)
-            alone = self._choice(roomiest, self._estimate(shape, roomiest), findings)
+            alone = self._choice(chosen, self._estimate(shape, chosen), findings)
             if self.shard is ShardMode.AUTO and (found := self._shared(shape, usable, together, alone)):
                 return found
-            findings.append(_process_note(len(usable), len(fitting), together))
-        return self._choice(roomiest, self._estimate(shape, roomiest), findings)
+            findings.append(_process_note(len(usable), len(fitting), together, processes=len(chosen)))
+        return self._choice(chosen, self._estimate(shape, chosen), findings)
 
     def _sharded(
         self,
@@ -246,12 +250,19 @@ class CardCase:
     def _cards_for_shards(
         self, shape: ModelShape, usable: list[int], findings: list[Finding], *, least: int
     ) -> list[int]:
-        """Return the most of *usable* cards that a sharded model fits on, *least* or more; else all."""
-        by_room = sorted(usable, key=lambda at: (-usable_memory(self.machine.cards[at]), at))
+        """Return the most of *usable* cards that a sharded model fits on, *least* or more; else all.
+
+        Those without bf16, which one is enough to keep a model from being sharded, are left out first.
+        """
+        cards = self.machine.cards
+        best = sorted(
+            usable,
+            key=lambda at: (not has_bf16(cards[at].compute_capability), -usable_memory(cards[at]), at),
+        )
         for number in range(len(usable), least - 1, -1) if self._is_free_to_choose else ():
-            if self._shards_fit(shape, some := sorted(by_room[:number])):
+            if self._shards_fit(shape, some := sorted(best[:number])):
                 if number < len(usable):
-                    findings.append(_left_out_note(len(usable), number))
+                    findings.append(_left_out_note(self._cards(best), number))
                 return some
         return usable
 
@@ -318,9 +329,20 @@ def _missing_file(name: str) -> Finding:
     )
 
 
-def _left_out_note(cards: int, number: int) -> Finding:
-    what = f"using {number} of {cards} cards"
-    return Finding(level=Level.NOTE, what=what, why="the parts of the model fit on no more of them")
+def _left_out_note(cards: list[Card], number: int) -> Finding:
+    """Return the note that only the first *number* of *cards* share the model."""
+    is_old = not any(has_bf16(card.compute_capability) for card in cards[number:])
+    why = "the others do not have bf16" if is_old else "the parts of the model fit on no more of them"
+    return Finding(level=Level.NOTE, what=f"using {number} of {len(cards)} cards", why=why)
+
+
+def _one_card_note(cards: int) -> Finding:
+    return Finding(
+        level=Level.NOTE,
+        what=f"training with 1 process on 1 of {cards} cards",
+        why="without a memory estimate it is not known what fits on each",
+        fix=f"`-- --num_processes {cards}` uses all, with the whole model on each, and `--shard fsdp` shares one",
+    )
 
 
 def _process_note(cards: int, fitting: int, found: Estimate, *, processes: int = 1) -> Finding:

@@ -39,6 +39,9 @@ def busy(card: Card, free: float) -> Card:
 
 A100_80, A100_40 = (a_card(f"NVIDIA A100-SXM4-{size}GB", "8.0", size) for size in (80, 40))
 RTX_4090, L4 = a_card("NVIDIA GeForce RTX 4090", "8.9", 24), a_card("NVIDIA L4", "8.9", 22.5)
+V100 = a_card("Tesla V100-SXM2-32GB", "7.0", 32)
+WITH_V100 = replace(TODAY, arch_list=("sm_70", *TODAY.arch_list))
+MIXTURE = replace(SHAPES["8B"], unsupported="a mixture of 8 experts")
 PREQUANTIZED = replace(SHAPES["70B"], quantized="bitsandbytes")
 
 ZERO: Mapping[str, Any] = {"runner": "axolotl", "extra": {"deepspeed": "zero.json"}}
@@ -78,6 +81,10 @@ CASES: list[tuple[list[Any], Mapping[str, Any], bool, int, bool]] = [
     ([A100_40] * 4, {"ranks": 2}, True, 2, True),
     ([A100_80] * 4, {"ranks": 2, "hosts": 2}, True, 1, False),
     ([RTX_4090, A100_80], {"ranks": 1}, True, 1, False),
+    # As many processes as were asked for start, also where only one card holds the model.
+    ([A100_80, RTX_4090], {"ranks": 2}, False, 2, True),
+    ([A100_80, RTX_4090], {"ranks": 2, "shard": ShardMode.NONE}, False, 2, False),
+    ([A100_80, busy(A100_80, 5)], {"model": "8B", "ranks": 4, "hosts": 2}, False, 2, False),
     # Cards of which some are in use by others, or smaller.
     ([RTX_4090] * 3 + [busy(RTX_4090, 6)], {}, True, 3, True),
     ([RTX_4090] * 3 + [busy(RTX_4090, 6)], {"shard": ShardMode.FSDP}, True, 3, True),
@@ -95,6 +102,9 @@ CASES: list[tuple[list[Any], Mapping[str, Any], bool, int, bool]] = [
     ([A100_40] * 2 + [RTX_4090], {"keeps_shards": True, "sequence_len": 2048}, True, 2, True),
     ([A100_80, RTX_4090], {"keeps_shards": True}, True, 1, True),
     ([RTX_4090] * 3, {}, True, 3, True),
+    ([V100, *[RTX_4090] * 4], {"stack": WITH_V100}, True, 4, True),  # one card without bf16 is left out
+    ([V100, *[RTX_4090] * 4], {"stack": WITH_V100, "shard": ShardMode.FSDP}, True, 4, True),
+    ([V100, *[RTX_4090] * 2], {"stack": WITH_V100, "model": "8B"}, True, 3, False),  # in fp16
     ([], {"model": "8B", "shard": ShardMode.FSDP, "ranks": 2, "ram": 200}, True, 1, True),
     # On the CPU, the processes of this host share its memory; other hosts have their own.
     ([], {"model": "8B", "ranks": 1, "ram": 20}, True, 1, False),
@@ -150,6 +160,21 @@ def test_as_many_processes_are_counted_as_start(cards: int, extra: str, processe
     found = case.check()
     assert case.ranks_of(found) == ranks_of(found.processes, extra.split()).total == processes
     assert len(found.cards) * case.ranks.hosts == processes
+
+
+@pytest.mark.parametrize("shape", [MIXTURE, None])
+@pytest.mark.parametrize(
+    ("asked", "chosen"), [({}, (0,)), ({"ranks": 4}, (0, 1, 2, 3)), ({"ranks": 4, "hosts": 2}, (0, 1))]
+)
+def test_without_an_estimate_each_process_that_was_asked_for_has_a_card(
+    shape: Any, asked: Mapping[str, Any], chosen: tuple[int, ...]
+) -> None:
+    found = check([A100_80] * 4, shape=shape, **asked)
+    assert (found.passed, found.cards, found.estimate) == (True, chosen, None)
+    notes = [one for one in found.findings if one.what == "training with 1 process on 1 of 4 cards"]
+    assert [("--num_processes 4" in one.fix, "--shard fsdp" in one.fix) for one in notes] == (
+        [] if asked else [(True, True)]
+    )
 
 
 def check(cards: list[Any], **asked: Any) -> Any:
