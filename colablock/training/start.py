@@ -334,7 +334,7 @@ def start_job(
     )
     write_job(
         folder,
-        _job_file(job, run_id, entry, decisions, prepared, processes=ranks.total, sharding=sharding),
+        _job_file(job, run_id, entry, decisions, prepared, ranks=ranks, sharding=sharding),
         config,
     )
     command = launch_command(
@@ -417,7 +417,7 @@ def _job_file(
     decisions: RunDecisions,
     prepared: Mapping[str, Any],
     *,
-    processes: int,
+    ranks: Ranks,
     sharding: Sharding | None,
 ) -> dict[str, object]:
     """Return the content of ``job.json``, which the shim and the runners read."""
@@ -442,7 +442,8 @@ def _job_file(
         "eval_steps": config.eval_steps or decisions.eval_steps,
         "data": job.data_digest,
         "rows": prepared["train_rows"],
-        "processes": processes,
+        "processes": ranks.total,
+        **({"shares_folder": True} if ranks.shares_folder else {}),
         **({"chat_template": prepared["chat_template"]} if prepared.get("chat_template") else {}),
         **({"imports_first": entry.imports_first} if entry.imports_first else {}),
         **({"shards": True} if job.is_sharded else {}),

@@ -69,7 +69,8 @@ def main(folder: Path) -> None:
     finally:
         if alive is not None:  # it stays if the process is killed
             alive.unlink(missing_ok=True)
-    if int(os.environ.get("LOCAL_RANK", "0")) == 0:  # each host has a run folder of its own
+    # Each host has a run folder of its own.  If they share one, rank 0 may still save the adapter there.
+    if rank == 0 or (int(os.environ.get("LOCAL_RANK", "0")) == 0 and not job.get("shares_folder")):
         end.ended(state, watch.step)
 
 

@@ -382,6 +382,23 @@ def test_a_failed_rank_does_not_wait_for_others_at_its_end(tmp_path: Path) -> No
     assert done.stderr.splitlines()[-1].startswith("FileNotFoundError: ")  # there is no job
 
 
+@pytest.mark.parametrize("shares_folder", [True, False])
+def test_a_rank_of_another_host_does_not_end_a_run_in_a_shared_folder(
+    bench: Bench, tmp_path: Path, *, shares_folder: bool
+) -> None:
+    """Rank 0 saves the adapter meanwhile, and may fail."""
+    (entry := tmp_path / "entry.py").touch()
+    job = {"entry": str(entry), "arguments": [], "mends": [], "config": {"seed": 0}, "resume": None}
+    job |= {"cast_trainable": False, "shares_folder": shares_folder}
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    subprocess.run(
+        [bench.stack.python, str(SHIM), str(tmp_path)],
+        env=bench.environ(RANK="2", LOCAL_RANK="0", WORLD_SIZE="4"),
+        check=True,
+    )
+    assert (tmp_path / "end.json").exists() != shares_folder
+
+
 @pytest.mark.parametrize(
     ("backend", "has_card", "device"),
     [
