@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from colablock.deployment.target import checked_name
+from colablock.errors import InvalidInput
 
 __all__ = ["BatchJob", "batch_script"]
 
@@ -30,6 +31,16 @@ _DEFAULTS = {
     "open-mode": "append",
     "dependency": "singleton",  # a second job of that name waits for the first
 }
+#: Options that take the place of a default.  Beside it, they are refused, or mean something else: with
+#: `gres=gpu:4` and one card for each node, a job gets four cards, and each of its steps one.
+_IN_PLACE = {
+    "nodes": r"ntasks=.*",
+    "ntasks-per-node": r"ntasks-per-(?:core|gpu|socket)=.*",
+    "cpus-per-task": r"cpus-per-gpu=.*|tres-per-task=.*\bcpu\b.*",
+    "gpus-per-node": r"gpus(?:-per-(?:socket|task))?=.*|(?:gres|tres-per-task)=.*\bgpu\b.*",
+    "requeue": r"no-requeue=",
+}
+_SIGNAL = re.compile(r"(R?B|BR):(?:(?:SIG)?USR1|10)(@[0-9]+)?")  # of sbatch, to the script
 _SCRIPT = """\
 #!/bin/bash
 {header}
@@ -59,10 +70,10 @@ fi
 
 if [ "$out_of_time" = yes ]; then
     case "$code" in
-        0) scontrol requeue "$SLURM_JOB_ID" ;;  # the next start goes on from the checkpoint
+        0) {requeue} ;;  # the next start goes on from the checkpoint
         130 | 143)  # interrupted before the first step; 143 is 128 + SIGTERM
             if [ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ]; then
-                scontrol requeue "$SLURM_JOB_ID"
+                {requeue}
             else
                 echo "the job has no time for its run to begin, and is not queued again: raise its limit" >&2
             fi
@@ -71,6 +82,8 @@ if [ "$out_of_time" = yes ]; then
 fi
 {last}exit "$code"
 """
+_REQUEUE = 'scontrol requeue "$SLURM_JOB_ID"'
+_NO_REQUEUE = 'echo "the job is not queued again (--no-requeue): a new one goes on" >&2'
 _FIRST = """\
 
 # For the first start only: a run that began after this file was written is the run of this job.
@@ -105,15 +118,18 @@ class BatchJob:
 
 
 def batch_script(job: BatchJob) -> str:
-    """Return the script of *job*.  Raises InvalidInput for a name that would end a line of it."""
+    """Return the script of *job*.
+
+    Raises InvalidInput for a name that would end a line of it, and for a signal that would not stop its run.
+    """
     named = (*job.command, *job.first, *job.arguments, *chain.from_iterable(job.setup))
     for name in (*named, job.run, job.log, *job.options.values()):
         checked_name(name)
     name = re.sub(r"[^A-Za-z0-9._-]", "-", job.name)
-    options = {"job-name": name, **_DEFAULTS, "output": job.log}
-    if not job.needs_card:
-        del options["gpus-per-node"]
-    options |= job.options
+    options = {"job-name": name, **_defaults_beside(job), "output": job.log} | dict(job.options)
+    if not _SIGNAL.fullmatch(options["signal"]):
+        message = "the option `signal` of sbatch has to send USR1 to the batch script, which stops the run"
+        raise InvalidInput(message, hint="Begin its value with `B:USR1`, and add `@` and seconds")
     words = [shlex.join(job.command)]
     if job.first:
         words.append('"${first[@]}"')
@@ -128,10 +144,22 @@ def batch_script(job: BatchJob) -> str:
         setup="".join(f"\n{shlex.join(line)}\n" for line in job.setup),
         run=shlex.quote(job.run),
         restarts=_RESTARTS,
+        requeue=_NO_REQUEUE if "no-requeue" in options else _REQUEUE,
         first=_FIRST.format(words=shlex.join(job.first)) if job.first else "",
         command=" ".join(words),
         last='[ "$out_of_time" = yes ] || rm -f "$mark"\n' if job.first else "",
     )
+
+
+def _defaults_beside(job: BatchJob) -> dict[str, str]:
+    """Return the default options without those that an option of *job* takes the place of."""
+    given = [f"{name}={value}" for name, value in job.options.items()]
+    return {
+        name: value
+        for name, value in _DEFAULTS.items()
+        if not any(re.fullmatch(_IN_PLACE.get(name, ""), one) for one in given)
+        and (job.needs_card or name != "gpus-per-node")
+    }
 
 
 def _option_value(value: str) -> str:

@@ -128,11 +128,12 @@ def job_arguments(
     """Return the arguments of accelerate in the job of Slurm of *environ*: its own, then those of *launch*.
 
     Each task is a host, and one task needs no arguments.  They meet on the first node, at a port that follows
-    from the number of the job, unless *launch* has one.
-    With *has_card*, several tasks on a node are refused: each of them starts a process for every card.
-    Raises InvalidInput, Unmet.
+    from the number of the job, unless *launch* has one.  If nobody has asked for a number of tasks, there is
+    one on each node.  With *has_card*, several tasks on a node are refused: each of them starts a process for
+    every card.  Raises InvalidInput, Unmet.
     """
-    tasks, job = environ.get("SLURM_NTASKS", "1"), environ["SLURM_JOB_ID"]
+    tasks = environ.get("SLURM_NTASKS") or environ.get("SLURM_JOB_NUM_NODES", "1")
+    job = environ["SLURM_JOB_ID"]
     if not (tasks.isdecimal() and job.isdecimal()):
         raise InvalidInput(f"this is not a job of Slurm: SLURM_JOB_ID is {job!r}, SLURM_NTASKS is {tasks!r}")
     _check_launch(launch, "--launcher slurm")

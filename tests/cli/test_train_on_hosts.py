@@ -184,6 +184,7 @@ def test_the_tasks_of_a_job_train_together(shell: CommandLine, commands: Path) -
     assert shell.train("--launcher", "slurm", "--json", **variables) == 0
     record = read_record(shell.folder)
     assert list(record.command[:5]) == ["srun", "--ntasks", "2", "--kill-on-bad-exit=1", "--mpi=none"]
+    assert "--export=ALL" in record.command  # also after `sbatch --export=NONE`
     assert (record.processes, shell.json["state"]) == (2, "done")
     assert list(losses_of(shell.folder)) == [1, 2, 3, 4, 5, 6]
     assert not (shell.bench.folder / "host-1").exists()
@@ -334,6 +335,14 @@ def test_an_odd_job_is_refused(
     assert shell.train("--launcher", "slurm", **{**in_job(commands, os.environ["PATH"]), **changed}) in (1, 2)
     assert words in shell.said
     assert not shell.folder.record_file.exists()
+
+
+def test_without_a_number_of_tasks_each_node_is_a_host(commands: Path) -> None:
+    """As in a job that was allocated with `salloc --nodes 2`."""
+    environ = {**in_job(commands, os.environ["PATH"]), "SLURM_JOB_NUM_NODES": "2"}
+    del environ["SLURM_NTASKS"]
+    assert job_arguments(environ, has_card=True)[:2] == ("--num_machines", "2")
+    assert job_arguments({**environ, "SLURM_JOB_NUM_NODES": "1"}, has_card=True) == ()
 
 
 @pytest.mark.parametrize(("nodes", "has_card"), [("2", True), ("2", False), ("1", False)])

@@ -131,8 +131,8 @@ class CardCase:
         By default, each process holds the whole model, on each card that it fits on.  If that is one card at
         most, the model is sharded over all cards, or over those with the most usable memory.  If that is not
         possible, one process runs on the card with the most.  With fewer ranks than cards, and where other
-        hosts have to use as many, these are the cards with the most usable memory.  A number of ranks that was
-        given starts on as many cards, or is refused.
+        hosts have to use as many, these are the cards with the most usable memory.  A number of ranks that
+        was given starts on as many cards, or is refused.
         """
         cards = self.machine.cards
         usable = [
@@ -169,21 +169,28 @@ class CardCase:
             if len(chosen) < len(usable):
                 findings.append(_one_card_note(len(usable)))
             return self._choice(chosen, None, findings)
-        if len(usable) * self.hosts > 1:
-            together = self._estimate(shape, usable)
-            fitting = [at for at in usable if together.total <= usable_memory(cards[at])]
-            if len(fitting) == len(usable):
-                findings.append(_process_note(len(usable), len(fitting), together))
-                return self._choice(usable, together, findings)
-            if len(fitting) > 1 and self._is_free_to_choose:
-                some = self._estimate(shape, fitting)
-                findings.append(_process_note(len(usable), len(fitting), some, processes=len(fitting)))
-                return self._choice(fitting, some, findings)
-            alone = self._choice(chosen, self._estimate(shape, chosen), findings)
-            if self.shard is ShardMode.AUTO and (found := self._shared(shape, usable, together, alone)):
-                return found
-            findings.append(_process_note(len(usable), len(fitting), together, processes=len(chosen)))
-        return self._choice(chosen, self._estimate(shape, chosen), findings)
+        return self._estimated(shape, usable, chosen, findings)
+
+    def _estimated(
+        self, shape: ModelShape, usable: list[int], chosen: list[int], findings: list[Finding]
+    ) -> CardChoice:
+        """Return the choice for a model with an estimate: of those *usable*, or else the cards *chosen*."""
+        alone = self._choice(chosen, self._estimate(shape, chosen), findings)
+        if len(usable) * self.hosts <= 1:
+            return alone
+        together = self._estimate(shape, usable)
+        fitting = [at for at in usable if together.total <= usable_memory(self.machine.cards[at])]
+        if len(fitting) == len(usable):
+            findings.append(_process_note(len(usable), len(fitting), together))
+            return self._choice(usable, together, findings)
+        if len(fitting) > 1 and self._is_free_to_choose:
+            some = self._estimate(shape, fitting)
+            findings.append(_process_note(len(usable), len(fitting), some, processes=len(fitting)))
+            return self._choice(fitting, some, findings)
+        if self.shard is ShardMode.AUTO and (found := self._shared(shape, usable, together, alone)):
+            return found
+        findings.append(_process_note(len(usable), len(fitting), together, processes=len(chosen)))
+        return replace(alone, findings=tuple(findings))
 
     def _sharded(
         self,
@@ -341,7 +348,7 @@ def _one_card_note(cards: int) -> Finding:
         level=Level.NOTE,
         what=f"training with 1 process on 1 of {cards} cards",
         why="without a memory estimate it is not known what fits on each",
-        fix=f"`-- --num_processes {cards}` uses all, with the whole model on each, and `--shard fsdp` shares one",
+        fix=f"`-- --num_processes {cards}` has the whole model on each of them, `--shard fsdp` shares one",
     )
 
 

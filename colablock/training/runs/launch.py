@@ -178,8 +178,12 @@ def launch_command(
 
 
 def _srun(tasks: int) -> tuple[str, ...]:
-    """Return the command of Slurm that starts a command in each task; if one fails, all are ended."""
-    return ("srun", "--ntasks", str(tasks), "--kill-on-bad-exit=1", "--mpi=none", "--input=none")
+    """Return the command of Slurm that starts a command in each task; if one fails, all are ended.
+
+    The tasks get the variables of the job also where it got none of its submission (`sbatch --export=NONE`).
+    """
+    usual = ("--kill-on-bad-exit=1", "--mpi=none", "--input=none", "--export=ALL")
+    return ("srun", "--ntasks", str(tasks), *usual)
 
 
 def accelerate_config(

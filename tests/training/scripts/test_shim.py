@@ -388,8 +388,8 @@ def test_a_rank_of_another_host_does_not_end_a_run_in_a_shared_folder(
 ) -> None:
     """Rank 0 saves the adapter meanwhile, and may fail."""
     (entry := tmp_path / "entry.py").touch()
-    job = {"entry": str(entry), "arguments": [], "mends": [], "config": {"seed": 0}, "resume": None}
-    job |= {"cast_trainable": False, "shares_folder": shares_folder}
+    job: dict[str, Any] = {"entry": str(entry), "arguments": [], "mends": [], "config": {"seed": 0}}
+    job |= {"resume": None, "cast_trainable": False, "shares_folder": shares_folder}
     (tmp_path / "job.json").write_text(json.dumps(job))
     subprocess.run(
         [bench.stack.python, str(SHIM), str(tmp_path)],
