@@ -98,10 +98,30 @@ def pins_of(freezes: list[list[str]], records: dict[str, Record]) -> dict[str, A
     }
 
 
-def by_column(records: dict[str, Record]) -> dict[str, list[Any]]:
-    """Return a list for each field of *records*, and one of their keys: similar values compress better."""
-    fields = sorted({field for record in records.values() for field in record})
-    return {"keys": list(records), **{name: [one.get(name) for one in records.values()] for name in fields}}
+def by_column(lines: list[str], records: dict[str, Record]) -> dict[str, Any]:
+    """Return a list for each field of the records of *lines*, and the places of lines without a record.
+
+    Similar values compress better.
+    """
+    found = [records.get(key_of(line)) for line in lines]
+    fields = sorted({field for record in found if record for field in record})
+    columns = {name: [(record or {}).get(name) for record in found] for name in fields}
+    return {"records": columns, "unknown": [place for place, record in enumerate(found) if record is None]}
+
+
+def by_marker(lines: list[str]) -> str:
+    """Return requirements as one text, where a marker that several in a row have is written once.
+
+    A line that begins with a semicolon has the marker of those after it, or none.
+    """
+    found, last = [], ""
+    for line in lines:
+        requirement, marker = re.fullmatch(r"([^;]*?)(\s*;.*)?", line).groups("")  # type: ignore[union-attr]
+        if marker != last:
+            found.append(f";{marker}")
+        found.append(requirement)
+        last = marker
+    return "\n".join(found)
 
 
 def read_documents(paths: list[Path]) -> dict[str, Record]:
@@ -122,7 +142,8 @@ def slim(record: Record) -> Record:
     """Return what is used of a record: empty values left out."""
     if record.get("source") == "plain-release":
         record = {**record, "requires_of": record["version"].partition("+")[0]}
-    return {field: record[field] for field in FIELDS if record.get(field)}
+    kept = {field: record[field] for field in FIELDS if record.get(field)}
+    return {**kept, "requires_dist": by_marker(kept["requires_dist"])} if "requires_dist" in kept else kept
 
 
 def by_label(record: Record, freezes: dict[str, list[str]]) -> dict[str, Record]:
@@ -131,12 +152,13 @@ def by_label(record: Record, freezes: dict[str, list[str]]) -> dict[str, Record]
     The pins have been those of the image at every label where both are
     public; a label without a record gets the same names at its image's versions.
     """
-    known = {label: slim(entry) for label, entry in record["by_label"].items()}
-    names = sorted({line.split("==")[0] for entry in known.values() for line in entry["requires_dist"]})
+    given = record["by_label"]
+    known = {label: slim(entry) for label, entry in given.items()}
+    names = sorted({line.split("==")[0] for entry in given.values() for line in entry["requires_dist"]})
     for label, lines in freezes.items():
         versions = {normalize(line.split("==")[0]): line.split("==")[1] for line in lines if "==" in line}
         inferred = [f"{name}=={versions[normalize(name)]}" for name in names]
-        known.setdefault(label, {"requires_dist": inferred})
+        known.setdefault(label, {"requires_dist": by_marker(inferred)})
     return known
 
 
@@ -152,7 +174,7 @@ def pack(folder: Path, documents: list[Path]) -> dict[str, Any]:
     pins = pins_of(freezes, records)
     of_label = {entry["label"]: lines for entry, lines in zip(index, freezes, strict=True)}
     kept = {}
-    for key in sorted(map(key_of, pins["lines"])):
+    for key in map(key_of, pins["lines"]):
         record = records.get(key, {"source": "unknown"})
         if "by_label" in record:
             kept[key] = {**slim(record), "by_label": by_label(record, of_label)}
@@ -162,7 +184,8 @@ def pack(folder: Path, documents: list[Path]) -> dict[str, Any]:
     runtimes = [
         {**{key: entry[key] for key in keys if key in entry}, "date": str(entry["date"])} for entry in index
     ]
-    return {"format": 2, "runtimes": runtimes, "shared": SHARED, "pins": pins, "records": by_column(kept)}
+    columns = by_column(pins["lines"], kept)
+    return {"format": 3, "runtimes": runtimes, "shared": SHARED, "pins": pins, **columns}
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,8 @@ def packed_runtimes() -> Mapping[str, RecordedRuntime]:
     found = {}
     for place, entry in enumerate(data["runtimes"]):
         bit = 1 << place
-        keys = [_key(line) for line, _, mask in data["pins"] if mask & bit]
-        about = _describe(entry, distributions=len(keys), unknown=sum(key not in known for key in keys))
+        lines = [line for line, _, mask in data["pins"] if mask & bit]
+        about = _describe(entry, distributions=len(lines), unknown=sum(line not in known for line in lines))
         found[about.name] = about
     return found
 
@@ -45,12 +45,12 @@ def packed(name: str) -> Recording:
     data = _data()
     place = list(packed_runtimes()).index(name)
     entry = data["runtimes"][place]
-    labels = {key: record["by_label"] for key, record in data["records"].items() if "by_label" in record}
+    labels = {line: record["by_label"] for line, record in data["records"].items() if "by_label" in record}
     label = entry["label"]
     return recording_of(
         _describe(entry),
         tuple(
-            _distribution(line, version, label if label in labels.get(_key(line), ()) else None)
+            _distribution(line, version, label if label in labels.get(line, ()) else None)
             for line, version, mask in data["pins"]
             if mask & 1 << place
         ),
@@ -60,13 +60,13 @@ def packed(name: str) -> Recording:
 
 @lru_cache(maxsize=1)
 def _data() -> Mapping[str, Any]:
-    """Return the content of the file, with a tuple for each pin and a mapping for each record.
+    """Return the content of the file, with a tuple for each pin and a mapping for the record of its line.
 
     In the file they are columns, which compress better.
     """
     data: Mapping[str, Any] = json.loads(gzip.decompress((FOLDER / "runtimes.json.gz").read_bytes()))
-    pins, columns = data["pins"], dict(data["records"])
-    keys, versions = columns.pop("keys"), pins["versions"]
+    pins, columns, unknown = data["pins"], data["records"], {*data["unknown"]}
+    versions = pins["versions"]
     rows = zip(*columns.values(), strict=True)
     return {
         **data,
@@ -75,8 +75,9 @@ def _data() -> Mapping[str, Any]:
             for line, mask in zip(pins["lines"], pins["masks"], strict=True)
         ],
         "records": {
-            key: {name: value for name, value in zip(columns, row, strict=True) if value is not None}
-            for key, row in zip(keys, rows, strict=True)
+            line: {name: value for name, value in zip(columns, row, strict=True) if value is not None}
+            for place, (line, row) in enumerate(zip(pins["lines"], rows, strict=True))
+            if place not in unknown
         },
     }
 
@@ -98,14 +99,14 @@ def _describe(entry: Mapping[str, Any], *, distributions: int = 0, unknown: int 
     )
 
 
-@cache
-def _key(line: str) -> str:
-    """Return the key of the record of a freeze line."""
-    spelled, at, rest = line.partition(" @ ")
-    if at:
-        return f"{canonicalize_name(spelled)} @ {rest}"
-    spelled, _, version = line.partition("==")
-    return f"{canonicalize_name(spelled)}=={version}"
+def _requires(text: str) -> Iterator[str]:
+    """Yield requirements.  A line with a semicolon first has the marker of those after it."""
+    marker = ""
+    for line in filter(None, text.split("\n")):
+        if line.startswith(";"):
+            marker = line[1:]
+        else:
+            yield line + marker
 
 
 @cache  # most pins are those of several runtimes, and some commands read them all
@@ -113,7 +114,7 @@ def _distribution(line: str, version: str, label: str | None) -> RecordedDistrib
     spelled, at, url = line.partition(" @ ")
     if not at:
         spelled = line.partition("==")[0]
-    known = _data()["records"].get(_key(line))
+    known = _data()["records"].get(line)
     record = known or {}
     if label is not None:
         record = {**record, **record["by_label"][label]}
@@ -125,7 +126,7 @@ def _distribution(line: str, version: str, label: str | None) -> RecordedDistrib
         installed=Installed(
             name=canonicalize_name(spelled),
             version=version,
-            requires=tuple(record.get("requires_dist", ())),
+            requires=tuple(_requires(record.get("requires_dist", ""))),
             requires_python=record.get("requires_python"),
             extras=tuple(record.get("provides_extra", ())),
             import_names=tuple(record.get("import_names", ())),

@@ -208,6 +208,7 @@ RECORDS = {
     "alpha-one==1.0": {"source": "installed", "requires_dist": ["gamma"], "provides_extra": [], "size": 5},
     "gamma==3": {"source": "approximate", "requires_dist": ["not-this"]},
 }
+GAMMA = ["delta", "delta; extra == 'e'", "epsilon; extra == 'e'", "zeta"]
 
 
 def test_packing_fills_gaps_from_documents(tmp_path: Path) -> None:
@@ -219,7 +220,7 @@ def test_packing_fills_gaps_from_documents(tmp_path: Path) -> None:
     lines = [
         {"name": "alpha.one", "version": "1.0", "requires": ["the-folder-knows-better"]},
         {"name": "beta", "version": "2.0+cpu", "url": URL, "requires": ["gamma"], "requires_of": "2.0"},
-        {"name": "gamma", "version": "3", "requires": ["delta"], "extras": ["e"]},
+        {"name": "gamma", "version": "3", "requires": GAMMA, "extras": ["e"]},
         {"name": "unheard-of", "version": "1", "requires": []},
     ]
     (tmp_path / "document.json").write_text(json.dumps({"distributions": lines}))
@@ -227,9 +228,9 @@ def test_packing_fills_gaps_from_documents(tmp_path: Path) -> None:
     command += [str(tmp_path / "document.json"), "--output", str(tmp_path / "packed.gz")]
     subprocess.run(command, check=True, capture_output=True)
     data = json.loads(gzip.decompress((tmp_path / "packed.gz").read_bytes()))
+    assert data["unknown"] == []
     assert data["records"] == {
-        "keys": ["alpha-one==1.0", f"beta @ {URL}", "gamma==3"],
-        "requires_dist": [["gamma"], ["gamma"], ["delta"]],
+        "requires_dist": ["gamma", "gamma", "delta\n;; extra == 'e'\ndelta\nepsilon\n;\nzeta"],
         "requires_of": [None, "2.0", None],
         "provides_extra": [None, None, ["e"]],
         "size": [5, None, None],
@@ -256,4 +257,5 @@ def test_packing_is_reproducible(tmp_path: Path) -> None:
         "masks": [1, 1, 1],
         "versions": {f"beta @ {URL}": "2.0+cpu"},
     }
-    assert data["records"] == {"keys": ["alpha-one==1.0"], "requires_dist": [["gamma"]], "size": [5]}
+    assert data["records"] == {"requires_dist": ["gamma", None, None], "size": [5, None, None]}
+    assert data["unknown"] == [1, 2]
