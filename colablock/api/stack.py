@@ -271,8 +271,8 @@ def explain(
 
     *failure* is an exception, or the text of a traceback or of a log, of colablock's own runs or
     not; by default the last exception of this notebook.  *python* names the interpreter that it ran
-    in, by default that of the environment in the text, or this one: the explanation names the
-    versions there, and the matrix that has others.  Uses no network.
+    in, by default this one for an exception, and that of the environment in a text: the explanation
+    names the versions there, and the matrix that has others.  Uses no network.
     """
     from colablock.display.run_view import explanation_document
     from colablock.operations.failure import explain_failure
@@ -286,7 +286,8 @@ def explain(
         found = explain_error(failure)
     else:
         with open_session(quiet=True) as session:
-            found = explain_failure(session, text_of(failure), python=_path_text(python))
+            is_here = isinstance(failure, BaseException)
+            found = explain_failure(session, text_of(failure), python=_path_text(python), is_here=is_here)
     if not quiet:
         show(found)
     return found

@@ -24,7 +24,9 @@ def add(commands: Any) -> None:
         help="the file with the traceback or the log; default: standard input",
     )
     parser.add_argument(
-        "--python", metavar="EXE", help="the interpreter that the program ran in; default: this one"
+        "--python",
+        metavar="EXE",
+        help="the interpreter that the program ran in; default: the one that the text names, or this one",
     )
     parser.set_defaults(handler=_explain)
 

@@ -52,7 +52,9 @@ from colablock.training.runs.progress import START_MARK, plain_text
 
 __all__ = ["explain_error", "explain_text", "text_of"]
 
-_MISSING_MODULE = "missing-module"  # the name of a cause
+# The names of causes.
+_MISSING_MODULE = "missing-module"
+_MISSING = (_MISSING_MODULE, "package-missing")
 # Projects whose modules have other names.
 _PROJECTS = {
     "Crypto": "pycryptodome",
@@ -81,6 +83,7 @@ _EXCEPTION = re.compile(
 _LOOKS_WRONG = re.compile(r"error|exception|fatal|fail|not found|cannot|killed", re.IGNORECASE)
 _WARNING = re.compile(r"\w*Warning: |^\s*(?:\[?\W*(?:WARNING|INFO|DEBUG)\b)", re.IGNORECASE)
 
+_OF_VERSIONS = re.compile(r"\{(?:matrix|newer)\}")  # in an advice to use others
 # What tells the program that wrote a text: the mark in a log of colablock, or the files of its code.
 _OWN = re.compile(rf"^{re.escape(START_MARK)}|/colablock/training/(?:scripts|runs)/", re.MULTILINE)
 _AXOLOTL = re.compile(r"\baxolotl\b")
@@ -126,6 +129,8 @@ def explain_text(
     applied: str | None = None,
     source: str = "",
     is_intact: bool = False,
+    is_guess: bool = False,
+    elsewhere: str = "",
     real: Iterable[str] = (),
     system: Path = Path("/"),
 ) -> Explanation:
@@ -134,47 +139,63 @@ def explain_text(
     *versions* are those of the environment in which it ran, *matrices* those that could mend it,
     *applied* is the name of the one that was applied there, *source* its name or path, and
     *is_intact* tells that its versions are still there, so that applying it again mends nothing.
-    *real* are projects that exist, whose names are therefore not misspelt.  *system* is the folder
-    with ``proc`` and ``sys``.  Nothing is asked of a network.  Of a long text, the last
-    ``CRASH_TEXT`` characters count.
+    *is_guess* tells that nothing says that it ran there, and *elsewhere* is the folder of its packages
+    if that is not on this machine.  *real* are projects that exist, whose names are therefore not
+    misspelt.  *system* is the folder with ``proc`` and ``sys``.  Nothing is asked of a network.  Of a
+    long text, the last ``CRASH_TEXT`` characters count.
     """
     plain = shortened(plain_text(text[-CRASH_TEXT:])).strip("\n")
     failure, cause = _recognised(plain)
-    helpful = mending(matrices, cause, failure.messages, versions)
-    likely = likely_matrix(helpful, versions)
+    likely = likely_matrix(helpful := mending(matrices, cause, failure.messages, versions), versions)
+    guessed = applied if is_guess else None
     if applied is not None and not concerns(applied, cause, failure.messages, matrices):
         applied = None  # it has none of the packages at fault
     name = applied or (likely.name if likely is not None else "NAME")
     word = shlex.quote(source) if applied is not None and source else name
+    is_vain = (is_intact and bool(cause.packages)) if applied is not None else matrices and not helpful
     facts = {
-        "matrix": "" if (is_intact if applied is not None else matrices and not helpful) else word,
+        "matrix": "" if is_vain else word,
+        "stack": word,
         "checkpoint": "the newest checkpoint",
-        "killer": "idle" if oom_kills(system)[0] == 0 else "",
+        "killer": "idle" if not elsewhere and oom_kills(system)[0] == 0 else "",
     }
     facts["newer"] = newer_release(cause, versions, matrices)
     if cause.name == _MISSING_MODULE:
         unknown = unknown_module(failure.messages, versions, matrices, real)
         if unknown is not None:
             return _of_unknown_module(failure, *unknown, versions, word)
-        if applied is not None and is_intact and (module := missing_project(failure.messages)) in versions:
-            return _of_another_python(failure, f"{module} {versions[module]}", applied)
+    if applied and is_intact and cause.name in _MISSING and missing_project(failure.messages) in versions:
+        return _of_another_python(cause, failure, versions, applied)
+    installed = [*stack_details(cause, failure.messages, versions, matrices, name)]
+    installed += _remark_on(cause, installed, guessed, elsewhere)
     return Explanation(
         cause=cause.name,
         means=fill_in(cause.means, facts) or "the loss was not finite, so the model did not learn",
-        line=failure.line,
+        line=failure.stated,
         details=(
             *details_of(cause, failure.messages, failure.text),
-            *stack_details(cause, failure.messages, versions, matrices, name),
-            *machine_facts(cause.look_up, None, system),
+            *installed,
+            *(machine_facts(cause.look_up, None, system) if not elsewhere else ()),
         ),
-        advice=tuple(
-            advice_for(
-                cause.advice, facts, {"killer": facts["killer"]}, for_hub=False, program=_program_of(plain)
-            )
-        ),
+        advice=tuple(_advice(cause, facts, _program_of(plain), applied if is_guess and is_vain else None)),
         trace=last_trace_lines(failure.text),
         rank=failure.rank,
     )
+
+
+def _advice(cause: Cause, facts: Mapping[str, str], program: Program, guessed: str | None) -> Iterator[str]:
+    """Yield what to do: also to start it where *guessed* was applied, if other versions help."""
+    yield from advice_for(cause.advice, facts, {"killer": facts["killer"]}, for_hub=False, program=program)
+    if guessed is not None and any(_OF_VERSIONS.search(one.text) for one in cause.advice):
+        yield f"If it ran in another environment, start it with {_command_in(guessed)}"
+
+
+def _remark_on(cause: Cause, installed: Sequence[str], guessed: str | None, elsewhere: str) -> Iterator[str]:
+    """Yield whose versions the *installed* ones are if the text does not say so, or why there are none."""
+    if installed and guessed is not None:
+        yield f"the text does not say where the program ran: {guessed} was applied last"
+    elif elsewhere and cause.packages:
+        yield f"the versions are not known: the packages in {elsewhere} are not on this machine"
 
 
 def _of_unknown_module(
@@ -207,7 +228,7 @@ def _of_unknown_module(
     return Explanation(
         cause=_MISSING_MODULE,
         means=means,
-        line=failure.line,
+        line=failure.stated,
         details=(f"{project} {versions[project]} is installed",) if project in versions else (),
         advice=advice,
         trace=last_trace_lines(failure.text),
@@ -215,14 +236,22 @@ def _of_unknown_module(
     )
 
 
-def _of_another_python(failure: Traceback, there: str, applied: str) -> Explanation:
-    """Return the explanation for a module that is installed where *applied* was applied, and not here."""
+def _command_in(applied: str) -> str:
+    """Return the command that starts a program where *applied* was applied."""
+    return f"`colablock run {applied} -- python YOUR_SCRIPT.py`"
+
+
+def _of_another_python(
+    cause: Cause, failure: Traceback, versions: Mapping[str, str], applied: str
+) -> Explanation:
+    """Return the explanation for a package of the *versions* where *applied* was applied, but not here."""
+    project = missing_project(failure.messages)
     return Explanation(
-        cause=_MISSING_MODULE,
+        cause=cause.name,
         means="the program ran in another Python than the one with the training stack",
-        line=failure.line,
-        details=(f"{there} is installed in the environment of {applied}",),
-        advice=(f"Start it there: `colablock run {applied} -- python YOUR_SCRIPT.py`",),
+        line=failure.stated,
+        details=(f"{project} {versions[project]} is installed in the environment of {applied}",),
+        advice=(f"Start it there: {_command_in(applied)}",),
         trace=last_trace_lines(failure.text),
         rank=failure.rank,
     )

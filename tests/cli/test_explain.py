@@ -239,6 +239,79 @@ def test_an_apply_is_advised_only_if_it_mends(
     assert found.startswith(advised) or f"`{advised}" in found
 
 
+NMS = """Traceback (most recent call last):
+  File "{site}/torchvision/ops.py", line 7, in <module>
+RuntimeError: operator torchvision::nms does not exist
+"""
+
+
+def in_an_applied_env(home: Path, folder: Path, *names: str) -> None:
+    """Record that qlora-2026 was applied to an environment with *names*, and is there as it was."""
+    venv = Venv.make(folder, *(Stub(name=one, version="2.4") for one in names))
+    applied(venv, home, "qlora-2026", **dict.fromkeys(names, "2.4"))
+
+
+def test_versions_of_another_machine_are_not_known(environ: Mapping[str, str], tmp_path: Path) -> None:
+    """A log of Colab is explained on a machine where a matrix was applied, which has not mended it."""
+    in_an_applied_env(tmp_path / "home", tmp_path / "env", "torch")
+    for site in (
+        "/usr/local/lib/python3.7/dist-packages",
+        "C:\\ai\\env\\Lib\\site-packages",
+        "~/none/site-packages",
+    ):
+        found = explain_failure(Session(environ=environ), NMS.format(site=site))
+        named = str(Path(site).expanduser())
+        assert found.details == (
+            f"the versions are not known: the packages in {named} are not on this machine",
+        )
+        assert "colablock apply qlora-" in found.advice[0]
+
+
+def test_versions_are_read_where_the_files_of_the_text_are(
+    environ: Mapping[str, str], tmp_path: Path
+) -> None:
+    in_an_applied_env(tmp_path / "home", tmp_path / "env", "torch")
+    conda = Venv.make(tmp_path / "conda", Stub(name="torch", version="2.5.1"))
+    found = explain_failure(Session(environ=environ), NMS.format(site=conda.site))
+    assert found.details[0].startswith("torch 2.5.1 is installed")
+    assert "colablock apply qlora-" in found.advice[0]
+
+
+def test_a_guessed_environment_is_called_one(environ: Mapping[str, str], tmp_path: Path) -> None:
+    """A message alone does not say where the program ran, and the stack of the last apply is whole."""
+    in_an_applied_env(tmp_path / "home", tmp_path / "env", "numpy")
+    session = Session(environ=environ)
+    found = explain_failure(
+        session, "ValueError: numpy.dtype size changed, may indicate binary incompatibility"
+    )
+    assert found.details == (
+        "numpy 2.4 is installed",
+        "the text does not say where the program ran: qlora-2026 was applied last",
+    )
+    assert found.advice == (
+        "In a notebook, restart the kernel: the old numpy stays loaded",
+        "If it ran in another environment, start it with `colablock run qlora-2026 -- python YOUR_SCRIPT.py`",
+    )
+    installer = explain_failure(session, "error: externally-managed-environment")
+    assert "`colablock apply qlora-2026 --into env`" in installer.advice[0]
+
+
+def test_a_missing_package_names_the_matrix_that_has_it(environ: Mapping[str, str], tmp_path: Path) -> None:
+    in_an_applied_env(tmp_path / "home", tmp_path / "env", "transformers", "bitsandbytes")
+    session = Session(environ=environ)
+    found = explain_failure(session, "ModuleNotFoundError: No module named 'unsloth'")
+    assert "colablock apply qlora-2026-unsloth`" in found.advice[0]
+    text = "importlib.metadata.PackageNotFoundError: No package metadata was found for bitsandbytes"
+    assert "colablock run qlora-2026 -- python" in explain_failure(session, text).advice[0]
+
+
+def test_an_exception_is_of_this_environment(environ: Mapping[str, str], tmp_path: Path) -> None:
+    in_an_applied_env(tmp_path / "home", tmp_path / "env", "transformers")
+    error = "ModuleNotFoundError: No module named 'transformers'"
+    found = explain_failure(Session(environ=environ), error, is_here=True)
+    assert found.details[1].startswith("transformers is not installed; the matrix ")
+
+
 def test_without_arguments_the_last_exception_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("last_exc", "last_value"):
         monkeypatch.delattr(sys, name, raising=False)

@@ -427,6 +427,73 @@ def test_a_matrix_is_advised_only_if_its_version_may_have_the_argument(
     assert found.advice[-1].removeprefix("Or ").lower().startswith("change the script")
 
 
+FOLLOWS = "because of the following error (look up to see its traceback):"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            f"RuntimeError: Failed to import x.y {FOLLOWS}\noperator torchvision::nms does not exist",
+            "RuntimeError: operator torchvision::nms does not exist",
+        ),
+        ("RuntimeError: \n    CUDA Setup failed despite GPU", "RuntimeError: CUDA Setup failed despite GPU"),
+        ("ValueError: NaN in rows:\n\n", "ValueError: NaN in rows:"),
+    ],
+)
+def test_a_line_that_announces_the_reason_is_shown_with_it(text: str, line: str) -> None:
+    assert explain_text(text, versions={}).line == line
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (
+            "TypeError: Trainer.__init__() got an unexpected keyword argument 'tokenizer'",
+            "`processing_class`",
+        ),
+        (
+            "TypeError: SFTTrainer.__init__() got an unexpected keyword argument 'tokenizer'",
+            "`processing_class`",
+        ),
+        (
+            "TypeError: SFTConfig.__init__() got an unexpected keyword argument 'max_seq_length'",
+            "`max_length`",
+        ),
+        (
+            "TypeError: SFTTrainer.__init__() got an unexpected keyword argument 'dataset_text_field'",
+            "take `dataset_text_field` in `SFTConfig`",
+        ),
+        (
+            "TypeError: SFTConfig.__init__() got an unexpected keyword argument 'evaluation_strategy'",
+            "`eval_strategy`",
+        ),
+        (
+            "TypeError: T.compute_loss() got an unexpected keyword argument 'num_items_in_batch'",
+            "`num_items_in_batch=None`",
+        ),
+        (
+            "ImportError: cannot import name 'AdamW' from 'transformers' (x.py)",
+            "`from torch.optim import AdamW`",
+        ),
+        ("ImportError: cannot import name 'HfFolder' from 'huggingface_hub' (x.py)", "`get_token`"),
+        (
+            "ImportError: cannot import name 'DataCollatorForCompletionOnlyLM' from 'trl' (x.py)",
+            "`completion_only_loss`",
+        ),
+    ],
+)
+def test_the_new_name_of_what_is_gone_is_told(line: str, told: str) -> None:
+    assert told in "\n".join(explain_text(line, versions={}).details)
+
+
+def test_each_broken_requirement_is_told() -> None:
+    broken = "{} 1.0 requires {}==2, but you have {} 3 which is incompatible.\n"
+    text = "ERROR: pip's dependency resolver does not currently take into account all\n"
+    found = explain_text(text + broken.format(*"aab") + broken.format(*"ccd"), versions={})
+    assert [one.partition(",")[0] for one in found.details] == ["a requires a==2", "c requires c==2"]
+
+
 def test_every_advice_of_the_table_can_be_shown_without_a_run() -> None:
     some = matrices()
     for cause, lines in LINES.items():

@@ -60,6 +60,7 @@ _RECORD_FACTS = ("matrix", "model", "precision", "runner")
 _MAX_TRACE = 12  # lines of a traceback in an explanation
 _MAX_MESSAGE = 20  # lines of an exception's message
 _HEADER = "Traceback (most recent call last):"
+_REASON_FOLLOWS = "because of the following error (look up to see its traceback):"
 GOES_ON = "(Request ID: "  # the hub's reason is in the paragraph after this line
 CHAIN_LINES = (
     "During handling of the above exception, another exception occurred:",
@@ -116,6 +117,19 @@ class Traceback:
     messages: str
     rank: int | None = None
     at: int = 0
+
+    @property
+    def stated(self) -> str:
+        """The last exception, with the line after it if that has the reason."""
+        if not self.line.endswith(":"):
+            return self.line
+        said = [line.strip(" │╰─▶") for line in self.messages.splitlines() if line.strip()]
+        after = said[said.index(self.line) + 1 :] if self.line in said else []
+        # transformers wraps one such line in another.
+        reason = next((line for line in after if not line.endswith(_REASON_FOLLOWS)), "")
+        if self.line.endswith(_REASON_FOLLOWS) and reason:
+            return f"{self.line.partition(': ')[0]}: {reason}"
+        return f"{self.line} {reason}".strip()
 
 
 def explain(
@@ -287,7 +301,7 @@ class _EndedRun:
         return Explanation(
             cause=cause.name,
             means=fill_in(cause.means, facts),
-            line=failure.line if failure is not None else "",
+            line=failure.stated if failure is not None else "",
             details=(
                 *details_of(cause, messages, failure.text if failure is not None else ""),
                 *stack_details(cause, messages, self.versions, self.matrices, matrix),
@@ -363,7 +377,8 @@ class _EndedRun:
             return {}
         facts = {key: str(value) for key, value in record.config.items()}
         facts |= {name: getattr(record, name) for name in _RECORD_FACTS}
-        return facts | {"matrix": shlex.quote(record.source or record.matrix)}  # a word of a command
+        matrix = shlex.quote(record.source or record.matrix)  # a word of a command
+        return facts | {"matrix": matrix, "stack": matrix}
 
     def _advice(self, advice: Sequence[Advice], facts: Mapping[str, str]) -> Iterator[str]:
         settings = dict(self.record.config) if self.record is not None else {}

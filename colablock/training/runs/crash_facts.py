@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 from colablock._common.text import nearest, size_text
@@ -38,7 +39,9 @@ __all__ = [
 
 _VALUE = re.compile(r"\{(\w+)\}")  # of a text
 _MAX_PACKAGES = 3  # installed versions in an explanation
+_MAX_OF_ONE = 5  # sentences of one detail
 _MISSING_MODULE = re.compile(r"No module named '?(\w+)'?(?![\w.])")
+_MISSING_PROJECT = re.compile(r"No package metadata was found for ([\w-]+)(?![\w.])")
 _UNKNOWN_ARGUMENT = re.compile(
     r"\b(?P<call>\w+)\.__init__\(\) got an unexpected keyword argument '(?P<name>\w+)'"
 )
@@ -101,11 +104,14 @@ def details_of(cause: Cause, messages: str, trace: str = "") -> tuple[str, ...]:
 
     The caller is the installed package whose code raised the exception.
     """
-    found = ((detail, detail.pattern.search(messages)) for detail in cause.details)
+    found = (
+        (detail, match)
+        for detail in cause.details
+        for match in islice(detail.pattern.finditer(messages), _MAX_OF_ONE if detail.is_each else 1)
+    )
     filled = (
         fill_in(detail.text, {**match.groupdict(), "caller": _caller(detail, match, trace)})
         for detail, match in found
-        if match
     )
     return tuple(dict.fromkeys(text for text in filled if text))
 
@@ -139,7 +145,7 @@ def advice_for(
     """Yield the texts of *advice* that help with these *settings*, with the values of *facts*.
 
     *for_hub* tells whether the model is a name on the hub, *program* whose words are used.  The first
-    text begins no alternative.
+    text begins no alternative, and comes after nothing.
     """
     is_first = True
     for one in advice:
@@ -149,7 +155,7 @@ def advice_for(
             continue
         text = fill_in(one.said_of(program), facts)
         if text:
-            other = text.removeprefix("Or ") if is_first else text
+            other = text.removeprefix("Or ").replace(" afterwards", "") if is_first else text
             yield other[:1].upper() + other[1:]
             is_first = False
 
@@ -224,16 +230,23 @@ def stack_details(
 
 
 def missing_project(messages: str) -> str:
-    """Return the project with the name of the module that the message misses; "" if there is none."""
-    found = _MISSING_MODULE.search(messages)
+    """Return the project that the message misses, or that of the module; "" if there is none."""
+    found = _MISSING_MODULE.search(messages) or _MISSING_PROJECT.search(messages)
     return found[1].replace("_", "-").lower() if found else ""
 
 
 def concerns(name: str, cause: Cause, messages: str, matrices: Sequence[Matrix]) -> bool:
     """Whether the matrix *name* has a package of *cause*, or the one that the message misses, if any has."""
-    at_fault = {*cause.packages, missing_project(messages)} - {""}
+    at_fault = _at_fault(cause, messages, matrices)
     has = {one.name: not at_fault.isdisjoint(_ranges(one)) for one in matrices}
     return has.get(name, True) or not any(has.values())
+
+
+def _at_fault(cause: Cause, messages: str, matrices: Sequence[Matrix]) -> set[str]:
+    """Return the package that the message misses if a matrix has it, else it and those of *cause*."""
+    missing = missing_project(messages)
+    has_it = any(missing in _ranges(one) for one in matrices)
+    return {missing} if has_it else {*cause.packages, missing} - {""}
 
 
 def mending(
@@ -247,7 +260,7 @@ def mending(
     package = _package_of(call["call"]) if call is not None else None
     if call is not None and package is not None and package in versions:
         return [one for one in matrices if _has_argument(one, package, versions[package], call["name"])]
-    at_fault = {*cause.packages, missing_project(messages)}
+    at_fault = _at_fault(cause, messages, matrices)
 
     def changes(matrix: Matrix) -> bool:
         wanted = {name: asked for name, asked in _ranges(matrix).items() if name in at_fault}

@@ -158,10 +158,11 @@ class Advice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Detail:
-    """A sentence with the named groups of *pattern*."""
+    """A sentence with the named groups of *pattern*, for its first match or for each."""
 
     pattern: re.Pattern[str]
     text: str
+    is_each: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -335,7 +336,11 @@ def _cause(value: Mapping[str, Any], shared: Mapping[str, Advice], names: Mappin
             for one in value.get("advice", ())
         ),
         details=tuple(
-            Detail(pattern=re.compile(one["pattern"], re.DOTALL), text=one["text"])
+            Detail(
+                pattern=re.compile(one["pattern"], re.DOTALL),
+                text=one["text"],
+                is_each=one.get("each", False),
+            )
             for one in value.get("details", ())
         ),
         is_consequence=value.get("consequence", False),
