@@ -42,7 +42,7 @@ class Purpose(Enum):
     """The command `keyring` of the user: as DOWNLOAD, with the variables of sessions and clouds."""
 
     TRAINING = "training"
-    """The user's training: every variable but secrets and those for uv, pip and the interpreter."""
+    """The user's training: every variable but secrets and those for uv, pip, the interpreter and launchers."""
 
     COMMAND = "command"
     """The user's own command (`colablock run`): every variable but those for uv, pip and the interpreter."""
@@ -238,6 +238,14 @@ _DROPPED = frozenset(
         "__PYVENV_LAUNCHER__",
     }
 )
+# What `torchrun`, `mpirun` or an earlier `accelerate launch` tells the processes that it starts, as a pod of
+# several has it: a training with them would wait for ranks that nobody starts, or follow other settings.
+_OF_LAUNCHERS = re.compile(
+    r"RANK|(?:LOCAL|GROUP|ROLE|NODE)_RANK|(?:(?:LOCAL|GROUP|ROLE)_)?WORLD_SIZE|ROLE_NAME|MASTER_(?:ADDR|PORT)"
+    r"|TORCHELASTIC_.*|(?:OMPI|MV2)_COMM_WORLD_.*|PMI_(?:RANK|SIZE)|MPI_LOCAL(?:RANKID|NRANKS)"
+    r"|FSDP_.*|MEGATRON_LM_.*|PARALLELISM_CONFIG_.*"
+    r"|ACCELERATE_(?:USE|MIXED|DOWNCAST|GRADIENT|DYNAMO|DEEPSPEED|CONFIG|TORCH_DEVICE).*"
+)
 # Where uv stores and finds files is the user's choice and does not change results.
 _KEPT = frozenset({"UV_CACHE_DIR", *_OF_DOWNLOADS})
 
@@ -300,7 +308,8 @@ def _passes(purpose: Purpose, name: str, value: str) -> bool:
     if purpose is Purpose.COMMAND:
         return not _is_dropped(name)
     if purpose is Purpose.TRAINING:  # it downloads models, so it gets the proxies
-        return not _is_dropped(name) and (name.upper() in _PROXIES or not _is_secret(name, value))
+        is_dropped = _is_dropped(name) or _OF_LAUNCHERS.fullmatch(name) is not None
+        return not is_dropped and (name.upper() in _PROXIES or not _is_secret(name, value))
     has_passwords = purpose in (Purpose.DOWNLOAD, Purpose.KEYRING)
     return _is_allowed(purpose, name) and (has_passwords or not _is_secret(name, value))
 

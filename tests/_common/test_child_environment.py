@@ -113,6 +113,21 @@ def test_each_child_gets_what_its_purpose_needs(purpose: Purpose, expected: dict
     assert child_environment(purpose, NOTEBOOK) == {**expected, **more}
 
 
+LAUNCHED = """
+RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE GROUP_RANK ROLE_NAME NODE_RANK MASTER_ADDR MASTER_PORT
+TORCHELASTIC_USE_AGENT_STORE OMPI_COMM_WORLD_SIZE MV2_COMM_WORLD_RANK PMI_SIZE MPI_LOCALRANKID
+ACCELERATE_USE_FSDP ACCELERATE_MIXED_PRECISION ACCELERATE_GRADIENT_ACCUMULATION_STEPS FSDP_VERSION
+FSDP_TRANSFORMER_CLS_TO_WRAP PARALLELISM_CONFIG_TP_SIZE
+"""
+
+
+def test_a_training_has_no_part_in_another_launch() -> None:
+    kept = {"NCCL_DEBUG": "INFO", "TORCH_DISTRIBUTED_DEBUG": "INFO", "GLOO_SOCKET_IFNAME": "eth0"}
+    given = {**dict.fromkeys(LAUNCHED.split(), "1"), **kept}
+    assert child_environment(Purpose.TRAINING, given) == {**kept, **NO_BYTECODE}
+    assert child_environment(Purpose.COMMAND, given) == given
+
+
 @pytest.mark.parametrize("purpose", Purpose)
 def test_only_the_users_command_writes_bytecode(purpose: Purpose) -> None:
     environ = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": "/bytecode"}
