@@ -42,7 +42,7 @@ class Purpose(Enum):
     """The command `keyring` of the user: as DOWNLOAD, with the variables of sessions and clouds."""
 
     TRAINING = "training"
-    """The user's training: every variable but secrets and those for uv, pip, the interpreter and launchers."""
+    """The user's training: as COMMAND, without secrets and what launchers tell their processes."""
 
     COMMAND = "command"
     """The user's own command (`colablock run`): every variable but those for uv, pip and the interpreter."""

@@ -616,7 +616,9 @@ def test_a_plain_run_takes_the_largest_batch_and_keeps_it(bench: Bench) -> None:
     on_card = bench.stack.proven(accelerator=Accelerator(kind="cuda", devices=declared("H100").devices))
     config = bench.config(micro_batch_size=1, gradient_accumulation_steps=8, max_steps=8, save_steps=2)
     asked: dict[str, Any] = {"proven": on_card, "anyway": True, "sizes_batch": True}  # torch has no CUDA
-    several = just_begun(bench, config, **asked, launch_arguments=("--num_machines", "2"))
+    several = just_begun(
+        bench, config, **asked, launch_arguments=("--num_machines", "2", "--main_process_ip", "h")
+    )
     assert read_record(several.folder).config["micro_batch_size"] == 1  # other hosts may not have its card
     with bench.held(at=4) as held:
         call = Call(bench, config, **asked, fresh=True, environ=held)

@@ -133,7 +133,10 @@ def test_a_folder_without_a_name_of_its_own_is_called_as_its_run(
         found.append((folder.relative_to(tmp_path), run_id))
         again = with_own_folder(config, (), home)
         assert default_folder(again) == folder  # the same call finds the run again
-        assert with_own_folder(config, ("--num_machines=2", "--machine_rank=0"), home) == config
+        assert (
+            with_own_folder(config, ("--num_machines=2", "--machine_rank=0", "--main_process_ip=h"), home)
+            == config
+        )
     assert found == [
         (Path("a/outputs/model-data"), "model-data"),
         (Path("b/outputs/model-data-2"), "model-data-2"),
@@ -156,7 +159,7 @@ def test_a_run_that_is_not_called_as_its_folder_is_noted(tmp_path: Path) -> None
 def test_hosts_that_share_a_home_know_the_run_of_the_first(tmp_path: Path) -> None:
     home, notes = tmp_path / "home", Notes()
     config = a_config(output_dir=str(tmp_path / "scratch/first"))
-    own = folder_of(config, ("--num_machines=2", "--machine_rank=1"))
+    own = folder_of(config, ("--num_machines=2", "--machine_rank=1", "--main_process_ip=h"))
     assert unused_run_id(home, own, notes, host=1) == "first-host-1"
     assert mirrored_id(home, config, "first-host-1", 1) == "first"
     register(home, "first-host-1", own)  # before the first host has registered its own

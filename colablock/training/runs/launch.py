@@ -71,6 +71,8 @@ def ranks_of(processes: int, extra: Sequence[str] = ()) -> Ranks:
         parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", type=kind)
     for word in extra:
         _check_argument(word)
+    if extra and not extra[0].startswith("-"):  # accelerate would run it in place of the training
+        raise InvalidInput(f"`{extra[0]}` is not an argument of accelerate", hint="They begin with `--`")
     try:
         given, _ = parser.parse_known_args(list(extra))
     except argparse.ArgumentError as error:
@@ -78,13 +80,14 @@ def ranks_of(processes: int, extra: Sequence[str] = ()) -> Ranks:
     if given.rdzv_backend not in (None, "static"):  # others choose the first host, which has the checkpoints
         message = f"`--rdzv_backend {given.rdzv_backend}` cannot be used: calls number their hosts"
         raise InvalidInput(message, hint="Omit it")
-    hosts = max(1, given.num_machines or 1)
+    hosts = 1 if given.num_machines is None else given.num_machines
+    _check_numbers(given, hosts)
     if given.num_processes and given.num_processes % hosts:
         message = f"`--num_processes {given.num_processes}` cannot be shared evenly by {hosts} hosts"
         raise InvalidInput(message, hint=f"Name a multiple of {hosts}: it is the number on all hosts")
     return Ranks(
-        total=max(1, given.num_processes or processes * hosts),
-        given=max(1, given.num_processes) if given.num_processes else None,
+        total=given.num_processes or processes * hosts,
+        given=given.num_processes,
         hosts=hosts,
         host=given.machine_rank or 0,
         address=given.main_process_ip,
@@ -94,6 +97,27 @@ def ranks_of(processes: int, extra: Sequence[str] = ()) -> Ranks:
     )
 
 
+def _check_numbers(given: argparse.Namespace, hosts: int) -> None:
+    """Raise InvalidInput for numbers that no run has, and for hosts that would not meet."""
+    bounds = {
+        "num_machines": (1, _MANY),
+        "num_processes": (1, _MANY),
+        "num_cpu_threads_per_process": (1, _MANY),
+        "machine_rank": (0, hosts - 1),
+        "main_process_port": (1 if hosts > 1 else 0, _LAST_PORT),  # 0: any, which no other host would know
+    }
+    for name, (least, most) in bounds.items():
+        value = getattr(given, name)
+        if value is not None and not least <= value <= most:
+            which = f"{least} or more" if most == _MANY else f"from {least} to {most}"
+            raise InvalidInput(f"`--{name} {value}` of accelerate cannot be used: it is {which}")
+    if hosts > 1 and not given.main_process_ip:
+        message = "several hosts need `--main_process_ip`, the address of the first, where they meet"
+        raise InvalidInput(message, hint="`--hosts a,b` prints the command for each host")
+
+
+_MANY = 1 << 20
+_LAST_PORT = 65_535
 #: Arguments of accelerate that follow from config and cards, by their beginning, and how to set these.
 _DECIDED = {
     "use_fsdp": "`--shard fsdp` shares one model",
@@ -113,18 +137,22 @@ _DECIDED = {
     "use_parallelism_config": "`--shard fsdp` shares one model",
     "parallelism_config_": "`--shard fsdp` shares one model",
     "gradient_": "the config has the keys `gradient_accumulation_steps` and `max_grad_norm`",
+    "max_restarts": "the same call goes on from the newest checkpoint",
+    **dict.fromkeys(("module", "m", "no_python", "help", "h"), "accelerate starts the training of colablock"),
+    "mpirun_hostfile": "`--hosts` and `--launcher slurm` start several hosts",
 }
-_EXACT = frozenset({"cpu", "tpu"})  # beginnings of other arguments
+_EXACT = frozenset({"cpu", "tpu", "m", "h"})  # beginnings of other arguments
 
 
 def _check_argument(word: str) -> None:
     """Raise InvalidInput for an argument that a run would leave out, or that preflight does not know of."""
-    name = word.partition("=")[0].removeprefix("--").replace("-", "_")
-    if not word.startswith("--"):
+    name = word.partition("=")[0].lstrip("-").replace("-", "_")
+    if not word.startswith("-"):
         return
     for beginning, hint in _DECIDED.items():
         if name == beginning or (beginning not in _EXACT and name.startswith(beginning)):
-            raise InvalidInput(f"`--{name}` of accelerate cannot be used: colablock sets it", hint=hint)
+            shown = f"{'--' if word.startswith('--') else '-'}{name}"
+            raise InvalidInput(f"`{shown}` of accelerate cannot be used: colablock sets it", hint=hint)
 
 
 def _host(text: str) -> int:

@@ -139,9 +139,9 @@ def test_a_model_is_shared_if_a_card_does_not_hold_it(
     [
         (2, "", 2),
         (2, "--num_processes 1", 1),
-        (4, "--num_machines 2", 8),
-        (4, "--num_machines 2 --num_processes 2", 2),
-        (4, "--num_machines 2 --num_processes 4", 4),
+        (4, "--num_machines 2 --main_process_ip h", 8),
+        (4, "--num_machines 2 --main_process_ip h --num_processes 2", 2),
+        (4, "--num_machines 2 --main_process_ip h --num_processes 4", 4),
     ],
 )
 def test_as_many_processes_are_counted_as_start(cards: int, extra: str, processes: int) -> None:

@@ -126,9 +126,9 @@ RANKS: list[tuple[int, str, tuple[int, int, int]]] = [
     (1, "", (1, 1, 1)),
     (2, "", (2, 1, 2)),
     (1, "--num_processes 2", (2, 1, 2)),
-    (1, "--num_machines 2 --machine_rank 1", (2, 2, 1)),
+    (1, "--num_machines 2 --machine_rank 1 --main_process_ip 10.0.0.1", (2, 2, 1)),
     (4, "--num-machines=2 --main_process_ip 10.0.0.1", (8, 2, 4)),
-    (4, "--num_machines 2 --num_processes=4", (4, 2, 2)),
+    (4, "--num_machines 2 --num_processes=4 --main-process-ip=10.0.0.1", (4, 2, 2)),
 ]
 
 
@@ -146,7 +146,7 @@ def test_ranks_are_counted_over_all_hosts(processes: int, extra: str, expected: 
         ("--num_processes 2 --main_process_ip 10.0.0.1 --main_process_port 5", ("10.0.0.1", 5)),
         ("--num_processes 1", (None, None)),
         ("--num_machines 2 --main_process_ip h --main_process_port 5 --machine_rank 1", ("h", 5)),
-        ("--num_machines 2", (None, None)),
+        ("--num_machines 2 --main_process_ip h", ("h", None)),
     ],
 )
 def test_the_ranks_of_one_host_meet_at_a_free_port(extra: str, expected: tuple[Any, Any]) -> None:
@@ -386,6 +386,9 @@ def test_a_file_in_the_run_folder_cannot_hide_the_launcher(tmp_path: Path) -> No
         ("--gpu_ids 0,1", "`CUDA_VISIBLE_DEVICES` chooses the cards"),
         ("--cpu", "`CUDA_VISIBLE_DEVICES=` leaves no card"),
         ("--gradient_clipping 1", "the config has the keys"),
+        ("--max_restarts 1", "goes on from the newest checkpoint"),  # which a restart does not take
+        ("-m", "starts the training of colablock"),
+        ("--no-python", "starts the training of colablock"),
     ],
 )
 def test_arguments_that_a_run_would_leave_out_are_refused(extra: str, hint: str) -> None:
@@ -397,17 +400,37 @@ def test_arguments_that_a_run_would_leave_out_are_refused(extra: str, hint: str)
 @pytest.mark.parametrize("hosts", [2, 3])
 def test_processes_that_hosts_cannot_share_are_refused(hosts: int) -> None:
     with pytest.raises(InvalidInput, match=f"`--num_processes 7` cannot be shared evenly by {hosts} hosts"):
-        ranks_of(1, f"--num_machines {hosts} --num_processes 7".split())
+        ranks_of(1, f"--num_machines {hosts} --num_processes 7 --main_process_ip h".split())
 
 
 def test_a_rendezvous_that_numbers_the_hosts_itself_is_refused() -> None:
     """Host 1 could become the first one, and save the checkpoints."""
     with pytest.raises(InvalidInput, match="`--rdzv_backend c10d` cannot be used"):
         ranks_of(1, ["--num_machines", "2", "--machine_rank", "1", "--rdzv-backend=c10d"])
-    assert ranks_of(1, ["--num_machines", "2", "--rdzv_backend", "static"]).hosts == 2
+    usual = "--num_machines 2 --main_process_ip 10.0.0.1 --rdzv_backend static"
+    assert ranks_of(1, usual.split()).hosts == 2
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ("--num_processes -2", "`--num_processes -2` of accelerate cannot be used: it is 1 or more"),
+        ("--num_processes=0", "it is 1 or more"),
+        ("--num_machines 0", "it is 1 or more"),
+        ("--machine_rank 1", "it is from 0 to 0"),
+        ("--num_machines 2 --main_process_ip h --machine_rank 2", "it is from 0 to 1"),
+        ("--num_machines 2 --main_process_ip h --main_process_port 0", "it is from 1 to 65535"),
+        ("--num_processes 2 --main_process_port 70000", "it is from 0 to 65535"),
+        ("--num_machines 2 --machine_rank 1", "several hosts need `--main_process_ip`"),
+        ("train.py --num_processes 2", "`train.py` is not an argument of accelerate"),
+    ],
+)
+def test_what_no_run_has_and_hosts_would_wait_for_in_vain_is_refused(extra: str, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        ranks_of(2, extra.split())
 
 
 def test_other_arguments_of_accelerate_are_passed_on() -> None:
-    extra = ("--max_restarts 1 --tee 3 --num_cpu_threads_per_process 2 --rdzv_conf a=b --same_network"
+    extra = ("--tee 3 --num_cpu_threads_per_process 2 --rdzv_conf a=b --same_network"
              " --log_dir --use_x fsdp_x")  # fmt: skip
     assert ranks_of(3, extra.split()).total == 3
