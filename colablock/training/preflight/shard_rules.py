@@ -17,6 +17,9 @@ _FIRST = {
     "bitsandbytes": "0.50",
 }
 _FIRST_AXOLOTL = "0.12"  # with `fsdp_version`, and keys of `fsdp_config` without a prefix
+_FIRST_WITHOUT_FSDP_1 = "0.21"  # of axolotl, which refuses its keys
+_OF_FSDP_1 = ("sharding_strategy", "forward_prefetch")
+_REFUSED_BY_AXOLOTL = ("adamw_8bit", "adamw_bnb_8bit")  # optimizers, beside FSDP 2
 _OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")  # torch's own
 
 
@@ -78,13 +81,7 @@ _TRL = "use `--runner trl`"
 
 def _of_stack(config: TrainConfig, stack: Stack, runner: str) -> Finding | None:
     if runner == "axolotl":
-        if is_older(stack.axolotl, _FIRST_AXOLOTL):
-            return _refusal(
-                f"axolotl {stack.axolotl} has no FSDP 2",
-                f"it is new in axolotl {_FIRST_AXOLOTL}",
-                "use a matrix with a newer axolotl",
-            )
-        return None
+        return _of_axolotl(config, stack)
     versions = {
         "torch": stack.torch,
         "transformers": stack.transformers,
@@ -101,6 +98,34 @@ def _of_stack(config: TrainConfig, stack: Stack, runner: str) -> Finding | None:
         f"colablock shards with FSDP 2, from {name} {_FIRST[name]} on",
         "use a newer matrix, such as `qlora-2026`",
     )
+
+
+def _of_axolotl(config: TrainConfig, stack: Stack) -> Finding | None:
+    """Return the refusal of what axolotl would refuse itself, once the run has started."""
+    if is_older(stack.axolotl, _FIRST_AXOLOTL):
+        return _refusal(
+            f"axolotl {stack.axolotl} has no FSDP 2",
+            f"it is new in axolotl {_FIRST_AXOLOTL}",
+            "use a matrix with a newer axolotl",
+        )
+    given = {key.removeprefix("fsdp_"): value for key, value in config.fsdp_config.items()}
+    version = config.fsdp_version or given.get("version") or 2
+    old = [f"fsdp_config.{key}" for key in _OF_FSDP_1 if key in given]
+    old += ["fsdp"] if config.extra.get("fsdp") else []
+    old += ["fsdp_version: 1"] if str(version) == "1" else []
+    if old and stack.axolotl is not None and not is_older(stack.axolotl, _FIRST_WITHOUT_FSDP_1):
+        return _refusal(
+            f"axolotl {stack.axolotl} has no FSDP 1, which `{old[0]}` is for",
+            f"it was removed in axolotl {_FIRST_WITHOUT_FSDP_1}",
+            f"remove `{old[0]}`: `fsdp_config` with `reshard_after_forward` says how FSDP 2 shares the model",
+        )
+    if config.optimizer in _REFUSED_BY_AXOLOTL and str(version) == "2":
+        return _refusal(
+            f"axolotl does not shard with `optimizer: {config.optimizer}`",
+            "it has no kernels for the parts of a sharded adapter",
+            "set `optimizer: adamw_torch`",
+        )
+    return None
 
 
 def _refusal(what: str, why: str, fix: str) -> Finding:

@@ -44,6 +44,7 @@ WITH_V100 = replace(TODAY, arch_list=("sm_70", *TODAY.arch_list))
 MIXTURE = replace(SHAPES["8B"], unsupported="a mixture of 8 experts")
 PREQUANTIZED = replace(SHAPES["70B"], quantized="bitsandbytes")
 
+AXOLOTL_21: Mapping[str, Any] = {"runner": "axolotl", "stack": replace(TODAY, axolotl="0.21.0")}
 ZERO: Mapping[str, Any] = {"runner": "axolotl", "extra": {"deepspeed": "zero.json"}}
 
 # The cards, what else is asked for, whether the run passes, the processes, and whether they share one model.
@@ -289,6 +290,19 @@ OLD: dict[str, Any] = {
             for name, version in OLD.items()
         ),
         ({"runner": "axolotl", "stack": replace(TODAY, axolotl="0.4.0")}, "axolotl 0.4.0 has no FSDP 2"),
+        *(
+            ({**AXOLOTL_21, **keys}, f"axolotl 0.21.0 has no FSDP 1, which `{named}` is for")
+            for keys, named in (
+                ({"extra": {"fsdp": ["full_shard", "auto_wrap"]}}, "fsdp"),
+                ({"fsdp_version": 1}, "fsdp_version: 1"),
+                ({"fsdp_config": {"version": 1}}, "fsdp_version: 1"),
+                (
+                    {"fsdp_config": {"fsdp_sharding_strategy": "FULL_SHARD"}},
+                    "fsdp_config.sharding_strategy",
+                ),
+            )
+        ),
+        ({"runner": "axolotl", "optimizer": "adamw_8bit"}, "does not shard with `optimizer: adamw_8bit`"),
         (ZERO, "with FSDP beside `deepspeed`"),
     ],
 )
@@ -298,6 +312,21 @@ def test_what_cannot_be_sharded_is_refused(asked: Mapping[str, Any], words: str)
     refused = [one for one in found.findings if one.level is Level.REFUSE]
     assert any(words in one.what for one in refused), found.findings
     assert all(one.why and one.fix for one in refused)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"extra": {"fsdp": ["full_shard", "auto_wrap"]}},  # axolotl before 0.21 takes them
+        {"fsdp_version": 1, "optimizer": "adamw_8bit"},
+        {"fsdp_config": {"fsdp_version": 2, "fsdp_limit_all_gathers": True}, **AXOLOTL_21},
+        {"optimizer": "adamw_torch_8bit", **AXOLOTL_21},
+    ],
+)
+def test_keys_of_fsdp_that_axolotl_takes_are_passed_on(asked: Mapping[str, Any]) -> None:
+    found = check([A100_80] * 2, shard=ShardMode.FSDP, **{"runner": "axolotl", **asked})
+    assert not [one for one in found.findings if "FSDP 1" in one.what or "does not shard" in one.what]
+    assert found.is_sharded
 
 
 @pytest.mark.parametrize("mode", [ShardMode.AUTO, ShardMode.NONE])
