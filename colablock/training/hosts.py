@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -236,10 +237,12 @@ def seen_state(folder: RunFolder, record: RunRecord, environ: Mapping[str, str])
     state, job = folder.state(record), record.job
     if state not in (State.RUNNING, State.KILLED) or (state is State.RUNNING and not record.is_elsewhere):
         return state
-    if job.isdecimal() and job == environ.get("SLURM_JOB_ID"):
+    if not job.isdecimal() or _is_of_another_cluster(record, environ):
+        is_held = None
+    elif job == environ.get("SLURM_JOB_ID"):
         is_held = False if _was_before(record, environ) else None
     else:
-        is_held = _is_held(job, environ) if job.isdecimal() else None
+        is_held = _is_held(job, environ)
     if is_held:
         message = f"the run `{record.id}` is running on `{record.host}`, in the job {job} of Slurm"
         raise Refused(message, hint=f"`scancel {job}` ends it")
@@ -249,6 +252,18 @@ def seen_state(folder: RunFolder, record: RunRecord, environ: Mapping[str, str])
         hint = f"{stop_command(record.id)} ends it; if `{record.host}` is gone, call again in 3 minutes"
         raise Refused(message, hint=hint)
     return State.KILLED
+
+
+def _is_of_another_cluster(record: RunRecord, environ: Mapping[str, str]) -> bool:
+    """Whether the job of *record* is of another cluster, which has the same files, and other job numbers."""
+    here = environ.get("SLURM_CLUSTER_NAME")
+    if record.cluster and not here and shutil.which("scontrol", path=environ.get("PATH")):
+        with suppress(Unmet):
+            named = re.search(
+                r"(?m)^ClusterName\s*=\s*(\S+)", _output(["scontrol", "show", "config"], environ)
+            )
+            here = named[1] if named else None
+    return bool(record.cluster and here and here != record.cluster)
 
 
 def _was_before(record: RunRecord, environ: Mapping[str, str]) -> bool:

@@ -357,6 +357,7 @@ def start_job(
         command=tuple(command),
         host=socket.gethostname(),
         job=environ.get("SLURM_JOB_ID", ""),
+        cluster=environ.get("SLURM_CLUSTER_NAME", ""),
     )
     folder.write_record(record)  # before the start, so that a run that is killed at once has a record
     started = start_process(command, folder, environment, early)

@@ -300,6 +300,12 @@ AGO = 300.0  # seconds since the start of a run
         ("41", {}, 0, State.KILLED),
         ("41", {"state": "RUNNING"}, AGO, Refused),
         ("41", {"state": "PENDING"}, 0, State.KILLED),
+        # A job of another cluster, which has numbers of its own.
+        ("41", {"cluster": "there"}, 0, Refused),
+        ("41", {"cluster": "there", "state": "RUNNING"}, AGO, State.KILLED),
+        ("42", {"cluster": "there", "SLURM_CLUSTER_NAME": "here"}, 0, Refused),
+        ("41", {"cluster": "here"}, 0, State.KILLED),
+        ("41", {"cluster": "here", "state": "RUNNING"}, AGO, Refused),
     ],
 )
 def test_what_slurm_cannot_say_the_signs_of_life_do(
@@ -307,7 +313,9 @@ def test_what_slurm_cannot_say_the_signs_of_life_do(
 ) -> None:
     folder, now = RunFolder(commands / "run"), time.time()
     folder.path.mkdir()
+    variables = dict(variables)
     record = make_record(host="node7", job=job, process=5, process_started=5, started=now - AGO)
+    record = replace(record, cluster=variables.pop("cluster", ""))
     (folder.path / "alive").write_text(f"{now - sign}")
     environ = dict(in_job(commands, os.environ["PATH"], tasks=1))
     for name, value in variables.items():

@@ -119,6 +119,7 @@ class RunRecord:
     host: str = ""  # where the launcher was started
     mark: str = ""  # tells runs with one id apart; a resumed run keeps it
     job: str = ""  # the number of its job of Slurm
+    cluster: str = ""  # that has the job
     command: Sequence[str] = ()
     estimate: int | None = None  # of the memory, by preflight
     seconds: Mapping[str, float] = field(default_factory=dict)  # before the start: "facts", "tokens"

@@ -213,7 +213,14 @@ def settings_of(job: Mapping[str, Any], folder: "Path | None" = None) -> "dict[s
     decided = {name: job.get(name) for name in _OF_THE_RUN}
     data = sorted((folder / "data").glob("*.parquet")) if folder is not None else []
     tokens = {f"tokens in {file.name}": with_digests(str(file)) for file in data}
-    return {**config, **decided, **tokens, COMMIT: commit_of(job), "runner": Path(job["entry"]).name}
+    other = {COMMIT: commit_of(job), "runner": Path(job["entry"]).name, "colablock": own_digest()}
+    return {**config, **decided, **tokens, **other}
+
+
+def own_digest() -> str:
+    """Return a digest of the scripts here: a host may have another version of colablock."""
+    scripts = sorted(Path(__file__).resolve().parent.glob("*.py"))
+    return hashlib.sha256(b"".join(one.read_bytes() for one in scripts)).hexdigest()[:12]
 
 
 def with_digests(value: Any, written: "Sequence[str]" = ()) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
+import shutil
 import socket
 import subprocess
 import sys
@@ -165,6 +167,17 @@ def test_large_files_are_compared_by_their_ends(tmp_path: Path, monkeypatch: pyt
         found.append(ranks.digest_of(tmp_path / "weights"))
     assert len({*found[:3]}) == 1
     assert len({*found[2:]}) == 4
+
+
+def test_hosts_have_the_same_version_of_colablock(tmp_path: Path) -> None:
+    copy, job = tmp_path / "scripts", {"config": {}, "entry": "run_trl.py"}
+    shutil.copytree(FOLDER, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    same = runpy.run_path(str(copy / "ranks.py"))["settings_of"](job)
+    assert ranks.differing(ranks.settings_of(job), same) == []
+    with (copy / "shards.py").open("a") as changed:
+        changed.write("# later\n")
+    other = runpy.run_path(str(copy / "ranks.py"))["settings_of"](job)
+    assert ranks.differing(ranks.settings_of(job), other) == ["colablock"]
 
 
 def test_hosts_with_other_numbers_of_cards_are_told_what_to_do() -> None:
