@@ -20,6 +20,7 @@ from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.environment.accelerator import Accelerator
 from colablock.errors import InvalidInput, Refused, interrupted_as
+from colablock.training.preflight.batch_size import ranks_with_rows
 from colablock.training.preflight.cards import GQA_WORKAROUND
 from colablock.training.preflight.facts import Precision, ProvenEnvironment, has_bf16
 from colablock.training.prepared_data import DataJob, bytecode_folder
@@ -377,7 +378,8 @@ def _mark_of(folder: RunFolder, resume: Path | None) -> str:
 def steps_of(job: Job, prepared: Mapping[str, Any], ranks: Ranks) -> tuple[int, int]:
     """Return the number of steps of *job* with *prepared* data, and the rows of a step on all *ranks*."""
     config = job.config
-    rows = config.micro_batch_size * config.gradient_accumulation_steps * ranks.total
+    rows = config.micro_batch_size * config.gradient_accumulation_steps
+    rows *= ranks_with_rows(config.extra, ranks.total)
     steps_per_epoch = math.ceil(int(prepared["train_rows"]) / rows)
     return config.max_steps or max(1, math.ceil(config.num_epochs * steps_per_epoch)), rows
 

@@ -27,10 +27,12 @@ from colablock.training.start import (
     lock_run_folder,
     mirrored_id,
     set_aside,
+    steps_of,
     unused_run_id,
     with_own_folder,
     workarounds_for,
 )
+from colablock.verification.launch import Ranks
 from tests.support.reporters import Notes
 from tests.support.training import a_config
 from tests.support.training_stack import Bench, end_of, read_record
@@ -308,6 +310,24 @@ def test_only_existing_paths_are_made_absolute(tmp_path: Path, monkeypatch: pyte
     assert local_path("someone/model") == "someone/model"
     monkeypatch.setenv("HOME", str(tmp_path))
     assert local_path("~/model") == str(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("keys", "rows", "steps"),
+    [
+        ({}, 16, 6),  # two at a time, of two batches, in four processes
+        ({"context_parallel_size": 2}, 8, 12),
+        ({"sequence_parallel_degree": 4}, 4, 24),
+        ({"context_parallel_size": 2, "tensor_parallel_size": 2}, 4, 24),
+        ({"context_parallel_size": None, "tensor_parallel_size": 1}, 16, 6),
+    ],
+)
+def test_processes_that_share_their_rows_count_once(
+    bench: Bench, keys: dict[str, Any], rows: int, steps: int
+) -> None:
+    """axolotl counts the steps as well."""
+    job = bench.job(config=bench.config(max_steps=None, num_epochs=1, extra=keys))
+    assert steps_of(job, {"train_rows": 96}, Ranks(total=4)) == (steps, rows)
 
 
 def test_the_job_file_has_everything_for_the_shim(bench: Bench) -> None:

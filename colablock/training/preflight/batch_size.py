@@ -11,9 +11,27 @@ from colablock.training.preflight.memory import Setting, estimate
 from colablock.training.preflight.model_config import ModelShape
 from colablock.training.runs.config import TrainConfig
 
-__all__ = ["batch_findings", "largest_batch", "rows_of_step", "with_batch_of", "with_rows_of_step"]
+__all__ = [
+    "batch_findings",
+    "largest_batch",
+    "ranks_with_rows",
+    "rows_of_step",
+    "with_batch_of",
+    "with_rows_of_step",
+]
 
 _MUCH_LARGER = 4  # times as many rows, worth a note
+#: Keys of axolotl for the number of ranks that have the same rows, of which each has a part of the tokens, or
+#: of every layer.  The second one is the older name of the first.
+_SHARED_ROWS = (("context_parallel_size", "sequence_parallel_degree"), ("tensor_parallel_size",))
+
+
+def ranks_with_rows(config: Mapping[str, Any], processes: int) -> int:
+    """Return how many of *processes* have rows of their own with the keys and values *config*."""
+    for names in _SHARED_ROWS:
+        given = next((config[name] for name in names if config.get(name)), 1)
+        processes //= given if isinstance(given, int) and given > 0 else 1
+    return max(1, processes)
 
 
 def largest_batch(config: TrainConfig, shape: ModelShape, setting: Setting, room: float) -> TrainConfig:
@@ -46,7 +64,9 @@ def with_batch_of(config: TrainConfig, recorded: Mapping[str, Any]) -> TrainConf
 def rows_of_step(recorded: Mapping[str, Any], processes: int) -> int | None:
     """Return the rows of a step with the config *recorded* in all *processes*; None if it does not say."""
     rows, steps = recorded.get("micro_batch_size"), recorded.get("gradient_accumulation_steps")
-    return rows * steps * processes if isinstance(rows, int) and isinstance(steps, int) else None
+    if not isinstance(rows, int) or not isinstance(steps, int):
+        return None
+    return rows * steps * ranks_with_rows(recorded, processes)
 
 
 def with_rows_of_step(config: TrainConfig, rows: int, processes: int) -> TrainConfig | None:
@@ -54,7 +74,7 @@ def with_rows_of_step(config: TrainConfig, rows: int, processes: int) -> TrainCo
 
     Rows at a time stay as they are if that is possible, and else become fewer.
     """
-    each, rest = divmod(rows, processes)
+    each, rest = divmod(rows, ranks_with_rows(config.extra, processes))
     if rest:
         return None
     at_a_time = next(size for size in range(min(config.micro_batch_size, each), 0, -1) if each % size == 0)

@@ -14,7 +14,7 @@ from colablock.training.preflight.facts import Level, Machine, Stack
 from colablock.training.preflight.hub import ModelFacts
 from colablock.training.preflight.model_config import ModelShape, from_config
 from colablock.training.runs.checkpoints.finder import is_sharded
-from colablock.training.runs.config import TrainConfig
+from colablock.training.runs.config import TrainConfig, config_to
 from colablock.training.runs.folder import RunRecord
 from colablock.training.runs.sharding import ShardMode, deepspeed_of, shard_mode
 from colablock.verification.launch import Ranks
@@ -85,7 +85,7 @@ class RunCase:
         rows = rows_of_step(record.config, record.processes)
         ranks = self.ranks_of(preflight)
         config = preflight.config
-        if rows in (None, config.micro_batch_size * config.gradient_accumulation_steps * ranks):
+        if rows in (None, rows_of_step(config_to(config), ranks)):
             return preflight, ""
         kept = with_rows_of_step(config, rows, ranks)
         if kept is None:
