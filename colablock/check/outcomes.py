@@ -21,7 +21,8 @@ from colablock.check.capabilities import check_capability
 from colablock.environment.accelerator import accelerators_of
 from colablock.environment.markers_and_tags import Environment, environment_for
 from colablock.errors import InvalidInput, NoSolution, Refused
-from colablock.lockfile.store import PLATFORM, LockHead, LockStore, environment_target, read_refusals
+from colablock.lockfile.store import LockHead, LockStore, read_refusals
+from colablock.lockfile.targets import PLATFORM, environment_target
 from colablock.matrix.catalog import lock_files, lock_folder
 from colablock.matrix.model import select_variant
 from colablock.network.settings import DEFAULT_INDEX, Settings

@@ -1,4 +1,4 @@
-"""The lock files of a matrix: their names, their heads, and which one fits a target."""
+"""The lock files of a matrix: their heads, and which one fits a target."""
 
 from __future__ import annotations
 
@@ -31,48 +31,18 @@ if TYPE_CHECKING:
     from colablock.network.cache import Cache
 
 __all__ = [
-    "PLATFORM",
     "LockHead",
     "LockStore",
     "assumption_failures",
-    "environment_target",
-    "lock_file_name",
     "read_head",
     "read_refusals",
     "refusals_path",
-    "runtime_target",
     "write_refusals",
 ]
 
-#: The default platform of complete locks: the glibc of the images (Ubuntu 22.04).
-PLATFORM = "manylinux_2_35_x86_64"
 _HEAD = b"\n[tool.colablock]\n"
 _SHOWN = 3  # differences in a message
 _FEW = 10  # differences of a state that is nearly the same
-
-
-def lock_file_name(matrix: str, target: str, variant: str | None = None) -> str:
-    """Return the name of a lock file.  PEP 751 allows no dot in the part between ``pylock.`` and ``.toml``.
-
-    ``pylock.qlora-2024--colab-2026_07-gpu.toml``, or with a *variant* that is not
-    the target's own choice ``pylock.qlora-2024--colab-2026_07-gpu--cu118.toml``.
-    """
-    parts = [matrix, target, *([variant] if variant else [])]
-    return f"pylock.{'--'.join(part.replace('.', '_') for part in parts)}.toml"
-
-
-def runtime_target(runtime: str) -> str:
-    """Return the part of a lock's name that stands for a recorded runtime."""
-    return runtime.replace(".", "_")
-
-
-def environment_target(environment: Environment) -> str:
-    """Return the part of a complete lock's name that stands for its target.
-
-    That is ``py312``, with the platform if it is not the default one.
-    """
-    short = f"py{environment.short.replace('.', '')}"
-    return short if environment.platform == PLATFORM else f"{short}-{environment.platform}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,7 +28,8 @@ from colablock.environment.markers_and_tags import environment_for, platform_fam
 from colablock.environment.notebook_host import Host
 from colablock.errors import BadDistribution, InvalidInput, Refused
 from colablock.lockfile.lock_source import LockSource
-from colablock.lockfile.store import LockHead, lock_file_name, read_head
+from colablock.lockfile.store import LockHead, read_head
+from colablock.lockfile.targets import lock_file_name
 from colablock.lockfile.tool_table import DELTA
 from colablock.matrix.model import select_variant
 from colablock.network.fetcher import Fetcher

@@ -10,7 +10,7 @@ from colablock.check.results_file import MatrixCheck, compared, replaces_require
 from colablock.check.undeclared_imports import undeclared_import_findings
 from colablock.environment.markers_and_tags import environment_for
 from colablock.errors import NoSolution
-from colablock.lockfile.store import PLATFORM
+from colablock.lockfile.targets import PLATFORM
 from colablock.matrix.catalog import lock_folder
 from colablock.operations.lock import nothing_installed
 from colablock.operations.plan import solver_for

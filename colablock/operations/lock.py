@@ -18,25 +18,17 @@ from colablock._records import dataclass
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
 from colablock.environment._probe import interpreter_facts
-from colablock.environment.accelerator import Accelerator, accelerators_of
 from colablock.environment.markers_and_tags import Environment, environment_for
 from colablock.environment.requirements import applies
 from colablock.environment.snapshot import Snapshot
 from colablock.errors import InvalidInput, NoSolution, NotFound, Refused
 from colablock.index.candidates import STRONG_HASHES, CandidateOrigin
 from colablock.lockfile.pylock import check_lock_name, make_lock, read_lock, write_lock
-from colablock.lockfile.store import (
-    PLATFORM,
-    environment_target,
-    lock_file_name,
-    read_head,
-    refusals_path,
-    runtime_target,
-    write_refusals,
-)
+from colablock.lockfile.store import read_head, refusals_path, write_refusals
+from colablock.lockfile.targets import PLATFORM, LockTarget, lock_file_name, target_of, variants_for
 from colablock.lockfile.tool_table import LockOrigin
 from colablock.matrix.catalog import lock_files, lock_folder
-from colablock.matrix.model import roots, variant_choices
+from colablock.matrix.model import roots
 from colablock.operations.plan import solver_for
 from colablock.operations.session import Session
 from colablock.planning.options import ApplyOptions, LockOptions
@@ -110,7 +102,7 @@ def lock_with_links(session: Session, options: ApplyOptions, wanted: LockOptions
     """
     run = _LockRun.of(session, options, wanted)
     environment = _target_environment(wanted)
-    path = _path(run, target := _target_of(run.matrix, environment))
+    path = _path(run, target := target_of(run.matrix, environment))
     run = run.for_variant(options.variant or target.variant)
     beside = solver_for(session, run.options, nothing_installed())
     if not beside.settings.find_links:
@@ -121,7 +113,7 @@ def lock_with_links(session: Session, options: ApplyOptions, wanted: LockOptions
         return None
     for note in source_notes(resolution, solver.matrix, preparer.source, ""):
         session.reporter.note(note)
-    return _write(run, path, target=target.title, solver=solver, resolution=resolution, preparer=preparer)
+    return _write(run, path, target=target.name, solver=solver, resolution=resolution, preparer=preparer)
 
 
 def lock_all(session: Session, options: ApplyOptions, wanted: LockOptions) -> Iterator[LockResult]:
@@ -175,15 +167,6 @@ def _target_environment(wanted: LockOptions) -> Environment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _LockTarget:
-    """What a lock is for: its *title* in messages, its *name* in the file name, the variant it selects."""
-
-    title: str
-    name: str
-    variant: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _LockRun:
     """One call: *matrix* has no variant selected yet."""
 
@@ -227,7 +210,7 @@ def _lock_each(run: _LockRun) -> Iterator[LockResult]:
     for name in runtime_names(environ=run.session.environ):
         runtime = load_runtime(name, environ=run.session.environ)
         shorts.setdefault(runtime.environment.short)
-        for variant in _variants(run.matrix, runtime):
+        for variant in variants_for(run.matrix, runtime):
             variants.setdefault(variant)
             yield _attempt(run.for_variant(variant), runtime)
     for short in shorts:
@@ -243,16 +226,16 @@ def _attempt(run: _LockRun, target: Snapshot | Environment) -> LockResult:
             return _lock_environment(run, target)
         return _lock_runtime(run, target)
     except (NoSolution, Refused) as error:
-        named = _target_of(run.matrix, target)
+        named = target_of(run.matrix, target)
         path = _path(run, named)
         if not run.wanted.dry and isinstance(path, Path):
             path.unlink(missing_ok=True)
-        return LockResult(target=named.title, variant=run.options.variant, path=path, refusal=error.message)
+        return LockResult(target=named.name, variant=run.options.variant, path=path, refusal=error.message)
 
 
 def _lock_runtime(run: _LockRun, runtime: Snapshot) -> LockResult:
     """Return the delta for a recorded runtime: the distributions to install or to replace there."""
-    path = _path(run, _target_of(run.matrix, runtime))
+    path = _path(run, target_of(run.matrix, runtime))
     solver = _solver(run, runtime, path)
     planned = solver.in_kernel("locked")
     return _write(
@@ -268,11 +251,11 @@ def _lock_runtime(run: _LockRun, runtime: Snapshot) -> LockResult:
 
 def _lock_environment(run: _LockRun, environment: Environment) -> LockResult:
     """Return the complete lock for *environment*, where nothing is installed."""
-    target = _target_of(run.matrix, environment)
+    target = target_of(run.matrix, environment)
     path = _path(run, target)
     solver = _solver(run.for_variant(run.options.variant or target.variant), nothing_installed(), path)
     resolution, preparer = solver.from_nothing(environment, solver.kernel.python)
-    return _write(run, path, target=target.title, solver=solver, resolution=resolution, preparer=preparer)
+    return _write(run, path, target=target.name, solver=solver, resolution=resolution, preparer=preparer)
 
 
 def _solver(run: _LockRun, kernel: Snapshot, path: LockFile) -> Solver:
@@ -385,18 +368,7 @@ def _hosts(lock: Pylock) -> set[str]:
     return {urlsplit(one.url or "").netloc for one in files} - {""}
 
 
-def _target_of(matrix: Matrix, target: Snapshot | Environment) -> _LockTarget:
-    if isinstance(target, Environment):
-        title = environment_target(target)
-        return _LockTarget(title=title, name=title, variant=next(iter(matrix.variants), None))
-    return _LockTarget(
-        title=target.source,
-        name=runtime_target(target.source),
-        variant=_variant(matrix, target.accelerator),
-    )
-
-
-def _path(run: _LockRun, target: _LockTarget) -> LockFile:
+def _path(run: _LockRun, target: LockTarget) -> LockFile:
     """Return the path of a lock; a variant that the target selects by itself is not in its name.
 
     To be checked, a lock that is not there is the one that an installed package has beside the matrix.
@@ -415,26 +387,6 @@ def _path(run: _LockRun, target: _LockTarget) -> LockFile:
         return path
     beside = lock_files(run.matrix, environ=run.session.environ)
     return next((one for one in beside if one.name == path.name), path)
-
-
-def _variants(matrix: Matrix, runtime: Snapshot) -> list[str | None]:
-    """Return the variants that the accelerators of a runtime select, and those that may replace them."""
-    if not matrix.variants:
-        return [None]
-    chosen = (_choices(matrix, one) for one in accelerators_of(runtime.accelerator).values())
-    return list(dict.fromkeys(one.variant for choices in chosen for one in choices))
-
-
-def _variant(matrix: Matrix, accelerator: Accelerator) -> str | None:
-    """Return the variant for *accelerator*; None where none fits, which `colablock check` reports."""
-    return next((one.variant for one in _choices(matrix, accelerator)), None)
-
-
-def _choices(matrix: Matrix, accelerator: Accelerator) -> Sequence[Matrix]:
-    try:
-        return variant_choices(matrix, accelerator)
-    except Refused:
-        return ()
 
 
 def _repairs(planned: PlannedChange) -> list[Pin]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from colablock.cli.main import build_parser
-from colablock.lockfile.store import PLATFORM
+from colablock.lockfile.targets import PLATFORM
 from tests.support.fixtures import venv_fixture, world_fixture
 from tests.support.runtime import Stub, Venv
 from tests.support.wheels import make_wheel

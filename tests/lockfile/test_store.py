@@ -10,7 +10,8 @@ import pytest
 from colablock._common.reporter import Reporter
 from colablock.environment.markers_and_tags import Environment, environment_for
 from colablock.lockfile.pylock import make_lock, write_lock
-from colablock.lockfile.store import LockStore, environment_target, lock_file_name, read_head
+from colablock.lockfile.store import LockStore, read_head
+from colablock.lockfile.targets import environment_target, lock_file_name
 from colablock.matrix.model import Matrix
 from colablock.resolver.model import Request, Resolution
 

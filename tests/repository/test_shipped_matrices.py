@@ -25,7 +25,8 @@ from colablock.environment.markers_and_tags import environment_for
 from colablock.errors import BadDistribution, ExitCode, InvalidInput, Refused
 from colablock.lockfile.lock_source import LockSource
 from colablock.lockfile.pylock import read_lock, write_lock
-from colablock.lockfile.store import LockHead, lock_file_name, read_head, runtime_target
+from colablock.lockfile.store import LockHead, read_head
+from colablock.lockfile.targets import lock_file_name
 from colablock.lockfile.tool_table import table_of
 from colablock.matrix.catalog import find_matrix, list_matrices
 from colablock.matrix.model import Matrix, Variant, select_variant
@@ -520,7 +521,7 @@ def test_a_shipped_lock_is_up_to_date_with_its_matrix(path: Path) -> None:
     matrix = find_matrix(str(path.parent / f"{head.matrix}.toml"))
     assert head.matrix_digest == matrix.digest, "make it anew: `colablock lock NAME --all`"
     assert head.index == DEFAULT_INDEX
-    target = runtime_target(head.runtime) if head.runtime else f"py{head.short.replace('.', '')}"
+    target = head.runtime or f"py{head.short.replace('.', '')}"
     assert path.name.startswith(lock_file_name(head.matrix, target).removesuffix(".toml"))
     lock = read_lock(path)
     lock.validate()
