@@ -45,6 +45,7 @@ _DECODERS: dict[object, msgspec.json.Decoder[Any]] = {}
 _MAKING = threading.Lock()
 _PYTHON_ONLY = (b"\\u", b"NaN", b"Infinity")
 _LONGEST_NAME = 255  # bytes, on every common file system
+_BLOCK = 1 << 20
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # Windows has none
 _BINARY = getattr(os, "O_BINARY", 0)  # only Windows has it
 
@@ -177,7 +178,7 @@ def read_bounded(path: Path, limit: int = RECORD_FILE) -> bytes:
         if not stat.S_ISREG(state.st_mode):
             raise Malformed("it is not a regular file")
         data = os.read(descriptor, min(state.st_size, limit) + 1)
-        while len(data) <= limit and (more := os.read(descriptor, limit + 1 - len(data))):
+        while len(data) <= limit and (more := os.read(descriptor, min(limit + 1 - len(data), _BLOCK))):
             data += more
     finally:
         os.close(descriptor)

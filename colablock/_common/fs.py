@@ -30,6 +30,7 @@ __all__ = [
     "is_same_disk",
     "locked_file",
     "machine_error",
+    "machine_errors",
     "make_private",
     "nearest_beside",
     "open_locked",
@@ -304,7 +305,27 @@ _REMEDIES = {
     errno.ENAMETOOLONG: "Use a folder with a shorter path",
     errno.ENOLCK: "Use a folder on a drive that supports locks",
     errno.EIO: "The disk has a fault: use a folder on another one",
+    errno.EAGAIN: "End other processes, or allow more of them (`ulimit -u`)",
+    errno.ENOMEM: "Close other programs, or use a machine with more memory",
 }
+_LACKING = {
+    errno.EAGAIN: "a process or a thread cannot be started",
+    errno.ENOMEM: "there is not enough memory",
+}
+_NO_THREAD = "can't start new thread"  # a RuntimeError of Python
+
+
+@contextmanager
+def machine_errors() -> Iterator[None]:
+    """Raise OSError for memory and threads that the operating system refuses, as Python does for the rest."""
+    try:
+        yield
+    except MemoryError as error:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from error
+    except RuntimeError as error:
+        if str(error) != _NO_THREAD:
+            raise
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
 
 
 def machine_error(error: OSError) -> Unmet:
@@ -317,8 +338,11 @@ def machine_error(error: OSError) -> Unmet:
         named = [
             os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)
         ]
+        number = error.errno or 0
+        hint = _REMEDIES.get(number, "Check the path, the disk and its permissions")
+        if not named and number in _LACKING:
+            return Unmet(f"{_LACKING[number]}: {error.strerror}", hint=hint)
         what = " and ".join(f"`{name}`" for name in named) or "a file"
-        hint = _REMEDIES.get(error.errno or 0, "Check the path, the disk and its permissions")
     return Unmet(f"{what} cannot be used: {error.strerror or error}", hint=hint)
 
 

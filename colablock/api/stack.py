@@ -376,7 +376,7 @@ def tell(value: Rows[Any]) -> None:
 @contextmanager
 def open_session(*, quiet: bool) -> Iterator[Session]:
     """Open a session that shows its progress in the notebook cell, or on the terminal."""
-    from colablock._common.fs import machine_error
+    from colablock._common.fs import machine_error, machine_errors
     from colablock._common.scratch import sweep
     from colablock.operations.session import Session
 
@@ -384,7 +384,8 @@ def open_session(*, quiet: bool) -> Iterator[Session]:
     sweep()
     with reporter_for(None, quiet=quiet, notebook=True, told=told_in_cell()) as reporter:
         try:
-            with closing(Session(environ=os.environ, reporter=reporter, in_kernel=in_notebook())) as session:
+            session = Session(environ=os.environ, reporter=reporter, in_kernel=in_notebook())
+            with closing(session), machine_errors():
                 yield session
         except OSError as error:
             raise machine_error(error) from error

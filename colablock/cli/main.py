@@ -163,15 +163,16 @@ def _parsed(argv: list[str]) -> argparse.Namespace:
 
 
 def _run_command(call: Call) -> int:
+    from colablock._common.fs import machine_error, machine_errors
+
     try:
-        code: int = call.args.handler(call)
+        with machine_errors():
+            code: int = call.args.handler(call)
     except ColablockError as error:
         return _print_error(error, call.args, call.out, call.err)
     except BrokenPipeError:
         raise
     except OSError as error:
-        from colablock._common.fs import machine_error
-
         return _print_error(machine_error(error), call.args, call.out, call.err)
     return code
 

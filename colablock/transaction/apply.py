@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from colablock._common.fs import make_private
+from colablock._common.fs import machine_errors, make_private
 from colablock._common.reporter import Reporter
 from colablock._common.text import count
 from colablock._records import dataclass
@@ -232,7 +232,7 @@ def _run(change: _Change, journal: Journal, prove: Prove, *, keep: bool) -> tupl
     distributions = count(len(change.plan.steps), "distribution")
     change.reporter.stage(f"Changing {distributions} in {change.site.prefix}")
     try:
-        with journal:
+        with machine_errors(), journal:
             journal.run()
             checks = prove(_new_folders(journal.operations))
             failed = [check for check in checks if not check.passed]

@@ -26,6 +26,7 @@ from colablock._common.decoding import decode, is_plain_name, read_bounded
 from colablock._common.fs import (
     atomic_path,
     locked_file,
+    machine_error,
     make_private,
     remove_unfinished,
     try_lock_file,
@@ -157,7 +158,8 @@ def build_env(
             write_private(folder / _MANIFEST, f"{json.dumps(asdict(manifest), indent=2)}\n".encode())
         except OSError as error:
             _clear(folder)
-            raise Unmet(f"the environment `{folder}` could not be built: {error}") from error
+            hint = machine_error(error).hint
+            raise Unmet(f"the environment `{folder}` could not be built: {error}", hint=hint) from error
         except BaseException:
             _clear(folder)
             raise

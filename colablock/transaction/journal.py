@@ -31,6 +31,7 @@ from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 
+from colablock._common.fs import machine_error
 from colablock.environment.site import JOURNAL
 from colablock.errors import UNCHANGED, Unmet
 from colablock.transaction.disk_operations import (
@@ -167,7 +168,8 @@ def preparing(state: Path) -> Iterator[None]:
         yield
     except OSError as error:
         clean_up(state)
-        raise Unmet(f"the change could not be prepared: {error}") from error
+        hint = machine_error(error).hint
+        raise Unmet(f"the change could not be prepared: {error}", hint=hint) from error
     except BaseException:
         clean_up(state)
         raise

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
-from colablock._common.fs import make_private
+from colablock._common.fs import machine_errors, make_private
 from colablock._common.reporter import Reporter
 from colablock._common.text import count
 from colablock._records import dataclass
@@ -319,7 +319,7 @@ class _Rollback:
                 keep_stage=not one.is_last,
                 disk=self.disk,
             )
-            with journal:
+            with machine_errors(), journal:
                 journal.run()
                 broken = one.check()
                 journal.commit()

@@ -181,7 +181,7 @@ class _Writer:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         try:
             for block in self._blocks(member):
-                _write_all(descriptor, block)
+                _write_all(descriptor, block, path)
                 hasher.update(block)
             status = os.fstat(descriptor)
         finally:
@@ -213,7 +213,11 @@ class _Writer:
         yield data
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def _write_all(descriptor: int, data: bytes, path: str) -> None:
+    """Raises OSError with *path*: without one, it would be an error of the wheel."""
     view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
+    try:
+        while view:
+            view = view[os.write(descriptor, view) :]
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error

@@ -124,7 +124,13 @@ class RunningCommand:
         self._process, self._output, self._failed = process, output, failed
         self._started = self._ended = time.monotonic()
         self._waiting = Thread(target=self._wait, args=(timeout,), daemon=True)
-        self._waiting.start()
+        try:
+            self._waiting.start()
+        except RuntimeError:  # no thread can be started
+            if process is not None and output is not None:
+                _end(process)
+                output.close()
+            raise
 
     def __enter__(self) -> RunningCommand:  # noqa: PYI034 - nobody derives from it
         return self

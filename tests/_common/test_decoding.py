@@ -64,6 +64,7 @@ def test_a_file_is_regular_and_bounded(tmp_path: Path) -> None:
     file = tmp_path / "record.json"
     file.write_text('{"name": "a"}', encoding="utf-8")
     assert read_record(file, Named) == Named("a")
+    assert read_record(file, Named, limit=1 << 60) == Named("a")  # no memory is reserved for more
     with pytest.raises(InvalidInput, match=r"record\.json.*larger than 5 bytes"):
         read_record(file, Named, limit=5)
     os.mkfifo(tmp_path / "fifo")

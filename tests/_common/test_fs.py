@@ -20,6 +20,7 @@ from colablock._common.fs import (
     flock,
     locked_file,
     machine_error,
+    machine_errors,
     open_locked,
     replace_file,
     write_atomic,
@@ -281,3 +282,26 @@ def test_an_error_of_the_machine_says_what_to_do(number: int, name: str | bytes 
     found = machine_error(error)
     assert os.strerror(number) in str(found)
     assert says in (found.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("refusal", "says", "hint"),
+    [
+        (MemoryError(), "there is not enough memory: Cannot allocate memory", "a machine with more memory"),
+        (RuntimeError("can't start new thread"), "a process or a thread cannot be started: ", "ulimit -u"),
+        (OSError(errno.EAGAIN, "refused"), "a process or a thread cannot be started: refused", "ulimit -u"),
+    ],
+)
+def test_an_error_of_the_machine_without_a_file_says_what_to_do(
+    refusal: Exception, says: str, hint: str
+) -> None:
+    with pytest.raises(OSError) as caught, machine_errors():
+        raise refusal
+    found = machine_error(caught.value)
+    assert str(found).startswith(says)
+    assert hint in (found.hint or "")
+
+
+def test_another_error_is_not_one_of_the_machine() -> None:
+    with pytest.raises(RuntimeError, match="a bug"), machine_errors():
+        raise RuntimeError("a bug")

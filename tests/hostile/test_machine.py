@@ -24,10 +24,12 @@ Failing = Callable[[str, Sequence[Sequence[str]]], list[str]]
 
 DOCUMENTED = {int(code) for code in ExitCode} - {ExitCode.BUG}
 UNFLUSHED = 120  # the status of Python, which `run` passes on, if its output cannot be written
-NO_LOCKS = """\
-#include <errno.h>
-int flock(int descriptor, int operation) { errno = ENOLCK; return -1; }
-"""
+#: Libraries, by the placeholder for their path in `Condition.environ`, that refuse what a machine may refuse.
+LIBRARIES = {
+    "no_locks": "int flock(int file, int operation) { errno = ENOLCK; return -1; }",
+    "no_threads": "int pthread_create(void *a, void *b, void *c, void *d) { return EAGAIN; }",
+    "no_processes": "int fork(void) { errno = EAGAIN; return -1; } int vfork(void) { return fork(); }",
+}
 SILENT = {"a closed output", "closed errors", "nothing open", "a full output"}  # a message may be lost
 SAMPLE = 20  # one of so many commands is tried under a condition, unless all are asked for
 #: The conditions that the quick tests try, with the commands that use what is spoiled.
@@ -35,6 +37,7 @@ QUICK = {
     "a deleted working folder": ("list", "apply", "env", "export"),
     "a home without permission": ("apply", "env", "runs"),
     "a drive without locks": ("apply", "rollback", "env"),
+    "no more threads": ("apply",),
     "state without permission": ("apply", "rollback", "history"),
 }
 
@@ -48,20 +51,21 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Machine, Path]:
 
 
 @pytest.fixture(scope="module")
-def no_locks(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Give a library that makes flock(2) fail as on a drive without locks."""
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Give the paths of `LIBRARIES`, as placeholders and what they stand for."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("there is no C compiler")
-    folder = tmp_path_factory.mktemp("locks")
-    (folder / "locks.c").write_text(NO_LOCKS)
-    library = folder / "locks.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, folder / "locks.c"], check=True)
-    return str(library)
+    folder = tmp_path_factory.mktemp("libraries")
+    for name, source in LIBRARIES.items():
+        (folder / f"{name}.c").write_text(f"#include <errno.h>\n{source}\n")
+        command = [compiler, "-shared", "-fPIC", "-w", "-o", f"{name}.so", f"{name}.c"]
+        subprocess.run(command, cwd=folder, check=True)
+    return {name: str(folder / f"{name}.so") for name in LIBRARIES}
 
 
 @pytest.fixture(scope="module")
-def failing(prepared: tuple[Machine, Path], no_locks: str) -> Iterator[Failing]:
+def failing(prepared: tuple[Machine, Path], libraries: dict[str, str]) -> Iterator[Failing]:
     """Give what runs commands under a condition, in one process for all tests."""
     machine, kept = prepared
     command = [*(UNPRIVILEGED if is_root() else ()), sys.executable, "-m", "tests.support.every_command"]
@@ -77,7 +81,7 @@ def failing(prepared: tuple[Machine, Path], no_locks: str) -> Iterator[Failing]:
         ) as runner,
     ):
         yield partial(
-            failures, runner, {"folder": str(machine.folder), "kept": str(kept), "no_locks": no_locks}
+            failures, runner, {"folder": str(machine.folder), "kept": str(kept), "libraries": libraries}
         )
         _, _ = runner.communicate()
         errors.seek(0)
@@ -85,7 +89,10 @@ def failing(prepared: tuple[Machine, Path], no_locks: str) -> Iterator[Failing]:
 
 
 def failures(
-    runner: subprocess.Popen[str], job: Mapping[str, str], condition: str, commands: Sequence[Sequence[str]]
+    runner: subprocess.Popen[str],
+    job: Mapping[str, object],
+    condition: str,
+    commands: Sequence[Sequence[str]],
 ) -> list[str]:
     """Run *commands* under *condition* and return what is wrong with how they ended."""
     assert runner.stdin is not None

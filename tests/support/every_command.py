@@ -102,6 +102,7 @@ CONDITIONS: Mapping[str, Condition] = {
     "paths that are too long": Condition(environ=_places("/tmp/" + "x" * 200 + ("/" + "x" * 200) * 25)),  # noqa: S108
     "names that are not UTF-8": Condition(environ=_places("{folder}/\udcff\udcfe-")),
     "the locale C": Condition(environ={"LC_ALL": "C"}),
+    "64 open files": Condition(open_files=64),
     "few open files": Condition(open_files=16),
     "hardly any open files": Condition(open_files=8),
     "a closed input": Condition(closed=(0,)),
@@ -110,10 +111,15 @@ CONDITIONS: Mapping[str, Condition] = {
     "nothing open": Condition(closed=(0, 1, 2)),
     "a full output": Condition(full_output=True),
     "a drive without locks": Condition(environ={"LD_PRELOAD": "{no_locks}"}),
+    "no more threads": Condition(environ={"LD_PRELOAD": "{no_threads}"}),
+    "no more processes": Condition(environ={"LD_PRELOAD": "{no_processes}"}),
+    "neither threads nor processes": Condition(environ={"LD_PRELOAD": "{no_threads}:{no_processes}"}),
 }
 
 
-def _run(machine: Machine, condition: Condition, argv: list[str], no_locks: str) -> dict[str, object]:
+def _run(
+    machine: Machine, condition: Condition, argv: list[str], libraries: Mapping[str, str]
+) -> dict[str, object]:
     out, err = machine.folder / "out", machine.folder / "err"
     child = os.fork()
     if child == 0:
@@ -121,8 +127,7 @@ def _run(machine: Machine, condition: Condition, argv: list[str], no_locks: str)
         os.setsid()
         _redirect(condition, out, err)
         values = {
-            name: text.format(folder=machine.folder, no_locks=no_locks)
-            for name, text in condition.environ.items()
+            name: text.format(folder=machine.folder, **libraries) for name, text in condition.environ.items()
         }
         os.environ.clear()
         os.environ.update({**machine.environ(), **values})
@@ -169,7 +174,7 @@ def main() -> None:
         for argv in job["commands"]:
             machine.restore(Path(job["kept"]))
             condition.spoil(machine)
-            print(json.dumps(_run(machine, condition, argv, job["no_locks"])), flush=True)
+            print(json.dumps(_run(machine, condition, argv, job["libraries"])), flush=True)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from colablock.network.cache import Cache
 from colablock.network.cache_prune import clean, contents, prune
 from colablock.unpacking.layout import Layout, lay_out
 from colablock.unpacking.store import UnpackedStore
+from tests.support.faults import in_a_child
 from tests.support.hostile_wheels import HostileWheel
 from tests.support.wheels import make_wheel
 
@@ -120,6 +121,18 @@ def test_scripts_start_with_the_interpreter(ground: Ground, folder: str) -> None
     info, _ = lay_out(stored, ground.layout("one", str(python)), {})
     assert [ground.run(name, info.parent) for name in ("say", "say-more")] == ["said ['word']"] * 2
     assert ground.run("shell", info.parent) == "shell"
+
+
+def test_a_disk_that_is_full_is_no_fault_of_the_wheel(ground: Ground) -> None:
+    store = UnpackedStore(ground.cache, target=ground.folder, scratch=ground.folder / "scratch")
+
+    def unpack_until_full() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))
+        with pytest.raises(OSError, match=r"File too large: .*RECORD"):
+            store.get(ground.wheel, file_digest(ground.wheel))
+
+    assert in_a_child(unpack_until_full) == 0
+    assert not [*ground.cache.unfinished.iterdir()]
 
 
 def edit(path: Path) -> None:

@@ -203,6 +203,22 @@ def test_commands_come_from_the_environment(python: Path) -> None:
     assert "no command `sh`" in checks["sh -c true"].detail
 
 
+def test_a_command_that_nothing_can_wait_for_is_ended(
+    python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = tmp_path / "started"
+
+    def refused(_: object) -> None:
+        until(started.is_symlink)
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("colablock.verification.worker.Thread.start", refused)
+    code = f"import os, time; os.symlink(str(os.getpid()), {str(started)!r}); time.sleep(60)"
+    with pytest.raises(RuntimeError, match="new thread"):
+        proved(python, commands=(("python", "-c", code),))
+    assert state_of(int(started.readlink().name)) == "Z"
+
+
 def test_commands_run_beside_the_imports(python: Path) -> None:
     """The import waits for a file of the command, which starts beside it."""
     waits = f"import os, time\nuntil = time.monotonic() + {PATIENCE}\n"
