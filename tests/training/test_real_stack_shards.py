@@ -321,6 +321,19 @@ def test_weights_in_full_precision_are_sharded(stack: Stack) -> None:
     assert tensors_of(stack.run_folder("shared-lora").adapter)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop"])  # sgd has no states to save
+def test_other_optimizers_train_a_shared_model(stack: Stack, optimizer: str) -> None:
+    settings: dict[str, Any] = {"optimizer": optimizer, "max_steps": 4}
+    whole, shared = f"whole-{optimizer}", f"shared-{optimizer}"
+    done = stack.train(whole, micro_batch_size=2, gradient_accumulation_steps=2, **settings)
+    assert done.code == 0, done.err
+    done = stack.train(shared, "--shard", "fsdp", *TWO, **BATCH, **settings)
+    assert done.code == 0, done.err
+    assert newest_valid(stack.run_folder(shared).path, Notes()) is not None
+    assert_equal(stack.run_folder(shared), stack.run_folder(whole))
+
+
 def assert_equal(folder: RunFolder, expected: RunFolder) -> None:
     """Assert that two runs have the same losses and gradient norms, but for noise."""
     assert folder.state() is State.DONE

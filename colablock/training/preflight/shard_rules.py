@@ -20,7 +20,8 @@ _FIRST_AXOLOTL = "0.12"  # with `fsdp_version`, and keys of `fsdp_config` withou
 _FIRST_WITHOUT_FSDP_1 = "0.21"  # of axolotl, which refuses its keys
 _OF_FSDP_1 = ("sharding_strategy", "forward_prefetch")
 _REFUSED_BY_AXOLOTL = ("adamw_8bit", "adamw_bnb_8bit")  # optimizers, beside FSDP 2
-_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")  # torch's own
+# Torch's own, without adagrad: it makes its states for the whole parameters, before they are sharded.
+_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop")
 
 
 def shard_obstacle(

@@ -196,19 +196,21 @@ def save_adapter(model: Any, folder: Path, *, writes: bool) -> None:
             model.save_pretrained(str(folder), state_dict=state)
 
 
-def check_shards(folder: Path, model: Any) -> None:
+def check_shards(folder: Path, model: Any, optimizer: Any) -> None:
     """Exit unless the checkpoint *folder* has the trained weights of *model*, and the files of every rank.
 
     The hosts of a run may have folders of their own, and a checkpoint is whole only with all of its parts.
+    It has states of the *optimizer*, unless that keeps none, as SGD.
     """
     from torch.distributed.checkpoint import FileSystemReader
 
     if not (folder / "pytorch_model_fsdp_0").is_dir():
         return  # axolotl can save it as a whole
     trained = sum(parameter.requires_grad for parameter in model.parameters())
-    for part in ("pytorch_model_fsdp_0", "optimizer_0"):
+    states = trained if optimizer is None or any(map(bool, optimizer.state.values())) else 0
+    for part, least in (("pytorch_model_fsdp_0", trained), ("optimizer_0", states)):
         saved = FileSystemReader(str(folder / part)).read_metadata()
-        if (found := len(saved.state_dict_metadata)) < trained:
+        if (found := len(saved.state_dict_metadata)) < least:
             raise SystemExit(f"{folder.name}/{part} has {found} of {trained} trained tensors")
         for name in sorted({one.relative_path for one in (saved.storage_data or {}).values()}):
             if not (folder / part / name).is_file():

@@ -158,8 +158,10 @@ class TrainingWatch:
             def on_log(self, _args: Any, state: Any, _control: Any, logs: Any = None, **_: Any) -> None:
                 watch.logged(state, logs or {})
 
-            def on_save(self, args: Any, state: Any, _control: Any, model: Any = None, **_: Any) -> None:
-                watch.saved(args, state, model)
+            def on_save(
+                self, args: Any, state: Any, _: Any, model: Any = None, optimizer: Any = None, **__: Any
+            ) -> None:
+                watch.saved(args, state, model, optimizer)
 
         return Callback()
 
@@ -213,7 +215,7 @@ class TrainingWatch:
         self.write_event("log", **{**numbers, **facts, "step": state.global_step, **self.memory.facts()})
         self._last_event = time.monotonic()
 
-    def saved(self, args: Any, state: Any, model: Any) -> None:
+    def saved(self, args: Any, state: Any, model: Any, optimizer: Any = None) -> None:
         """Write the manifest of the checkpoint, which makes it valid."""
         started = time.monotonic()
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
@@ -226,7 +228,7 @@ class TrainingWatch:
         if self._rank == 0 and folder.is_dir():
             keep_template(folder, self._job.get("chat_template"))
             if self.shards:
-                self.shards["check_shards"](folder, model)
+                self.shards["check_shards"](folder, model, optimizer)
             facts = {
                 "bytes": write_manifest(folder, state.global_step),
                 "seconds": time.monotonic() - started,

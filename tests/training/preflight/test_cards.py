@@ -284,6 +284,7 @@ OLD: dict[str, Any] = {
         ({"shape": PREQUANTIZED}, "4-bit weights of a file cannot be sharded"),
         ({"optimizer": "adamw_8bit"}, "has no kernels for a sharded adapter"),
         ({"optimizer": "paged_lion_32bit"}, "has no kernels for a sharded adapter"),
+        ({"optimizer": "adagrad"}, "has no kernels for a sharded adapter"),
         ({"extra": {"peft_use_dora": True}}, "`peft_use_dora: true` cannot be sharded"),
         *(
             ({"stack": replace(TODAY, **{name: version})}, f"{name} {version} is too old to shard")

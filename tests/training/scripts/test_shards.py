@@ -63,7 +63,31 @@ def test_a_part_of_a_checkpoint_that_is_elsewhere_is_named(
     with pytest.raises(
         SystemExit, match=r"has no `__1_0\.distcp`, which another host has saved: .* job of Slurm"
     ):
-        shards.check_shards(folder, model)
+        shards.check_shards(folder, model, None)
+
+
+@pytest.mark.parametrize(("states", "is_whole"), [([{}, {}], True), ([], True), ([{"step": 1}, {}], False)])
+def test_an_optimizer_may_keep_no_states(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, states: list[Any], *, is_whole: bool
+) -> None:
+    """As SGD does without momentum."""
+    tensors = {"pytorch_model_fsdp_0": 2, "optimizer_0": 1}
+
+    def reader(folder: str) -> Any:
+        names = dict.fromkeys(range(tensors[Path(folder).name]))
+        saved = SimpleNamespace(state_dict_metadata=names, storage_data={})
+        return SimpleNamespace(read_metadata=lambda: saved)
+
+    for name in ("torch", "torch.distributed", "torch.distributed.checkpoint"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(FileSystemReader=reader))
+    (tmp_path / "pytorch_model_fsdp_0").mkdir()
+    model = SimpleNamespace(parameters=lambda: [SimpleNamespace(requires_grad=True)] * 2)
+    optimizer = SimpleNamespace(state=dict(enumerate(states)))
+    if is_whole:
+        shards.check_shards(tmp_path, model, optimizer)
+        return
+    with pytest.raises(SystemExit, match="optimizer_0 has 1 of 2 trained tensors"):
+        shards.check_shards(tmp_path, model, optimizer)
 
 
 @pytest.mark.parametrize(
