@@ -112,7 +112,6 @@ def check_run(
         *_flash_findings(choice.cards, case.stack, attention),
         *_packing_findings(config, attention),
     ]
-    checkpoint = 0
     if shape is None or choice.estimate is None:
         findings += _findings_without_estimate(case, shape, choice, access, model_config)
     else:
@@ -124,8 +123,7 @@ def check_run(
         findings += loading_findings(
             config, shape, case.machine, setting, processes=processes, shards=choice.shards
         )
-        checkpoint = checkpoint_size(config, shape, setting)
-    findings += disk_findings(config, case.machine, access, checkpoint)
+    findings += disk_findings(config, case.machine, access, _checkpoint_size(case, shape, choice))
     return Preflight(
         findings=tuple(findings),
         precision=precision,
@@ -257,6 +255,13 @@ def _attention_findings(shape: ModelShape, cards: list[Card], setting: Setting) 
             why="transformers lets torch share keys among query heads, which torch's kernels for cards "
             "below compute capability 8.0 do not support",
         )
+
+
+def _checkpoint_size(case: CardCase, shape: ModelShape | None, choice: CardChoice) -> int:
+    """Return the bytes of a checkpoint, whether or not the memory is estimated; 0 for unknown layers."""
+    if shape is None or shape.unsupported is not None:
+        return 0
+    return checkpoint_size(case.config, shape, case.setting(shape, choice.cards, choice.shards))
 
 
 def _findings_without_estimate(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from colablock.training.preflight.facts import Card, Level, Stack
+from colablock.training.preflight.facts import Card, Finding, Level, Stack
 from colablock.training.preflight.hub import ModelFacts
 from colablock.training.preflight.memory import Setting, estimate, held_in_memory
 from colablock.training.preflight.run_case import RunCase
@@ -367,6 +367,16 @@ def test_a_model_that_deepspeed_divides_is_not_refused(
         for name in [deepspeed.missing]
         if name
     ]
+
+
+def test_checkpoints_of_a_divided_model_need_disk_space() -> None:
+    def shortage(**options: Any) -> Finding:
+        machine = a_machine(*[RTX_4090] * 4, disk_free=10**9)
+        stack = replace(TODAY, axolotl="0.18.0")
+        found = check_run(a_config(), SHAPES["70B"], machine, stack, OPEN, "axolotl", **options)
+        return next(one for one in found.findings if "of disk space are needed" in one.what)
+
+    assert shortage(deepspeed=DeepSpeed(stage=3)) == shortage(shard=ShardMode.FSDP)
 
 
 @pytest.mark.parametrize(("stage", "passes"), [(3, True), (2, False)])
