@@ -42,10 +42,10 @@ from colablock.training.receipts import Receipt
 from colablock.training.runs.config import TrainConfig
 from colablock.training.runs.folder import RunFolder, RunRecord, State, find_run, list_runs, stop_run
 from colablock.training.runs.loss_curve import write_curve
+from colablock.training.runs.output_folder import default_folder, with_own_folder
 from colablock.training.runs.progress import attach_hint
 from colablock.training.runs.summary import RunSummary, await_mirror, summary_of, watch
 from colablock.training.secrets import find_token, secret_stores
-from colablock.training.start import default_folder, with_own_folder
 from colablock.transaction.apply_record import home_folder
 
 if TYPE_CHECKING:

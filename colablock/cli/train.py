@@ -178,7 +178,7 @@ def _print_hosts(call: Call) -> int:
 def _submit(call: Call, config: TrainConfig, versions: Mapping[str, str]) -> int:
     """Write the batch script of a run in a stack with *versions*, and submit it."""
     from colablock.training.hosts import needs_card
-    from colablock.training.start import default_folder, with_own_folder
+    from colablock.training.runs.output_folder import default_folder, with_own_folder
     from colablock.transaction.apply_record import home_folder
 
     args = call.args

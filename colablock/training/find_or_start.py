@@ -51,24 +51,20 @@ from colablock.training.runs.checkpoints.stores import open_store
 from colablock.training.runs.config import TrainConfig, config_from, config_to, read_yaml
 from colablock.training.runs.folder import RunFolder, RunRecord, State
 from colablock.training.runs.launch import EarlyLauncher, ranks_of
-from colablock.training.runs.progress import attach_hint, stop_command
-from colablock.training.runs.runners import runner_of
-from colablock.training.runs.sharding import asks_to_shard, with_deepspeed_file
-from colablock.training.secrets import mirror_variables, secret_stores, secrets_environment
-from colablock.training.start import (
-    Job,
+from colablock.training.runs.output_folder import (
     default_folder,
     folder_of,
     lock_run_folder,
     mirrored_id,
     set_aside,
-    start_early_for,
-    start_job,
-    steps_of,
     unused_run_id,
     with_own_folder,
-    workarounds_for,
 )
+from colablock.training.runs.progress import attach_hint, stop_command
+from colablock.training.runs.runners import runner_of
+from colablock.training.runs.sharding import asks_to_shard, with_deepspeed_file
+from colablock.training.secrets import mirror_variables, secret_stores, secrets_environment
+from colablock.training.start import Job, start_early_for, start_job, steps_of, workarounds_for
 
 __all__ = ["Briefing", "NamedRun", "TrainOptions", "options_of", "train", "values_of"]
 

@@ -22,8 +22,8 @@ from colablock.training.runs.checkpoints.mirror import Mirror, is_being_mirrored
 from colablock.training.runs.checkpoints.stores import FolderStore
 from colablock.training.runs.config import DataSource, TrainConfig, config_to
 from colablock.training.runs.folder import RunFolder, State, find_run, list_runs
+from colablock.training.runs.output_folder import lock_run_folder
 from colablock.training.runs.summary import summary_of
-from colablock.training.start import lock_run_folder
 from tests.support.hub import HubServer
 from tests.support.mirrors import mirrored_names
 from tests.support.reporters import Notes
