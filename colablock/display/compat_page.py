@@ -108,8 +108,8 @@ def render_page(
     cards = "".join(_card(row, columns) for row in rows)
     return (
         f"{_head(style, script)}{_legend()}{_filters(rows)}{_grid(rows, columns)}"
-        f"{_evidence(evidence)}"
-        f'<section id="cards"><h2>Reasons</h2>\n{cards}</section>\n{_FOOT}'
+        f'<section id="cards"><h2>Reasons</h2>\n{cards}</section>\n'
+        f"{_evidence(evidence)}{_FOOT}"
         f"<script>{script}</script>\n</body>\n</html>\n"
     )
 

@@ -129,6 +129,13 @@ def test_what_is_proven_fits_a_phone(browser: Browser, tmp_path: Path, *, dark: 
     inner = "one => one.scrollWidth <= one.clientWidth"
     assert page.evaluate(f"[...document.querySelectorAll('#evidence > div, #evidence td')].every({inner})")
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    filters, cards, proven = (
+        page.locator(f"#{name}").bounding_box() for name in ("filters", "cards", "evidence")
+    )
+    assert filters is not None
+    assert cards is not None
+    assert proven is not None
+    assert filters["y"] < cards["y"] < proven["y"]  # what is filtered follows the filters
     cells = page.locator("#evidence td:visible")
     assert cells.count() == 6
     assert page.evaluate("getComputedStyle(document.querySelector('#evidence td'), '::before').content") == (
