@@ -155,7 +155,11 @@ def cli_page() -> str:
     commands = commands_of(build_parser())
     groups = {name: groups_of(command) for name, (command, _) in commands.items()}
     shared = {title: text for found in groups.values() for title, text in found if title == "output"}
-    parts = [NOTICE, CLI_HEAD, *(f"Every command has these options:\n\n{text}" for text in shared.values())]
+    parts = [
+        NOTICE,
+        CLI_HEAD,
+        *(f"Every command has these options (`run` has no `--json`):\n\n{text}" for text in shared.values()),
+    ]
     for name, (command, help_text) in commands.items():
         parts += [f"## `colablock {name}`\n", f"{help_text[0].upper()}{help_text[1:]}.\n"]
         parts += [f"```text\n{usage(name, command)}\n```\n"]
@@ -199,9 +203,15 @@ def heading(title: str | None) -> str:
 def usage(name: str, command: argparse.ArgumentParser) -> str:
     """Return the shape of a command; argparse words its own differently from Python to Python."""
     actions = [action for action in command._actions if not action.option_strings]
-    words = [argument_name(action) for action in actions if action.nargs != argparse.REMAINDER]
+    words = [argument_word(action) for action in actions if action.nargs != argparse.REMAINDER]
     tail = [f"-- {argument_name(action)} ..." for action in actions if action.nargs == argparse.REMAINDER]
     return " ".join(["colablock", name, "[OPTIONS]", *words, *tail])
+
+
+def argument_word(action: argparse.Action) -> str:
+    """Return an argument without dashes as a usage line has it: in brackets if it can be left out."""
+    name = argument_name(action) + (" ..." if action.nargs in ("*", "+") else "")
+    return f"[{name}]" if action.nargs in ("?", "*") else name
 
 
 def argument_name(action: argparse.Action) -> str:

@@ -98,6 +98,8 @@ def main(
     environ = os.environ if environ is None else environ
     _open_missing_streams()
     words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["help"]:  # as of git, cargo and uv
+        words = [*words[1:], "--help"]
     if tuple(words[:3]) == completion.WORDS:
         found = completion.candidates(build_parser(), words[3:], environ)
         sys.stdout.write("".join(f"{one}\n" for one in found))

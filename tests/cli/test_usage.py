@@ -140,6 +140,25 @@ def test_a_command_without_its_subcommand_prints_help(line: str, capsys: pytest.
     assert err == ""
 
 
+@pytest.mark.parametrize("line", ["", "plan", "runs", "runs show"])
+def test_help_is_a_word_too(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = []
+    for words in (["help", *line.split()], [*line.split(), "--help"]):
+        with pytest.raises(SystemExit) as ended:
+            main(words, {})
+        assert ended.value.code == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1] != ""
+
+
+@pytest.mark.parametrize("line", ["plan", "apply", "why"])
+def test_the_request_comes_first_in_a_help(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([line, "--help"], {})
+    out = capsys.readouterr().out
+    assert out.index("request:") < out.index("options:") < out.index("output:") < out.index("examples:")
+
+
 def leaves(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
     """Return each command without commands below it, by its words."""
     found: dict[str, argparse.ArgumentParser] = {}

@@ -22,6 +22,7 @@ _LIKENESS = 0.55  # of a misspelt command or option
 # argparse's own messages, which say "argument -P/--upgrade-package: ...".
 _ARGUMENT = re.compile(r"argument (\S+): (.*)", re.DOTALL)
 _CONVERSION = re.compile(r"invalid (\w+) value: (.*)", re.DOTALL)
+_PLACES = {"request": -2, "positional arguments": -1, "output": 1}  # of groups in a help
 _KINDS = {"int": "a whole number", "float": "a number"}
 
 
@@ -120,6 +121,8 @@ class Parser(argparse.ArgumentParser):
         if shown:
             anchor = self.prog.replace(" ", "-")
             lines = ["", "examples:", *lines, "", f"more: {REFERENCE}#{anchor} {WHERE}"]
+        # What is asked for comes first, and what each command has last.
+        self._action_groups.sort(key=lambda group: _PLACES.get(group.title or "", 0))
         text = super().format_help().rstrip("\n")
         return "\n".join([text, *lines, ""])
 
