@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 __all__ = [
@@ -115,12 +116,12 @@ def main(_: Sequence[str]) -> int:
     made: set[str] = set()
     manifest, files = "", []
     for number in take(job["given"]):
-        if os.getppid() != job["parent"]:
-            break  # it was killed, and the environment is nobody's
         part = parts[number]
         if part.manifest != manifest:
             with open(part.manifest, encoding="utf-8") as stream:  # noqa: PTH123
                 manifest, files = part.manifest, json.load(stream)["files"]
-        if link_part(part, files[part.first : part.last], job["mode"], made):
+        # Without its parent, which was killed, the environment is one that another process clears or builds.
+        wanted = takewhile(lambda _: os.getppid() == job["parent"], files[part.first : part.last])
+        if link_part(part, wanted, job["mode"], made):
             put(job["linked"], number)
     return 0

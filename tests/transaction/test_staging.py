@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,6 +20,7 @@ from colablock.errors import BadDistribution
 from colablock.network.cache import Cache
 from colablock.planning.plan import Action, Artifact, Step
 from colablock.transaction.staging import environment_layout, install_wheels
+from tests.support.timing import state_of, until
 from tests.support.wheels import make_wheel
 
 MANY = {f"many/part_{number % 40}/inner/f{number}.py": "" for number in range(6500)}
@@ -153,6 +156,35 @@ def test_what_a_process_does_not_link_is_installed_nevertheless(
     with helper(monkeypatch, source) as started:
         assert ground.install(NAMES) == alone
     assert set(started) == {HELPER}
+
+
+def test_a_process_without_its_parent_links_nothing_more(ground: Ground, tmp_path: Path) -> None:
+    """It waits for the list of the files of its part, and its parent is killed meanwhile."""
+    manifest = ground.stored("many").parent.with_name("manifest.json")
+    os.mkfifo(tmp_path / "manifest")
+    part = [str(tmp_path / "manifest"), str(manifest.with_name("tree")), "many-1.0.dist-info"]
+    script = (
+        "import json, os, sys, tempfile\n"
+        "from colablock.unpacking.link_files import put\n"
+        "from colablock.unpacking.unpackers import started\n"
+        "job, files = json.loads(sys.argv[1]), [tempfile.TemporaryFile() for _ in range(2)]\n"
+        "given, linked = [file.fileno() for file in files]\n"
+        "put(given, 0); files[0].seek(0)\n"
+        "job |= {'given': given, 'linked': linked, 'parent': os.getpid()}\n"
+        f"print(started({HELPER!r}, json.dumps(job).encode(), os.environ, given, linked).pid, flush=True)\n"
+        "input()\n"
+    )
+    job = {"parts": [[*part, str(tmp_path / "site"), 0, 9999]], "mode": 0o755}
+    command = [sys.executable, "-c", script, json.dumps(job)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        process = int(parent.stdout.readline())
+        with (tmp_path / "manifest").open("wb") as stream:  # opened once it is read
+            parent.kill()
+            parent.wait()
+            stream.write(manifest.read_bytes())
+    until(lambda: state_of(process) == "Z")
+    assert not (tmp_path / "site").exists()
 
 
 @pytest.mark.parametrize("path", ["many/part_1/inner/f1.py", "other-1.0.data/data/share/x.txt"])
