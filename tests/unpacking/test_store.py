@@ -139,6 +139,11 @@ def edit(path: Path) -> None:
     path.write_text("changed in place, which a link shows everywhere\n")
 
 
+def append(path: Path) -> None:
+    with path.open("a") as file:
+        file.write("#")
+
+
 def forge(path: Path) -> None:
     """Change the content, and nothing that `stat` shows."""
     status = path.stat()
@@ -164,7 +169,7 @@ def crash_of_the_machine(ground: Ground, site: Path) -> None:
 
 DAMAGE: dict[str, Callable[[Ground, Path], object]] = {
     "edited in place": lambda _, site: edit(site / "told.py"),
-    "appended to": lambda _, site: (site / "told.py").open("a").write("#"),
+    "appended to": lambda _, site: append(site / "told.py"),
     "other permissions": lambda _, site: (site / "told.py").chmod(0o600),
     "a file removed": lambda ground, _: os.unlink(ground.entry / "tree" / "told.py"),  # noqa: PTH108 - a value
     "a file that is a link": lambda ground, _: replace_by_link(ground.entry / "tree" / "told.py"),

@@ -466,7 +466,7 @@ def test_sharded_runs_give_cached_memory_back_before_steps_and_checkpoints(
     job = {"save_seconds": 1e9}
     watch: TrainingWatch
     for shards in ({}, {"save_adapter": None}):
-        watch = TrainingWatch(tmp_path, job, rank=0, world=1, shards=shards, began=0.0)
+        watch = TrainingWatch(tmp_path, job, rank=1, world=1, shards=shards, began=0.0)
         watch.begin(SimpleNamespace(global_step=0, max_steps=8))
         for step, is_due in ((1, False), (2, True)):
             control = SimpleNamespace(should_save=is_due, should_training_stop=False)
