@@ -18,7 +18,7 @@ from colablock._common.text import as_called
 from colablock.cli.main import build_parser, main
 from colablock.cli.usage.called_as import called_as
 from colablock.cli.usage.completion import candidates
-from colablock.cli.usage.examples import EXAMPLES, GROUPS
+from colablock.cli.usage.examples import EXAMPLES, GROUPS, OF_THE_ADAPTER, OTHER_WORDS
 from colablock.errors import ExitCode, InvalidInput
 from tests.support.paths import ROOT
 
@@ -102,6 +102,11 @@ UNKNOWN = [
     ("why TRL", "there is no matrix `TRL`", "The matrix comes first: `colablock why qlora-2026 TRL`"),
     ("why xyz", "there is no matrix `xyz`", "there are qlora-2024"),
     ("why trl xyz", "there is no matrix `trl`", "there are qlora-2024"),
+    ("install qlora-2026", "has no command `install`", "did you mean `apply`?"),
+    ("status", "has no command `status`", "did you mean `runs list`?"),
+    ("pln", "has no command `pln`", "did you mean `plan`?"),
+    ("merge", "has no command `merge`", 'colablock.attach("RUN").merge(...)'),
+    ("runs generate", "has no command `generate`", 'colablock.attach("RUN").generate(...)'),
     (
         "plan qlora-2026 --runtime kaggle",
         "no runtime is recorded as `kaggle`",
@@ -157,6 +162,12 @@ def test_the_request_comes_first_in_a_help(line: str, capsys: pytest.CaptureFixt
         main([line, "--help"], {})
     out = capsys.readouterr().out
     assert out.index("request:") < out.index("options:") < out.index("output:") < out.index("examples:")
+
+
+def test_words_of_other_tools_lead_to_commands() -> None:
+    known = leaves(build_parser()).keys()
+    assert {re.sub(r" --.*", "", command) for command in OTHER_WORDS.values()} <= known
+    assert {*OTHER_WORDS, *OF_THE_ADAPTER}.isdisjoint({name.partition(" ")[0] for name in known})
 
 
 def leaves(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:

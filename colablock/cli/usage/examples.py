@@ -1,11 +1,11 @@
-"""The groups of the commands in the top-level help, and two examples of each command."""
+"""The groups of the commands in the top-level help, two examples of each, and words for them elsewhere."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["EXAMPLES", "GROUPS", "REFERENCE", "WHERE"]
+__all__ = ["EXAMPLES", "GROUPS", "OF_THE_ADAPTER", "OTHER_WORDS", "REFERENCE", "WHERE"]
 
 #: The reference page of the command line, in the source.  It has a heading for each command.
 REFERENCE: Final = "docs/reference/cli.md"
@@ -83,3 +83,25 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
     "cache clean": ("cache clean", "cache clean torch transformers"),
     "completion": ("completion bash", "completion zsh"),
 }
+
+#: Commands by the words that other tools have for them.
+OTHER_WORDS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("install", "sync", "setup", "add"), "apply"),
+    **dict.fromkeys(("uninstall", "undo", "revert", "restore"), "rollback"),
+    **dict.fromkeys(("upgrade", "update"), "lock --upgrade"),
+    **dict.fromkeys(("compile", "resolve"), "lock"),
+    **dict.fromkeys(("resume", "continue", "finetune"), "train"),
+    **dict.fromkeys(("status", "ps"), "runs list"),
+    **dict.fromkeys(("logs", "log"), "runs show"),
+    **{word: f"runs {word}" for word in ("follow", "plot", "stop")},
+    "doctor": "info",
+    **dict.fromkeys(("exec", "shell"), "run"),
+    "debug": "explain",
+    "init": "new",
+    "remove": "env remove",
+    "test": "smoke",
+    "tree": "why",
+}
+
+#: What only Python has: methods of a run.
+OF_THE_ADAPTER: Final = ("download", "generate", "merge", "push")

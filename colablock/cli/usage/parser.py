@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from colablock._common.fs import expanded
 from colablock._common.text import near, nearest
 from colablock._python_words import ELSEWHERE
-from colablock.cli.usage.examples import EXAMPLES, GROUPS, REFERENCE, WHERE
+from colablock.cli.usage.examples import EXAMPLES, GROUPS, OF_THE_ADAPTER, OTHER_WORDS, REFERENCE, WHERE
 from colablock.errors import InvalidInput
 
 __all__ = ["Parser", "add_group", "examples_of"]
@@ -67,7 +67,8 @@ class Parser(argparse.ArgumentParser):
             return
         known = list(map(str, action.choices))
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - argparse has no public name for it
-            hint = near(str(value), known, likeness=_LIKENESS) or f"`{self.prog} --help` lists the commands"
+            likely = near(str(value), known, likeness=_LIKENESS) or f"`{self.prog} --help` lists the commands"
+            hint = _meant(str(value), self.prog) or likely
             raise InvalidInput(f"`{self.prog}` has no command `{value}`", hint=hint)
         name = _name_of(action)
         listed = ", ".join(f"`{one}`" for one in known)
@@ -125,6 +126,16 @@ class Parser(argparse.ArgumentParser):
         self._action_groups.sort(key=lambda group: _PLACES.get(group.title or "", 0))
         text = super().format_help().rstrip("\n")
         return "\n".join([text, *lines, ""])
+
+
+def _meant(word: str, prog: str) -> str | None:
+    """Return the hint for a *word* that is no command of *prog* and is one elsewhere."""
+    if word in OF_THE_ADAPTER:
+        page = f"docs/how-to/use-the-adapter.md {WHERE}"
+        return f'Python has it: `import colablock; colablock.attach("RUN").{word}(...)`; see {page}'
+    if prog == "colablock" and word in OTHER_WORDS:
+        return f"did you mean `{OTHER_WORDS[word]}`?"
+    return None
 
 
 def _near_option(option: str, known: Iterable[str]) -> str | None:
