@@ -59,7 +59,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from colablock.training.preflight.facts import Precision
-from colablock.training.preflight.model_config import ModelShape
+from colablock.training.preflight.model_config import OUTER_LAYERS, ModelShape
 from colablock.training.preflight.runner_profiles import RunnerProfile
 from colablock.training.runs.config import Adapter, TrainConfig
 
@@ -146,12 +146,21 @@ class Estimate:
 
 
 def adapter_parameters(config: TrainConfig, shape: ModelShape) -> int:
-    """Return the number of trained parameters."""
-    return shape.layers * sum(
+    """Return the number of trained parameters: of adapters, and of layers that axolotl trains in full."""
+    of_layer = sum(
         config.lora_r * (one.inputs + one.outputs)
         for one in shape.linears
         if one.name in _targets(config, shape)
     )
+    outer = len(_outer_layers(config.lora_target_modules)) * config.lora_r * (shape.vocabulary + shape.hidden)
+    in_full = len(_outer_layers(config.extra.get("lora_modules_to_save"))) * shape.vocabulary * shape.hidden
+    return shape.layers * of_layer + outer + in_full
+
+
+def _outer_layers(names: object) -> set[str]:
+    """Return the embeddings and heads among *names*, which may be one text, or nothing."""
+    listed = [names] if isinstance(names, str) else names if isinstance(names, (list, tuple)) else ()
+    return {tail for one in listed if (tail := str(one).rpartition(".")[2]) in OUTER_LAYERS}
 
 
 def checkpoint_size(config: TrainConfig, shape: ModelShape, setting: Setting) -> int:
@@ -251,7 +260,9 @@ def _adapter_size(config: TrainConfig, shape: ModelShape, setting: Setting) -> i
 
 
 def _targets(config: TrainConfig, shape: ModelShape) -> frozenset[str]:
-    return frozenset(config.lora_target_modules or (one.name for one in shape.linears))
+    """Return the linear layers with adapters: for a pattern all of them, which need the most."""
+    named = {name.rpartition(".")[2] for name in config.lora_target_modules if not config.target_pattern}
+    return frozenset(named or (one.name for one in shape.linears))
 
 
 def _residual_size(config: TrainConfig, shape: ModelShape, setting: Setting) -> int:

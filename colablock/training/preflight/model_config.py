@@ -8,7 +8,10 @@ from typing import Any
 
 from colablock.errors import InvalidInput
 
-__all__ = ["Linear", "ModelShape", "from_config"]
+__all__ = ["OUTER_LAYERS", "Linear", "ModelShape", "from_config"]
+
+#: Names of embeddings and heads, which are beside the decoder layers.
+OUTER_LAYERS = ("lm_head", "embed_tokens", "embed_out", "embed_in")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from colablock._common.fs import nearest_beside
 from colablock._common.text import memory_text, near, size_text
 from colablock.environment.accelerator import NF4_ON_CPU, has_nf4
 from colablock.training.preflight.facts import Access, Card, Finding, Level, Stack, is_older
-from colablock.training.preflight.model_config import ModelShape
+from colablock.training.preflight.model_config import OUTER_LAYERS, ModelShape
 from colablock.training.runs.config import OWN_DATA, Adapter, TrainConfig
 
 __all__ = [
@@ -75,7 +75,6 @@ _PLUGIN_NEEDS = {
     "llm_compressor": ("llmcompressor", "pruned weights do not stay pruned"),
 }
 _USUAL = {"optimizer": "adamw_torch", "lr_scheduler": "cosine"}
-_OTHER_LAYERS = ("lm_head", "embed_tokens", "embed_out", "embed_in")
 _HEADS = ("lm_head", "embed_out")  # output layers
 _FIRST_WITHOUT_HEAD = "1.16"  # of trl
 _TOKENS = "https://huggingface.co/settings/tokens"
@@ -210,7 +209,7 @@ def _target_findings(config: TrainConfig, shape: ModelShape) -> Iterator[Finding
     if not shape.is_known or shape.unsupported or shape.image_parameters or config.target_pattern:
         return
     own = [one.name for one in shape.linears]
-    known = {*own, *_OTHER_LAYERS}
+    known = {*own, *OUTER_LAYERS}
     missing = [name for name in config.lora_target_modules if name.rpartition(".")[2] not in known]
     if missing:
         hint = near(missing[0], own)

@@ -237,6 +237,39 @@ def test_only_layers_with_adapters_store_their_inputs() -> None:
     assert dropped.total > every.total
 
 
+@pytest.mark.parametrize(
+    ("keys", "same_as"),
+    [
+        ({"lora_target_modules": ("model.layers.0.self_attn.q_proj",)}, {"lora_target_modules": ("q_proj",)}),
+        ({"lora_target_modules": (r".*\.(q|v)_proj",)}, {}),  # at most every layer
+    ],
+)
+def test_adapters_are_counted_by_the_ends_of_their_names(
+    keys: dict[str, Any], same_as: dict[str, Any]
+) -> None:
+    assert adapter_parameters(a_config(**keys), SHAPES["1B"]) == adapter_parameters(
+        a_config(**same_as), SHAPES["1B"]
+    )
+
+
+def test_embeddings_that_are_trained_are_counted() -> None:
+    """An 8B model needs 17 GiB more with them."""
+    shape, axolotl = SHAPES["8B"], replace(TRL, profile=runner_profile("axolotl", "0.21.0"))
+    outer = shape.vocabulary * shape.hidden
+
+    def found(**keys: Any) -> Any:
+        return estimate(a_config(**keys), shape, axolotl)
+
+    both = found(extra={"lora_modules_to_save": ["embed_tokens", "model.lm_head"]})
+    assert both.allocated - found().allocated == 2 * outer * (4 + 2 + 4 + 8)
+    assert found(extra={"lora_modules_to_save": "lm_head"}).parts["gradients"] > 4 * outer
+    for nothing in (None, [], ["norm"], 5):
+        assert found(extra={"lora_modules_to_save": nothing}) == found()
+    one = found(lora_target_modules=("q_proj", "embed_tokens")).parts["gradients"]
+    without = found(lora_target_modules=("q_proj",)).parts["gradients"]
+    assert one - without == 4 * 16 * (shape.vocabulary + shape.hidden)
+
+
 def test_head_norms_are_counted() -> None:
     config = a_config(gradient_checkpointing=False)
     sizes = {**LLAMA_1B, "rope_scaling": None}
