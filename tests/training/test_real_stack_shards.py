@@ -133,7 +133,8 @@ def cut(stack: Stack) -> RunFolder:
     killed = time.monotonic()
     until(lambda: not folder.is_alive(), patience=2 * SECONDS)
     assert time.monotonic() - killed < SECONDS
-    shutil.copytree(folder.path, folder.path.with_name("alone"))
+    for name in ("alone", "alone-without-launcher"):
+        shutil.copytree(folder.path, folder.path.with_name(name))
     return folder
 
 
@@ -294,6 +295,20 @@ def test_ranks_go_on_without_their_launcher_and_no_second_run_begins(stack: Stac
     assert done.code == 0, done.err
     assert_equal(folder, whole)
     assert len(steps_of(folder, "start")) == 1
+
+
+@pytest.mark.slow
+def test_one_rank_goes_on_without_its_launcher_too(stack: Stack, whole: RunFolder, cut: RunFolder) -> None:
+    folder = RunFolder(cut.path.with_name("alone-without-launcher"))
+    done = stack.train(folder.path.name, "--no-wait", **BATCH)
+    assert done.code == 0, done.err
+    wait_for(folder, lambda events: sum(event["event"] == "start" for event in events) > 1)
+    os.kill(read_record(folder).process, signal.SIGKILL)
+    assert folder.state() is State.RUNNING
+    done = stack.train(folder.path.name, **BATCH)
+    assert done.code == 0, done.err
+    assert_equal(folder, whole)
+    assert len(steps_of(folder, "start")) == 2
 
 
 @pytest.mark.slow

@@ -40,11 +40,13 @@ def main(folder: Path) -> None:
     stop_on_signals(folder)
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:
         start_signs(folder / "alive")
-    ranks = functions_of("ranks") if world > 1 else {}
+    # A launcher of several has each rank in a session of its own, also the one rank of a sharded run.
+    is_apart = world > 1 or "TORCHELASTIC_RUN_ID" in os.environ
+    ranks = functions_of("ranks") if is_apart else {}
     shards = functions_of("shards") if job.get("shards") else {}
     if shards:
         shards["avoid_gaps"](os.environ)
-    alive = ranks["note_rank"](folder, rank, end) if world > 1 else None
+    alive = ranks["note_rank"](folder, rank, end) if is_apart else None
     try:
         if world > 1:
             ranks["check_ranks"](job, rank, world, folder)

@@ -382,6 +382,24 @@ def test_a_failed_rank_does_not_wait_for_others_at_its_end(tmp_path: Path) -> No
     assert done.stderr.splitlines()[-1].startswith("FileNotFoundError: ")  # there is no job
 
 
+@pytest.mark.parametrize("is_apart", [True, False])
+def test_a_rank_in_a_session_of_its_own_is_noted(bench: Bench, tmp_path: Path, *, is_apart: bool) -> None:
+    """Also if it is the only one, as of a sharded run: it outlives its launcher."""
+    (entry := tmp_path / "entry.py").write_text(
+        "import sys\nfrom pathlib import Path\n"
+        "found = [one.name for one in Path(sys.argv[1], 'ranks').glob('*')]\n"
+        "Path(sys.argv[1], 'found').write_text(' '.join(found))\n"
+    )
+    job: dict[str, Any] = {"entry": str(entry), "arguments": [str(tmp_path)], "config": {"seed": 0}}
+    job |= {"mends": [], "resume": None, "cast_trainable": False}
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    variables = {"TORCHELASTIC_RUN_ID": "none"} if is_apart else {}
+    command = [bench.stack.python, str(SHIM), str(tmp_path)]
+    subprocess.run(command, env=bench.environ(**variables), check=True)
+    assert (tmp_path / "found").read_text() == ("0" if is_apart else "")
+    assert not list(tmp_path.glob("ranks/*"))
+
+
 @pytest.mark.parametrize("shares_folder", [True, False])
 def test_a_rank_of_another_host_does_not_end_a_run_in_a_shared_folder(
     bench: Bench, tmp_path: Path, *, shares_folder: bool
