@@ -34,7 +34,7 @@ KEY_HELP: Mapping[str, str] = {
     "revision": "revision of the model on the hub; use a commit for repeatable runs",
     "adapter": "qlora: weights in 4 bits; lora: full weights, about four times the memory",
     "sequence_len": "tokens per row; preflight shows how much of the data is truncated",
-    "micro_batch_size": "rows at a time on one card; without the key, as many as fit",
+    "micro_batch_size": "rows at a time on one card; without the key on a card, as many as fit",
     "gradient_accumulation_steps": "batches for each step of the optimiser",
     "num_epochs": "passes over the data",
     "max_steps": "number of steps; overrides num_epochs",
