@@ -4,7 +4,8 @@ The locks of one matrix share most of their packages, but a wheel compresses
 each file alone.  In the pack, a lock is a list of blocks, and a block that
 several locks have is written once.  The pack has four lines of JSON: the names
 of the locks, the blocks of each by their places, the hashes of all blocks, and the
-blocks, with a mark in the place of each hash: apart, both compress better.
+blocks, with a mark in the place of each hash: apart, both compress better.  Another
+mark is in the place of the name of a file at the end of its URL.
 
 The build of a wheel runs this module where nothing of colablock and none of its
 requirements can be imported.
@@ -42,17 +43,23 @@ def pack_locks(locks: Mapping[str, str]) -> bytes:
 # A SHA-256, or the part of a BLAKE2b in a URL of an index, and the mark of each: TOML has neither.
 _HASH = re.compile(r"(?<![0-9a-f])(?:[0-9a-f]{64}|[0-9a-f]{60})(?![0-9a-f])")
 _MARKS = {64: "\x7f", 60: "\x1f"}
-_MARKED = re.compile("[\x7f\x1f]")
+_NAME = "\x0e"
+_HASH_MARK = re.compile("[\x7f\x1f]")
+_MARKED = re.compile(f"[\x7f\x1f{_NAME}]")
 _LENGTHS = {mark: length for length, mark in _MARKS.items()}
+# The table of a file up to the name at the end of its URL.
+_FILE = r'(name = "([^"\n]+)"\n(?:.*\n){0,3}?url = "[^"\n]*/)'
+_ENDS_IN_NAME, _ENDS_IN_MARK = (re.compile(_FILE + end) for end in (r'\2(?=")', _NAME))
 
 
 def _without_hashes(blocks: Iterable[str]) -> tuple[str, list[str]]:
     """Return the hashes of *blocks* in their order, in base64, and the blocks with marks instead."""
     blocks = list(blocks)
-    if any(map(_MARKED.search, blocks)):
-        return "", blocks  # of something other than a lock
     hashes = "".join(chain.from_iterable(map(_HASH.findall, blocks)))
+    if not hashes or any(map(_MARKED.search, blocks)):
+        return "", blocks  # of something other than a lock
     texts = [_HASH.sub(lambda found: _MARKS[len(found[0])], block) for block in blocks]
+    texts = [_ENDS_IN_NAME.sub(rf"\1{_NAME}", text) for text in texts]
     return base64.b64encode(bytes.fromhex(hashes)).decode(), texts
 
 
@@ -67,7 +74,8 @@ def with_hashes(hashes: str, texts: Iterable[str]) -> list[str]:
         at += _LENGTHS[found[0]]
         return digits[at - _LENGTHS[found[0]] : at]
 
-    blocks = [_MARKED.sub(put_back, text) for text in texts]
+    named = (_ENDS_IN_MARK.sub(r"\1\2", text) if _NAME in text else text for text in texts)
+    blocks = [_HASH_MARK.sub(put_back, text) for text in named]
     if at != len(digits):
         raise ValueError("its hashes do not belong to its blocks")
     return blocks

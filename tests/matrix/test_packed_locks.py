@@ -62,6 +62,7 @@ def test_the_locks_of_a_matrix_are_found_in_the_pack_of_its_folder(shipped: Path
 
 
 SHA, BLAKE = "0123456789abcdef" * 4, "f0" * 30
+FILE = 'name = "a\\1.whl"\nsize = 1\nurl = "https://a/b/'
 
 
 @pytest.mark.parametrize(
@@ -72,6 +73,9 @@ SHA, BLAKE = "0123456789abcdef" * 4, "f0" * 30
         {"a": "x\r\nü\n[[packages]]\n\n"},
         {"a": f"{SHA}\n\n{SHA}{SHA}", "b": f"/ab/cd/{BLAKE}/x {SHA}\n\n{SHA[1:]} {SHA.upper()}\n\nz{SHA}"},
         {"a": f"\x7f {SHA}", "b": f"\x1f{BLAKE}"},
+        {"a": f'{FILE}a\\1.whl"\n{SHA}', "b": f'{FILE}b.whl"', "c": f'{FILE}{SHA}/a\\1.whl#x"'},
+        {"a": f'{FILE}a\\1.whl"'},
+        {"a": f'{FILE}\x0e" {SHA}'},
     ],
 )
 def test_any_text_round_trips_through_a_pack(locks: dict[str, str], tmp_path: Path) -> None:
