@@ -216,7 +216,7 @@ def _slice_findings(machine: Machine) -> Iterator[Finding]:
         yield Finding(
             level=Level.WARN,
             what=f"training on a slice of the {machine.cards[0].name}, but estimating for the whole card",
-            why="`CUDA_VISIBLE_DEVICES` names a MIG device, and the driver reports the memory of whole cards",
+            why="a process sees one MIG device and no other card, and the driver reports whole cards",
             fix="compare the estimate with the memory of the slice, which `nvidia-smi -L` lists",
         )
 

@@ -50,7 +50,7 @@ class Machine:
     hub's cache, or None if it is the same disk.  *kernel_memory* is the card memory that this
     process uses.  *other_processes* are the others that use some: ``python (pid 123)``.
     *accelerator* has the same cards as *cards*, in the same order.  *has_slices* is true if
-    CUDA_VISIBLE_DEVICES names a slice of a card (MIG): *cards* then describes the whole card.
+    a process sees a slice of a card (MIG): *cards* then describes the whole card.
     """
 
     cards: tuple[Card, ...]

@@ -46,11 +46,15 @@ _UNKNOWN = (1 << 64) - 1  # NVML_VALUE_NOT_AVAILABLE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Use:
-    """The current use of a card.  *processes* are pairs of a process id and the bytes that it uses."""
+    """The current use of a card.  *processes* are pairs of a process id and the bytes that it uses.
+
+    With *is_sliced*, processes see slices of the card (MIG).
+    """
 
     uuid: str
     free: int | None
     processes: tuple[tuple[int, int], ...] = ()
+    is_sliced: bool = False
 
 
 class _Process(ctypes.Structure):
@@ -100,7 +104,7 @@ def read_machine(
         kernel_memory=max(held.pop(own, 0), _reserved_by_torch(modules)),
         other_processes=tuple(_process_name(process, root) for process in sorted(held)),
         accelerator=_seen(accelerator, seen),
-        has_slices=bool(seen) and _names_slices(environ),
+        has_slices=bool(seen) and (_names_slices(environ) or uses[seen[0]].is_sliced),
     )
 
 
@@ -162,10 +166,16 @@ def _names_slices(environ: Mapping[str, str]) -> bool:
 
 
 def _visible(environ: Mapping[str, str], uses: Sequence[_Use]) -> list[int]:
-    """Return the indices of the cards that CUDA shows.  CUDA stops at the first invalid entry.
+    """Return the indices of the cards that CUDA shows.
 
-    A process sees only the first of several MIG slices.
+    A process sees only the first of several MIG slices, and no card beside it.
     """
+    found = _named(environ, uses)
+    return [at for at in found if uses[at].is_sliced][:1] or found
+
+
+def _named(environ: Mapping[str, str], uses: Sequence[_Use]) -> list[int]:
+    """Return the indices of the cards in CUDA_VISIBLE_DEVICES.  CUDA stops at the first invalid entry."""
     count = len(uses)
     text = environ.get("CUDA_VISIBLE_DEVICES")
     if text is None:
@@ -200,10 +210,14 @@ def _read_use(library: ctypes.CDLL, device: ctypes.c_void_p) -> _Use:
     memory, uuid = NvmlMemory(), ctypes.create_string_buffer(96)
     call_nvml(library, "nvmlDeviceGetMemoryInfo", device, ctypes.byref(memory))
     call_nvml(library, "nvmlDeviceGetUUID", device, uuid, ctypes.c_uint(len(uuid)))
+    mode, next_mode = ctypes.c_uint(), ctypes.c_uint()
+    with suppress(DriverError):  # a card or a driver without MIG
+        call_nvml(library, "nvmlDeviceGetMigMode", device, ctypes.byref(mode), ctypes.byref(next_mode))
     return _Use(
         uuid=uuid.value.decode("ascii", "replace"),
         free=memory.free,
         processes=tuple(_processes(library, device)),
+        is_sliced=mode.value == 1,
     )
 
 

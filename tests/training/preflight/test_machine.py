@@ -221,6 +221,13 @@ int nvmlDeviceGetUUID(void *device, char *text, unsigned size) {
     strncpy(text, AT(device) ? "GPU-b" : "GPU-a", size);
     return UUID;
 }
+#ifdef SLICED
+int nvmlDeviceGetMigMode(void *device, unsigned *mode, unsigned *next) {
+    *mode = SLICED >> AT(device) & 1;
+    *next = 0;
+    return SLICED ? 0 : 3;  /* not supported */
+}
+#endif
 #ifdef VERSION
 int VERSION(void *device, unsigned *count, process *rows) {
     if (*count < 2) return 7;
@@ -256,6 +263,28 @@ def test_the_driver_library_is_queried(version: str, tmp_path: Path) -> None:
 def test_a_driver_without_process_lists_reports_free_memory(tmp_path: Path) -> None:
     machine = read_machine(library(tmp_path), tmp_path, modules={})
     assert (machine.cards, machine.kernel_memory, machine.other_processes) == ((l4(GIB), l4(2 * GIB)), 0, ())
+
+
+@pytest.mark.parametrize(
+    ("sliced", "value", "free"),
+    [
+        (0, None, [1, 2]),
+        (1, None, [1]),  # a process sees one slice, of the first card that has some, and no other card
+        (2, None, [2]),
+        (3, None, [1]),
+        (2, "0", [1]),
+        (2, "1,0", [2]),
+        (3, "1", [2]),
+    ],
+)
+def test_of_cards_with_slices_one_is_used(
+    sliced: int, value: str | None, free: list[int], tmp_path: Path
+) -> None:
+    environ = library(tmp_path, SLICED=sliced)
+    environ |= {"CUDA_VISIBLE_DEVICES": value} if value is not None else {}
+    machine = read_machine(environ, tmp_path, modules={})
+    assert machine.cards == tuple(l4(size * GIB) for size in free)
+    assert machine.has_slices is (len(free) == 1 and bool(sliced >> (free[0] - 1) & 1))
 
 
 def test_a_failing_driver_leaves_free_memory_unknown(tmp_path: Path) -> None:
