@@ -24,6 +24,7 @@ from tests.support.wheels import make_wheel
 __all__ = ["JOBS", "Killing", "Outcome", "make_wheels"]
 
 JOBS = ("apply", "rollback", "env", "lock", "cache")
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)  # lack of memory, the end of a job, of a terminal
 MATRIX = """\
 schema = 1
 name = "{name}"
@@ -153,7 +154,7 @@ class Killing:
         try:
             process.wait(self.random.uniform(0, self.seconds[job]))
         except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL) if alone else os.killpg(process.pid, signal.SIGKILL)
+            (os.kill if alone else os.killpg)(process.pid, self.random.choice(SIGNALS))
             process.wait()
             return time.monotonic() - begun
         self.seconds[job] = time.monotonic() - begun  # the machine has less to do than before
