@@ -367,12 +367,12 @@ def _lowest(wanted: SpecifierSet) -> Version | None:
 
 
 def machine_facts(what: str, folder: Path | None, system: Path) -> Iterator[str]:
-    """Yield the facts of *what*: "disk" (that of *folder*), "shared-memory" or "memory"."""
+    """Yield the facts of *what*: "disk" (that of *folder*), "shared-memory", "memory" or "kills"."""
     if what == "disk":
         yield from _free_space(folder, "there") if folder is not None else ()
     elif what == "shared-memory":
         yield from _free_space(system / "dev/shm", "in /dev/shm")
-    elif what == "memory":
+    elif what == "memory" or (what == "kills" and oom_kills(system)[0]):
         yield from _oom_facts(system)
 
 

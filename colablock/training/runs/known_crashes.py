@@ -193,7 +193,7 @@ class Cause:
     details: tuple[Detail, ...] = ()
     is_consequence: bool = False
     is_in_log: bool = False
-    look_up: str = ""  # "disk", "memory" or "shared-memory"
+    look_up: str = ""  # "disk", "memory", "kills" or "shared-memory"
     packages: tuple[str, ...] = ()  # the distributions that matter, the one at fault first
 
 

@@ -74,7 +74,7 @@ def test_every_text_follows_the_style() -> None:
         assert all(
             one.text[0].isupper() or one.text.startswith(("`", "colablock", "fp16")) for one in cause.advice
         )
-        assert {one.look_up for one in known_causes()} == {"", "disk", "memory", "shared-memory"}
+        assert {one.look_up for one in known_causes()} == {"", "disk", "kills", "memory", "shared-memory"}
     assert cause_of_signal(0) is None
 
 
