@@ -32,6 +32,7 @@ from colablock.training.preflight.memory import (
     least_estimate,
 )
 from colablock.training.preflight.model_config import ModelShape
+from colablock.training.preflight.runner_profiles import runner_profile
 from colablock.training.preflight.space_findings import disk_findings, loading_findings
 from colablock.training.preflight.stack_rules import (
     access_findings,
@@ -285,8 +286,14 @@ def _findings_without_estimate(
         fix="try it with `max_steps: 2` first: if memory is too small, the run fails in the first steps",
     )
     if not choice.unknown:
-        where = "the card's memory" if choice.cards else "memory"
-        yield from weights_findings(case.config, access, model_config, case.room(choice.cards), where)
+        where, room = "the card's memory" if choice.cards else "memory", case.room(choice.cards)
+        shards = choice.shards or 1
+        if shards > 1 and not runner_profile(case.runner, case.stack.runners.get(case.runner)).loads_whole:
+            where, room = (
+                f"the memory of all {shards} {'cards' if choice.cards else 'processes'}",
+                room * shards,
+            )
+        yield from weights_findings(case.config, access, model_config, room, where)
 
 
 def _memory_findings(

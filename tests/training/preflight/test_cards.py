@@ -178,6 +178,32 @@ def test_without_an_estimate_each_process_that_was_asked_for_has_a_card(
     )
 
 
+@pytest.mark.parametrize(
+    ("cards", "asked", "words"),
+    [
+        (8, {"shard": ShardMode.FSDP}, ""),  # 132 GB in 4 bits, of which each has an eighth
+        (1, {}, "of the card's memory, and 77.6 GiB are free"),
+        (8, {}, "of the card's memory, and 77.6 GiB are free"),
+        (8, {"ranks": 8}, "of the card's memory, and 77.6 GiB are free"),
+        (
+            2,
+            {"shard": ShardMode.FSDP, "adapter": Adapter.LORA},
+            "of the memory of all 2 cards, and 155.2 GiB",
+        ),
+        (8, {"shard": ShardMode.FSDP, "runner": "axolotl"}, "of the card's memory"),  # which loads it whole
+    ],
+)
+def test_weights_that_are_shared_need_not_fit_on_one_card(
+    cards: int, asked: Mapping[str, Any], words: str
+) -> None:
+    access = replace(OPEN, size=470 * 10**9)
+    found = check([A100_80] * cards, shape=MIXTURE, access=access, **asked)
+    refused = [one.what for one in found.findings if one.level is Level.REFUSE]
+    assert [words in one and one.startswith("the weights alone need") for one in refused] == [True] * bool(
+        words
+    )
+
+
 def check(cards: list[Any], **asked: Any) -> Any:
     asked = dict(asked)
     model, runner, ram = asked.pop("model", "70B"), asked.pop("runner", "trl"), asked.pop("ram", 500) * GIB
@@ -187,9 +213,9 @@ def check(cards: list[Any], **asked: Any) -> Any:
         if key in asked
     }
     stack: Stack = options.pop("stack", replace(TODAY, axolotl="0.18.0", unsloth="2026.10.9"))
-    shape = asked.pop("shape", SHAPES[model])
+    shape, access = asked.pop("shape", SHAPES[model]), asked.pop("access", OPEN)
     machine = a_machine(*cards, ram=ram, ram_free=ram)
-    return check_run(a_config(**asked), shape, machine, stack, OPEN, runner, **options)
+    return check_run(a_config(**asked), shape, machine, stack, access, runner, **options)
 
 
 @pytest.mark.parametrize(
