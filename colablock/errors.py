@@ -90,6 +90,7 @@ class ExitCode(IntEnum):
     NOT_PROVEN = 5
     BUG = 70
     INTERRUPTED = 130
+    OUTPUT_CLOSED = 141  # as of a process that SIGPIPE ended
 
 
 class ColablockError(Exception):

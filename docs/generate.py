@@ -122,6 +122,8 @@ EXIT_MEANING = {
     " `rollback --leave-broken` left requirements unmet.",
     ExitCode.BUG: "A bug in colablock. Please report it.",
     ExitCode.INTERRUPTED: "Interrupted from the keyboard.",
+    ExitCode.OUTPUT_CLOSED: "The reader of the output ended first, such as `head`, before a command that"
+    " changes or checks something was complete. A change that had begun is complete or undone.",
 }
 
 

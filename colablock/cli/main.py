@@ -32,7 +32,7 @@ __all__ = ["build_parser", "main"]
 EPILOG = """Exit codes:
   0 done; 1 the request cannot be met and nothing changed; 2 usage or invalid
   matrix; 3 failed and rolled back; 4 failed and not restored; 5 applied but not
-  proven (--keep); 70 a bug in colablock; 130 interrupted"""
+  proven (--keep); 70 a bug in colablock; 130 interrupted; 141 output closed"""
 
 
 #: The state after an interrupt of a command, unless the place of the interrupt knows it better.
@@ -46,6 +46,9 @@ _STATES = {
     "train": "No run was started.",
 }
 
+
+#: The commands whose exit code says more than that their output is complete: a change, or a verdict.
+_WITH_RESULT = frozenset({"apply", "audit", "check", "rollback", "smoke", "train", "verify"})
 
 #: The modules of this package by the commands that they add, in the order of the reference page.
 _MODULES = {
@@ -128,7 +131,7 @@ def main(
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
         _discard_output()
-        return ExitCode.DONE
+        return ExitCode.OUTPUT_CLOSED if args.command in _WITH_RESULT else ExitCode.DONE
     except OSError as error:  # the output cannot be written: its disk is full
         from colablock._common.fs import machine_error
 
