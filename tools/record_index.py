@@ -405,6 +405,7 @@ def record(name: str, spec: Mapping[str, Any], registry: Registry) -> dict[str, 
         for line in spec["commands"]:
             ask(proxy, line, Path(work))
     proxy.shutdown()
+    proxy.server_close()
     recorder = Recorder(registry, spec, buildable)
     wanted: dict[str, set[Version]] = defaultdict(set)
     for project, filenames in proxy.asked.items():
