@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colablock._common.text import count, memory_text, seconds_text
-from colablock.display.view import Document, Headline, Pair, Pairs, Sample, Section, Span, Tone
+from colablock.display.view import Document, Headline, Note, Pair, Pairs, Sample, Section, Span, Tone
 from colablock.training.preflight.facts import Level
 
 if TYPE_CHECKING:
@@ -123,7 +123,11 @@ def _sample_pieces(briefing: Briefing) -> Iterator[tuple[str, str]]:
 def receipt_document(receipt: Receipt, *, path: Path | None = None) -> Document:
     """Return what is shown of *receipt*; *path* is the file that it was written to."""
     headline = Headline(text=_receipt_title(receipt), tone=Tone.GOOD if receipt.passed else Tone.BAD)
-    return Document(headline=headline, blocks=(Pairs(tuple(_receipt_pairs(receipt, path))),))
+    blocks: list[Block] = [Pairs(tuple(_receipt_pairs(receipt, path)))]
+    if receipt.passed:
+        command = f"colablock train {receipt.matrix} --model MODEL --dataset FILE"
+        blocks.append(Note(label="next", text=Span(command, Tone.CODE)))
+    return Document(headline=headline, blocks=tuple(blocks))
 
 
 def _receipt_title(receipt: Receipt) -> str:

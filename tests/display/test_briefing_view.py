@@ -171,6 +171,7 @@ def test_receipt_as_text(tmp_path: Path) -> None:
         "  PASS         with learning rate 0 it stays: 6.255 -> 6.255",
         "  memory       at most 66 MiB",
         "  workarounds  gqa-before-ampere",
+        "next: colablock train qlora-2026 --model MODEL --dataset FILE",
     ]
     failed = replace(RECEIPT, after=6.254, card="cpu", notes=(f"see {URL}",), workarounds=())
     to = console()
@@ -231,7 +232,7 @@ def test_text_from_data_is_escaped() -> None:
         resumed_from=EVIL,
     )
     receipt = replace(RECEIPT, matrix=EVIL, runner=EVIL, card=EVIL, workarounds=(EVIL,), notes=(EVIL,))
-    for view, times in ((briefing_document(briefing), 12), (receipt_document(receipt), 5)):
+    for view, times in ((briefing_document(briefing), 12), (receipt_document(receipt), 6)):
         html = to_html(view)
         assert "<script" not in html.lower()
         block = body(html)
