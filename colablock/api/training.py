@@ -33,10 +33,10 @@ from colablock.training.given_inputs import check_given
 from colablock.training.hosts import (
     RepeatedCall,
     check_places,
-    is_in_job,
     job_arguments,
     needs_card,
     script_of,
+    submits_job,
 )
 from colablock.training.receipts import Receipt
 from colablock.training.runs.config import TrainConfig
@@ -335,7 +335,7 @@ class _TrainArguments:
             call = repeated_call(name, file, values, asked, strict=self.strict)
             if proven is None:
                 return self._on_hosts(call, asked.config)
-            if self.launcher is not None and not is_in_job(os.environ):
+            if self.launcher is not None and submits_job(self.sbatch, os.environ):
                 return self._submit(call, asked.config, proven)
             if self.launcher is not None:
                 has_card = needs_card(proven.versions)

@@ -127,7 +127,7 @@ def _train(call: Call) -> int:
     from colablock.operations.run import proven_environment
     from colablock.training.find_or_start import train
     from colablock.training.given_inputs import check_given
-    from colablock.training.hosts import check_places, is_in_job, job_arguments, needs_card
+    from colablock.training.hosts import check_places, job_arguments, needs_card, submits_job
     from colablock.transaction.apply_record import home_folder
 
     args = call.args
@@ -141,7 +141,7 @@ def _train(call: Call) -> int:
         proven = proven_environment(session, args.name)
         options = _train_options(args, proven.runner)
         if args.launcher is not None:
-            if not is_in_job(call.environ):
+            if submits_job(args.sbatch, call.environ):
                 return _submit(call, options.config, proven.versions)
             has_card = needs_card(proven.versions)
             launch = job_arguments(call.environ, options.launch_arguments, has_card=has_card)

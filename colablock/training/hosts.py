@@ -33,13 +33,13 @@ __all__ = [
     "Submitted",
     "check_not_begun",
     "check_places",
-    "is_in_job",
     "job_arguments",
     "needs_card",
     "per_host",
     "script_of",
     "seen_state",
     "submit",
+    "submits_job",
     "write_script",
 ]
 
@@ -51,6 +51,9 @@ _OPTION = re.compile(r"[a-z][a-z-]*")
 _HOLDS = frozenset({"RUNNING", "SUSPENDED", "STOPPED"})  # states of a job that has its nodes
 _NO_JOB = "Invalid job id"  # squeue, of one that ended some minutes ago
 _OF_HOSTS = ("num_machines", "machine_rank", "main_process_ip", "rdzv_backend")  # arguments of `_arguments`
+_OF_JOB = re.compile(
+    r"(?:SLURM|SRUN)_(?!CONF)"
+)  # variables that a job would take over from the one it is sent from
 _QUICK = 60.0  # seconds, for a command of Slurm
 
 
@@ -118,9 +121,12 @@ def _sets(launch: Sequence[str], argument: str) -> bool:
     return any(word.partition("=")[0].replace("-", "_") == f"__{argument}" for word in launch)
 
 
-def is_in_job(environ: Mapping[str, str]) -> bool:
-    """Whether this process is in a job of Slurm."""
-    return bool(environ.get("SLURM_JOB_ID"))
+def submits_job(sbatch: Sequence[str], environ: Mapping[str, str]) -> bool:
+    """Whether a call for Slurm submits a job: in a job it trains there, unless *sbatch* asks for another one.
+
+    A notebook may run in a job, too.
+    """
+    return bool(sbatch) or not environ.get("SLURM_JOB_ID")
 
 
 def job_arguments(
@@ -360,7 +366,8 @@ def submit(script: Path, environ: Mapping[str, str]) -> str:
     if shutil.which("sbatch", path=environ.get("PATH")) is None:
         hint = f"Submit it on a machine that has Slurm: `sbatch {shlex.quote(str(script))}`"
         raise Unmet(f"wrote `{script}`, but there is no `sbatch` here to submit it with", hint=hint)
-    return _output(["sbatch", "--parsable", os.fspath(script)], environ).partition(";")[0].strip()
+    outside = {name: value for name, value in environ.items() if not _OF_JOB.match(name)}
+    return _output(["sbatch", "--parsable", os.fspath(script)], outside).partition(";")[0].strip()
 
 
 def _output(command: Sequence[str], environ: Mapping[str, str]) -> str:

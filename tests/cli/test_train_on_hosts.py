@@ -203,6 +203,20 @@ def test_a_job_with_one_task_needs_no_srun(shell: CommandLine, commands: Path) -
     assert "srun" not in read_record(shell.folder).command
 
 
+def test_a_call_in_a_job_submits_another_one_if_it_has_options_for_it(
+    shell: CommandLine, commands: Path
+) -> None:
+    """As in a notebook that runs in a job: the options would be ignored, and its variables would count."""
+    (commands / "sbatch").write_text('#!/bin/bash\nenv >"${0%/*}/given"\necho 43\n')
+    variables = {**in_job(commands, os.environ["PATH"]), "SLURM_CONF": "/etc/c", "SLURM_MEM_PER_NODE": "1"}
+    options = ("--launcher", "slurm", "--sbatch", "nodes=4", "--json")
+    assert shell.train(*options, SRUN_CPUS_PER_TASK="2", **variables) == 0
+    assert shell.json["job"] == "43"
+    assert not shell.folder.record_file.exists()
+    names = {line.partition("=")[0] for line in (commands / "given").read_text().splitlines()}
+    assert {one for one in names if one.startswith(("SLURM_", "SRUN_"))} == {"SLURM_CONF"}
+
+
 def test_a_run_in_a_job_on_another_host_is_not_taken_for_killed(shell: CommandLine, commands: Path) -> None:
     """Its processes are not seen here, and Slurm says whether the job is running."""
     variables = in_job(commands, os.environ["PATH"], tasks=1)

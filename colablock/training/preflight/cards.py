@@ -158,7 +158,7 @@ class CardCase:
         if self.keeps_shards or (self.shard is ShardMode.FSDP and shards > 1):
             return self._sharded(shape if is_estimated else None, shape, usable, findings, shards)
         if self.shard is ShardMode.FSDP:
-            why = "there is one card" if cards else "there is one process"
+            why = "there is one card" if len(cards) == 1 else "there is one process"
             findings.append(Finding(level=Level.NOTE, what="not sharding the model", why=why))
         if self.deepspeed is not None and self.deepspeed.missing:
             findings.append(_missing_file(self.deepspeed.missing))
