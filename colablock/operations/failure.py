@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from colablock._common.limits import CRASH_TEXT
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.snapshot import installed_versions, snapshot_of
 from colablock.operations.session import Session
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["explain_failure"]
 
 _STACK = {"torch", "transformers", "peft", "trl", "accelerate", "datasets"}  # where a program trains
-# A folder of installed packages in a path, of Linux or of Windows.
+# A folder of installed packages in a path, of Linux or of Windows.  Its bounds keep a hostile text cheap.
 _PACKAGE_FOLDER = re.compile(
-    r"""(?:~|\b[A-Za-z]:)?(?:[/\\][^/\\\n"'`()\[\]:;,<>|]+)+?[/\\](?:site|dist)-packages(?=[/\\])"""
+    r"""(?:~|\b[A-Za-z]:)?(?:[/\\][^/\\\n"'`()\[\]:;,<>|]{1,120}){1,30}?[/\\](?:site|dist)-packages(?=[/\\])"""
 )
 _MAX_FOLDERS = 4  # that are looked at
 
@@ -115,7 +116,7 @@ def _versions(folders: Iterable[str]) -> dict[str, str]:
 
 def _package_folders(text: str) -> list[str]:
     """Return the folders of installed packages that the frames of *text* name, the last ones."""
-    named = dict.fromkeys(found[0] for found in _PACKAGE_FOLDER.finditer(text))
+    named = dict.fromkeys(found[0] for found in _PACKAGE_FOLDER.finditer(text[-CRASH_TEXT:]))
     return [str(Path(one).expanduser()) for one in named][-_MAX_FOLDERS:]
 
 
