@@ -167,7 +167,7 @@ class CardCase:
         chosen = usable if self.ranks else roomiest  # as many as were asked for start in any case
         if shape is None or not is_estimated:
             if len(chosen) < len(usable):
-                findings.append(_one_card_note(len(usable)))
+                findings.append(_one_card_note(len(usable), hosts=self.hosts))
             return self._choice(chosen, None, findings)
         return self._estimated(shape, usable, chosen, findings)
 
@@ -343,12 +343,13 @@ def _left_out_note(cards: list[Card], number: int) -> Finding:
     return Finding(level=Level.NOTE, what=f"using {number} of {len(cards)} cards", why=why)
 
 
-def _one_card_note(cards: int) -> Finding:
+def _one_card_note(cards: int, *, hosts: int) -> Finding:
+    all_of_them = f"`-- --num_processes {cards * hosts}`"  # the number on all hosts
     return Finding(
         level=Level.NOTE,
         what=f"training with 1 process on 1 of {cards} cards",
         why="without a memory estimate it is not known what fits on each",
-        fix=f"`-- --num_processes {cards}` has the whole model on each of them, `--shard fsdp` shares one",
+        fix=f"{all_of_them} has the whole model on each of them, `--shard fsdp` shares one",
     )
 
 

@@ -165,16 +165,23 @@ def test_as_many_processes_are_counted_as_start(cards: int, extra: str, processe
 
 @pytest.mark.parametrize("shape", [MIXTURE, None])
 @pytest.mark.parametrize(
-    ("asked", "chosen"), [({}, (0,)), ({"ranks": 4}, (0, 1, 2, 3)), ({"ranks": 4, "hosts": 2}, (0, 1))]
+    ("asked", "chosen", "number"),
+    [
+        ({}, (0,), "4"),
+        ({"hosts": 2}, (0,), "8"),
+        ({"ranks": 4}, (0, 1, 2, 3), None),
+        ({"ranks": 4, "hosts": 2}, (0, 1), None),
+    ],
 )
 def test_without_an_estimate_each_process_that_was_asked_for_has_a_card(
-    shape: Any, asked: Mapping[str, Any], chosen: tuple[int, ...]
+    shape: Any, asked: Mapping[str, Any], chosen: tuple[int, ...], number: str | None
 ) -> None:
     found = check([A100_80] * 4, shape=shape, **asked)
     assert (found.passed, found.cards, found.estimate) == (True, chosen, None)
     notes = [one for one in found.findings if one.what == "training with 1 process on 1 of 4 cards"]
-    assert [("--num_processes 4" in one.fix, "--shard fsdp" in one.fix) for one in notes] == (
-        [] if asked else [(True, True)]
+    fixes = [one.fix for one in notes]
+    assert [f"--num_processes {number}`" in one and "--shard fsdp" in one for one in fixes] == (
+        [] if number is None else [True]
     )
 
 
