@@ -73,7 +73,7 @@ def add_command(
     if has_result:
         output.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
     parser.set_defaults(json=False)
-    output.add_argument("-q", "--quiet", action="store_true", help="print no progress and no notes")
+    output.add_argument("-q", "--quiet", action="store_true", help="print only the result, and errors")
     output.add_argument(
         "-v", "--verbose", action="store_true", help="shorten nothing; show a traceback with an error"
     )

@@ -189,8 +189,10 @@ class PlannedChange:
         return []
 
     def _target_lines(self) -> list[str]:
-        where = "the kernel" if self.plan.target is Target.KERNEL else "an isolated environment"
-        lines = [f"the target is {where}: {self.plan.why_target}"]
+        if self.plan.target is Target.KERNEL:
+            lines = [f"the target is the kernel ({self.plan.why_target})"]
+        else:
+            lines = [f"the target is an isolated environment: {self.plan.why_target}"]
         lines += [line for broken in self.plan.breakages for line in _broken(broken)]
         return lines
 

@@ -76,7 +76,7 @@ REASONS = {
     "what is not concerned": (("harmless", "numpy"), ["is installed, and this plan does not concern it"], []),
     "the kernel as target": (
         ("harmless",),
-        ["the target is the kernel: harmless: no loaded module"],
+        ["the target is the kernel (harmless: no loaded module"],
         ["--into"],
     ),
     "another target": (
