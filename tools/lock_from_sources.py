@@ -125,7 +125,6 @@ def main(arguments: list[str]) -> int:
         finally:
             server.shutdown()
             server.server_close()
-            server.server_close()
 
 
 if __name__ == "__main__":
