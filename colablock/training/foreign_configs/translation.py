@@ -34,6 +34,8 @@ _PASSED_BY_TRL = {
     "tf32": "tf32",
 }
 _REMOTE_CODE = "trust_remote_code"
+#: Without the optimizer, the trainer would go on from a checkpoint with an empty one, and say nothing.
+_NOT_FOR_AXOLOTL = "save_only_model"
 _SEED = next(one.default for one in fields(TrainConfig) if one.name == "seed")
 
 
@@ -107,7 +109,9 @@ def _pass_on_rest(reading: Reading) -> None:
 
 
 def _pass_on(reading: Reading, key: str, value: Any) -> None:
-    if reading.is_axolotl and value is not None and value not in ("", [], {}):
+    if reading.is_axolotl and value and key == _NOT_FOR_AXOLOTL:
+        reading.tell(key, value, table()["instead"][key])
+    elif reading.is_axolotl and value is not None and value not in ("", [], {}):
         reading.extra[key] = value  # false too: some keys are true by default, or follow from others
     elif asks_nothing(value, key):
         return

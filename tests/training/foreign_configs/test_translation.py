@@ -468,6 +468,15 @@ def test_names_of_trl_and_peft_lead_to_ours(runner: str, key: str, ours: str) ->
         assert {fault.path: fault.hint for fault in caught.value.faults} == {key: f"use `{ours}`"}
 
 
+@pytest.mark.parametrize("runner", ["axolotl", "trl"])
+@pytest.mark.parametrize("value", [True, False])
+def test_checkpoints_keep_their_optimizer(runner: str, *, value: bool) -> None:
+    """The trainer would go on with an empty one."""
+    config, told = read(runner, save_only_model=value)
+    assert not config.extra.get("save_only_model")
+    assert len([one for one in told if "`save_only_model: true`" in one]) == int(value)
+
+
 @pytest.mark.parametrize("key", ["deep_speed", "hub_model_ids", "eot_tokenz", "qqqq"])
 def test_a_hint_is_given_only_for_a_slip(key: str) -> None:
     with pytest.raises(InvalidConfig) as caught:
