@@ -380,6 +380,8 @@ def _no_shard_note(shards: int, found: Estimate, room: int, obstacle: Finding) -
 
 def attention_for(shape: ModelShape | None, cards: list[Card], stack: Stack) -> str:
     """Return transformers' name of the attention: "sdpa", "flash_attention_2" or "eager"."""
+    if shape is not None and shape.has_sinks:
+        return "eager"
     if stack.flash_attn is not None and _have_flash(cards):
         return "flash_attention_2"
     return "eager" if shape is not None and shape.has_softcapping else "sdpa"

@@ -141,6 +141,7 @@ class ModelShape:
     has_gate: bool = True
     names: tuple[str, ...] = ()
     has_softcapping: bool = False  # attn_logit_softcapping, which sdpa does not support
+    has_sinks: bool = False  # of attention, which neither sdpa nor flash attention 2 supports
     is_known: bool = True  # the layers of this model type have been verified
     unsupported: str | None = None
     image_parameters: int = 0
@@ -247,6 +248,7 @@ def from_config(config: Mapping[str, Any]) -> ModelShape:
         has_gate=family.has_gate,
         names=family.names,
         has_softcapping=text.get("attn_logit_softcapping", 50.0 if kind == "gemma2" else None) is not None,
+        has_sinks=kind == "gpt_oss",
         is_known=kind in _FAMILIES or model_type in _FAMILIES,
         unsupported=_unsupported(text),
         image_parameters=_image_parameters(config.get("vision_config"))

@@ -150,13 +150,16 @@ def load_model(job: dict[str, Any], torch: Any) -> Any:
             loading = sharing()["quantized_by_part"](torch)
     elif torch.cuda.is_available():
         options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}
+    options["revision"] = config.get("revision") or "main"
+    load = AutoModelForCausalLM.from_pretrained
     with loading:
-        model = AutoModelForCausalLM.from_pretrained(
-            config["base_model"],
-            revision=config.get("revision") or "main",
-            attn_implementation=job["attention"],
-            **options,
-        )
+        try:
+            model = load(config["base_model"], attn_implementation=job["attention"], **options)
+        except ValueError as error:  # some models have scores that torch's kernels do not compute
+            if "scaled_dot_product_attention" not in str(error):
+                raise
+            print("computing attention without a fused kernel, which needs more memory", flush=True)  # noqa: T201
+            model = load(config["base_model"], attn_implementation="eager", **options)
     if job.get("shards"):
         sharing()["name_layers"](model)
     return model

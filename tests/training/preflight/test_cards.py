@@ -211,6 +211,13 @@ def test_weights_that_are_shared_need_not_fit_on_one_card(
     )
 
 
+@pytest.mark.parametrize("has_sinks", [True, False])
+def test_a_model_with_attention_sinks_gets_no_fused_kernel(*, has_sinks: bool) -> None:
+    stack = replace(TODAY, flash_attn="2.8.3")
+    found = check([A100_80], shape=replace(MIXTURE, has_sinks=has_sinks), stack=stack)
+    assert found.attention == ("eager" if has_sinks else "flash_attention_2")
+
+
 def check(cards: list[Any], **asked: Any) -> Any:
     asked = dict(asked)
     model, runner, ram = asked.pop("model", "70B"), asked.pop("runner", "trl"), asked.pop("ram", 500) * GIB

@@ -323,6 +323,8 @@ def test_the_type_of_rotary_embeddings_is_read_from_old_and_new_keys(
         ({"is_encoder_decoder": True}, "unsupported", "an encoder"),
         ({"attention_bias": True}, "has_biases", True),
         ({"model_type": "gemma2"}, "has_softcapping", True),
+        ({"model_type": "gpt_oss"}, "has_sinks", True),
+        ({"model_type": "llama"}, "has_sinks", False),
         ({"model_type": "gemma2", "attn_logit_softcapping": None}, "has_softcapping", False),
         ({"model_type": "newcomer"}, "is_known", False),
         ({"tie_word_embeddings": None}, "tied", False),

@@ -170,6 +170,37 @@ def test_the_model_is_loaded_on_the_card_of_its_rank(
     ]
 
 
+@pytest.mark.parametrize(
+    ("error", "tried"),
+    [
+        ("X does not support ... torch.nn.functional.scaled_dot_product_attention yet", ["sdpa", "eager"]),
+        ("another fault", ["sdpa"]),
+    ],
+)
+def test_a_model_without_fused_attention_is_loaded(
+    error: str, tried: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[str] = []
+
+    def load(_: str, **options: Any) -> str:
+        found.append(options["attn_implementation"])
+        if found[-1] == "sdpa":
+            raise ValueError(error)
+        return "model"
+
+    module: Any = ModuleType("transformers")
+    module.__version__, module.BitsAndBytesConfig = "5.24.0", Quantised
+    module.AutoModelForCausalLM = SimpleNamespace(from_pretrained=load)
+    monkeypatch.setitem(sys.modules, "transformers", module)
+    torch = SimpleNamespace(float16=0, cuda=SimpleNamespace(is_available=lambda: False))
+    if len(tried) == 1:
+        with pytest.raises(ValueError, match=error):
+            _trl.load_model(job(), torch)
+    else:
+        assert _trl.load_model(job(), torch) == "model"
+    assert found == tried
+
+
 def test_a_batch_is_padded_to_its_longest_row() -> None:
     collate = _trl.Collator(9, SimpleNamespace(tensor=list))
     rows = [{"input_ids": [1, 2, 3], "labels": [-100, 2, 3]}, {"input_ids": [4], "labels": [4]}]
