@@ -21,6 +21,8 @@ from typing import Any
 
 IGNORED = -100
 PATTERN = re.compile(r"[*?\[$]|::")  # what the library datasets does not take literally in a path
+TOWERS = ("vision_config", "audio_config")
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 # Further keys of a config that are arguments of the trainer, by the same name.
 FURTHER = (
     "adam_beta1",
@@ -73,6 +75,8 @@ def train(job: dict[str, Any], folder: Path, model: Any, args: Any, peft_config:
 
     tokenizer = load_tokenizer(job)
     held = folder / "data" / "eval.parquet"
+    if "ddp_find_unused_parameters" not in job["config"] and leaves_adapters_unused(model.config):
+        args.ddp_find_unused_parameters = True  # otherwise torch ends the second batch with an error
     known = inspect.signature(SFTTrainer.__init__).parameters
     trainer = SFTTrainer(
         model=model,
@@ -91,6 +95,14 @@ def train(job: dict[str, Any], folder: Path, model: Any, args: Any, peft_config:
         trainer.save_model(str(folder / "adapter"))
     if trainer.is_world_process_zero():
         tokenizer.save_pretrained(str(folder / "adapter"))
+
+
+def leaves_adapters_unused(config: Any) -> bool:
+    """Whether texts use only some layers of a model: none of an image tower, some of the experts."""
+    text = getattr(config, "text_config", None) or config
+    return any(getattr(config, name, None) is not None for name in TOWERS) or any(
+        getattr(text, name, None) not in (None, 0, 1) for name in EXPERTS
+    )
 
 
 def rows_of(file: Path) -> Any:

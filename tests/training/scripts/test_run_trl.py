@@ -201,6 +201,22 @@ def test_a_model_without_fused_attention_is_loaded(
     assert found == tried
 
 
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({}, False),
+        ({"num_experts": 1, "vision_config": None}, False),
+        ({"vision_config": {"layers": 1}}, True),  # Gemma 3 with texts only
+        ({"num_local_experts": 8}, True),
+        ({"text_config": SimpleNamespace(num_experts=128)}, True),
+        ({"text_config": SimpleNamespace(num_experts=0)}, False),
+    ],
+)
+def test_adapters_that_texts_do_not_use_are_known(config: dict[str, Any], expected: bool) -> None:
+    """Several ranks, each with the whole model, would end with an error in the second batch."""
+    assert _trl.leaves_adapters_unused(SimpleNamespace(**config)) is expected
+
+
 def test_a_batch_is_padded_to_its_longest_row() -> None:
     collate = _trl.Collator(9, SimpleNamespace(tensor=list))
     rows = [{"input_ids": [1, 2, 3], "labels": [-100, 2, 3]}, {"input_ids": [4], "labels": [4]}]
