@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from colablock._common.ownership import planted
-from colablock.errors import InvalidInput, Refused, Unmet
+from colablock.errors import ColablockError, InvalidInput, Refused, Unmet
 
 if sys.platform != "win32":
     import fcntl
@@ -39,6 +39,7 @@ __all__ = [
     "replace_file",
     "sync",
     "try_lock_file",
+    "unusable",
     "without_locks",
     "working_folder",
     "write_atomic",
@@ -141,7 +142,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
     A symbolic link is followed, and its target is replaced.  A device or a pipe
     such as ``/dev/stdout`` is written in place.  In a folder that everybody can
-    write to, neither a link nor a pipe of another user is.  Raises InvalidInput.
+    write to, neither a link nor a pipe of another user is.  Raises InvalidInput, and Unmet for a full disk.
     """
     try:
         why = planted(path)
@@ -157,7 +158,7 @@ def write_atomic(path: Path, data: bytes) -> None:
         with _writing(real.parent):
             replace_file(real, data)
     except OSError as error:
-        raise InvalidInput(f"`{path}` cannot be written: {error.strerror}") from error
+        raise unusable(error, f"`{path}` cannot be written: {error.strerror}") from error
 
 
 @contextmanager
@@ -313,6 +314,26 @@ _LACKING = {
     errno.ENOMEM: "there is not enough memory",
 }
 _NO_THREAD = "can't start new thread"  # a RuntimeError of Python
+# What a machine lacks, whatever was named.
+_SCARCE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EAGAIN, errno.ENOMEM}
+)
+
+
+def unusable(
+    error: BaseException | None,
+    message: str,
+    *,
+    hint: str | None = None,
+    otherwise: type[InvalidInput] = InvalidInput,
+) -> ColablockError:
+    """Return the error for a file or a program that the user named, which *error* keeps from being used.
+
+    It is Unmet, a fault of the machine and not of what was named, if that has too little of something.
+    """
+    if isinstance(error, OSError) and error.errno in _SCARCE:
+        return Unmet(message, hint=_REMEDIES[error.errno])
+    return otherwise(message, hint=hint)
 
 
 @contextmanager

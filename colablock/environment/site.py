@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import field
 from pathlib import Path
 
-from colablock._common.fs import open_locked
+from colablock._common.fs import open_locked, unusable
 from colablock._common.ownership import fault_of, trusted_owners
 from colablock._common.process import ChildFailed
 from colablock._records import dataclass
@@ -213,11 +213,12 @@ def python_words(python: str, prefix: str) -> tuple[str, ...]:
 
 
 def read_site(python: str | Path, environ: Mapping[str, str], *, timeout: float = 60) -> Site:
-    """Return the site that *python* reports.  Raises NotFound if it does not run."""
+    """Return the site that *python* reports.  Raises NotFound or Unmet if it does not run."""
     try:
         facts = ask_interpreter(python, environ, timeout=timeout, distributions=False)["facts"]
     except ChildFailed as error:
-        raise NotFound(f"the interpreter `{python}` does not run: {error}") from error
+        message = f"the interpreter `{python}` does not run: {error}"
+        raise unusable(error.__cause__, message, otherwise=NotFound) from error
     kinds = ("purelib", "platlib", "scripts", "data")
     return Site(
         python=facts["executable"],

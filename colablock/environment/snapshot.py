@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from colablock._common.fs import expanded
+from colablock._common.fs import expanded, unusable
 from colablock._common.process import ChildFailed, find_program
 from colablock._records import dataclass
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name, is_normalized_name
@@ -342,12 +342,12 @@ def find_executable(python: str | Path, environ: Mapping[str, str]) -> Path:
 
 
 def _ask(executable: Path, environ: Mapping[str, str], store: AnswerStore | None) -> dict[str, Any]:
-    """Return the answer of the probe, run by *executable*.  Raises InvalidInput."""
+    """Return the answer of the probe, run by *executable*.  Raises InvalidInput, Unmet."""
     try:
         return ask_interpreter(executable, environ, timeout=_PROBE_SECONDS, store=store)
     except ChildFailed as error:
         if error.status is None:
-            raise InvalidInput(f"`{executable}` cannot be run: {error}") from error
+            raise unusable(error.__cause__, f"`{executable}` cannot be run: {error}") from error
         message = f"`{executable}` does not run as Python: {error}"
         raise InvalidInput(message, hint="use an interpreter of Python 3.8 or newer") from error
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from colablock._common.fs import expanded
 from colablock._common.limits import CRASH_TEXT
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.snapshot import installed_versions, snapshot_of
+from colablock.errors import InvalidInput
 from colablock.operations.session import Session
 from colablock.runtimes.catalog import recorded_distributions, runtime_names
 from colablock.training.failures import explain_text
@@ -117,7 +120,11 @@ def _versions(folders: Iterable[str]) -> dict[str, str]:
 def _package_folders(text: str) -> list[str]:
     """Return the folders of installed packages that the frames of *text* name, the last ones."""
     named = dict.fromkeys(found[0] for found in _PACKAGE_FOLDER.finditer(text[-CRASH_TEXT:]))
-    return [str(Path(one).expanduser()) for one in named][-_MAX_FOLDERS:]
+    found: list[str] = []
+    for one in named:
+        with suppress(InvalidInput):  # the home folder is not known
+            found.append(str(expanded(one, "the text")))
+    return found[-_MAX_FOLDERS:]
 
 
 def _projects_of_an_image(session: Session) -> Iterator[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colablock._common.child_environment import Purpose, environment_of, opt_outs
+from colablock._common.fs import unusable
 from colablock._common.process import last_lines
 from colablock._common.reporter import Reporter
 from colablock._common.scratch import scratch_folder
@@ -25,7 +26,7 @@ from colablock.environment.markers_and_tags import Environment
 from colablock.environment.record import lost_files, readable_rows
 from colablock.environment.requirements import version_of
 from colablock.environment.snapshot import Installed
-from colablock.errors import InvalidInput, NotFound, Unmet
+from colablock.errors import NotFound, Unmet
 from colablock.matrix.model import Verify
 from colablock.planning.plan import Plan, Remedy
 from colablock.verification.launch import as_in_training, told_as
@@ -230,7 +231,7 @@ def run_in(python: str | Path, argv: Sequence[str], environ: Mapping[str, str]) 
 
     ``python`` and ``python3`` mean *python*.  Other commands are searched for in the environment
     first.  The status of a command ended by signal n is 128 + n, as in a shell.  Raises NotFound
-    if there is no such command, and InvalidInput if it cannot be run.
+    if there is no such command, and InvalidInput or Unmet if it cannot be run.
     """
     variables = environment_of(python, environ, Purpose.COMMAND, **opt_outs(environ))
     # It is the user's command, so it shares the terminal, the process group and standard input.
@@ -243,7 +244,9 @@ def run_in(python: str | Path, argv: Sequence[str], environ: Mapping[str, str]) 
         hint = (
             "Start the file with an interpreter line: `#!/bin/sh`" if error.errno == errno.ENOEXEC else None
         )
-        raise InvalidInput(f"the command `{argv[0]}` cannot be run: {error.strerror}", hint=hint) from error
+        raise unusable(
+            error, f"the command `{argv[0]}` cannot be run: {error.strerror}", hint=hint
+        ) from error
     status = _wait_for_end(process)
     return status if status >= 0 else 128 - status
 

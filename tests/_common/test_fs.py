@@ -26,7 +26,7 @@ from colablock._common.fs import (
     write_atomic,
     write_private,
 )
-from colablock.errors import InvalidInput
+from colablock.errors import InvalidInput, Unmet
 
 
 def fail(*_: object) -> None:
@@ -190,6 +190,12 @@ def test_an_unwritable_output_is_invalid_input(tmp_path: Path) -> None:
         with pytest.raises(InvalidInput, match="cannot be written"):
             write_atomic(path, b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_full_disk_is_no_fault_of_the_output() -> None:
+    with pytest.raises(Unmet, match="cannot be written: No space left") as caught:
+        write_atomic(Path("/dev/full"), b"new")
+    assert "Free space on the disk" in str(caught.value.hint)
 
 
 def test_one_process_holds_a_lock_at_a_time(tmp_path: Path) -> None:

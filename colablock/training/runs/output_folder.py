@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from colablock._common.decoding import is_plain_name
-from colablock._common.fs import expanded, flock, make_private
+from colablock._common.fs import expanded, flock, make_private, unusable
 from colablock._common.reporter import Reporter
 from colablock.errors import InvalidInput, Refused
 from colablock.training.runs.config import TrainConfig
@@ -124,7 +124,7 @@ def lock_run_folder(folder: Path) -> Iterator[None]:
         check_owner(make_private(folder))
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
-        raise InvalidInput(f"cannot use the output folder `{folder}`: {error.strerror}") from error
+        raise unusable(error, f"cannot use the output folder `{folder}`: {error.strerror}") from error
     try:
         with suppress(OSError):  # file systems without locks, such as NFS for folders
             if not flock(descriptor, wait=False):
