@@ -153,7 +153,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Check types strictly."""
     session.install("-e", ".", *group("types"))
-    session.run("mypy", "--num-workers", "auto", *session.posargs)
+    session.run("mypy", *session.posargs)
 
 
 @nox.session(python=pythons())
