@@ -51,9 +51,8 @@ _OPTION = re.compile(r"[a-z][a-z-]*")
 _HOLDS = frozenset({"RUNNING", "SUSPENDED", "STOPPED"})  # states of a job that has its nodes
 _NO_JOB = "Invalid job id"  # squeue, of one that ended some minutes ago
 _OF_HOSTS = ("num_machines", "machine_rank", "main_process_ip", "rdzv_backend")  # arguments of `_arguments`
-_OF_JOB = re.compile(
-    r"(?:SLURM|SRUN)_(?!CONF)"
-)  # variables that a job would take over from the one it is sent from
+# Variables that a job would take over from the one it is sent from.
+_OF_JOB = re.compile(r"(?:SLURM|SRUN)_(?!CONF)")
 _QUICK = 60.0  # seconds, for a command of Slurm
 
 

@@ -25,7 +25,7 @@ from colablock.authoring.new import write_file
 from colablock.authoring.requirements_reader import read_requirements
 from colablock.authoring.template import Start, matrix_text
 from colablock.cli.main import main
-from colablock.errors import ExitCode, InvalidInput
+from colablock.errors import ExitCode, Unmet
 from colablock.matrix.catalog import find_matrix
 from colablock.matrix.model import Constraint, PackageEntry
 from colablock.matrix.reader import load_matrix, parse_matrix, read_file
@@ -381,7 +381,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(InvalidInput, match="No space left"):
+    with pytest.raises(Unmet, match="No space left"):
         write_file(path, "new", force=True)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
