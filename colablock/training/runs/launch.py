@@ -146,9 +146,9 @@ _EXACT = frozenset({"cpu", "tpu", "m", "h"})  # beginnings of other arguments
 
 def _check_argument(word: str) -> None:
     """Raise InvalidInput for an argument that a run would leave out, or that preflight does not know of."""
-    name = word.partition("=")[0].lstrip("-").replace("-", "_")
     if not word.startswith("-"):
         return
+    name = word.partition("=")[0].lstrip("-").replace("-", "_")
     for beginning, hint in _DECIDED.items():
         if name == beginning or (beginning not in _EXACT and name.startswith(beginning)):
             shown = f"{'--' if word.startswith('--') else '-'}{name}"
