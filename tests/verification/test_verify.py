@@ -25,6 +25,7 @@ from tests.support.trees import listing
 
 pytestmark = pytest.mark.interpreter
 
+VANISH = "import os; print('oh', flush=True); os._exit(3)\n"  # Python would lose what is buffered
 SEGFAULT = "import ctypes; ctypes.string_at(0)\n"
 ENVIRONMENT = """\
 import os, sys
@@ -56,7 +57,7 @@ STUBS = (
     Stub(name="bad", version="1", files={"bad/__init__.py": "def f():\n    import nowhere\nf()\n"}),
     Stub(name="leaves", version="1", files={"leaves/__init__.py": "raise SystemExit('no GPU')\n"}),
     Stub(name="crash", version="1", files={"crash/__init__.py": SEGFAULT}),
-    Stub(name="vanish", version="1", files={"vanish/__init__.py": "import os; print('oh'); os._exit(3)\n"}),
+    Stub(name="vanish", version="1", files={"vanish/__init__.py": VANISH}),
     Stub(name="hang", version="1", files={"hang/__init__.py": "import time; time.sleep(600)\n"}),
     Stub(name="around", version="1", files={"around/__init__.py": ENVIRONMENT}),
     Stub(name="index", version="1", files={"index/__init__.py": "mine = True\n"}),
